@@ -1,0 +1,140 @@
+# Two commands matter: `make book` and `make test`. Both set up .venv from the hashed lock first.
+# Needs Python 3.11 to 3.13, make and a package index; uses uv when it is there.
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+SHELL := /bin/bash
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PEERS := $(VENV)/.peers
+NOTEBOOKS := $(wildcard book/*.ipynb)
+LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	--extra data --extra atari --extra book --extra test pyproject.toml -o requirements.lock
+
+# nbval takes a cell with outputs and no execution count for a mistake; nbstripout clears every count.
+define COUNT_KEPT_CELLS
+import sys, nbformat
+for path in sys.argv[1:]:
+    notebook = nbformat.read(path, as_version=4)
+    kept = [cell for cell in notebook.cells if "keep_output" in cell.metadata.get("tags", [])]
+    for cell in kept:
+        cell.execution_count = 1
+    if kept:
+        nbformat.write(notebook, path)
+endef
+export COUNT_KEPT_CELLS
+
+# Jupyter, IPython and matplotlib read and write here, never in the home folder; cells find our own commands.
+STATE := $(CURDIR)/$(VENV)/state
+export JUPYTER_PLATFORM_DIRS := 1
+export JUPYTER_PREFER_ENV_PATH := 1
+export JUPYTER_CONFIG_DIR := $(STATE)/jupyter/config
+export JUPYTER_DATA_DIR := $(STATE)/jupyter/data
+export JUPYTER_RUNTIME_DIR := $(STATE)/jupyter/runtime
+export IPYTHONDIR := $(STATE)/ipython
+export MPLCONFIGDIR := $(STATE)/matplotlib
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV CONDA_PREFIX
+
+.PHONY: help
+help: ## List the targets (this text)
+	@echo "usage: make TARGET [PYTHON=python3.12]"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
+	  printf '  %-10s %s\n' "$$name" "$$text"; done
+
+.PHONY: book
+book: $(STAMP) ## Run every chapter at the quick profile and build _build/html
+	rm -rf _build/html _build/jupyter_execute _build/.doctrees
+	$(BIN)/jupyter-book build . --all -W --keep-going
+	@test -f _build/html/index.html || { echo "error: no _build/html/index.html was written" >&2; exit 1; }
+	@$(BIN)/python -c "import pathlib; print('\nThe book is built. Open', pathlib.Path('_build/html/index.html').resolve().as_uri())"
+
+.PHONY: test
+test: lint types notebooks unit ## Lint, types, chapters (stripped, and run by nbval), unit tests
+
+.PHONY: lint
+lint: $(STAMP) ## ruff: lint and format, on sources and notebooks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: types
+types: $(STAMP) ## mypy, strict, on src/
+	$(BIN)/mypy
+
+.PHONY: notebooks
+notebooks: $(STAMP) ## Chapters: outputs stripped, every cell runs (nbval)
+ifeq ($(NOTEBOOKS),)
+	@echo "no notebooks in book/"
+else
+	$(BIN)/nbstripout --keep-id --keep-count --verify $(NOTEBOOKS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout 900 book
+endif
+
+.PHONY: unit
+unit: $(STAMP) ## pytest on tests/, two processes
+	$(BIN)/python -m pytest -n 2 --dist loadscope
+
+.PHONY: bench
+bench: $(PEERS) ## Training speed against PyTorch; writes the table of the page Speed
+	$(BIN)/python benchmarks/training_speed.py
+
+.PHONY: format
+format: $(STAMP) ## Format sources and notebooks, strip notebook outputs
+	$(BIN)/ruff check --fix --exit-zero --quiet .
+	$(BIN)/ruff format .
+	$(if $(NOTEBOOKS),$(BIN)/nbstripout --keep-id $(NOTEBOOKS))
+	@$(BIN)/python -c "$$COUNT_KEPT_CELLS" $(NOTEBOOKS)
+
+.PHONY: lock
+lock: ## Resolve requirements.lock anew from pyproject.toml (needs uv)
+	@command -v uv >/dev/null || { echo "error: make lock needs uv (python3 -m pip install uv)" >&2; exit 1; }
+	$(LOCK)
+
+.PHONY: clean
+clean: ## Remove the built book and every cache; recorded runs and .venv stay
+	rm -rf _build build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find src tests benchmarks book -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# With uv, exactly the lock is installed; pip leaves extra packages alone. --no-deps and
+# --no-build-isolation: the package itself brings nothing that the lock does not name.
+$(STAMP): requirements.lock pyproject.toml
+	@set -e; \
+	fits='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))'; \
+	if command -v uv >/dev/null; then \
+	  echo "setting up $(VENV) with uv"; \
+	  if ! $(BIN)/python -c "$$fits" 2>/dev/null; then \
+	    rm -rf $(VENV); \
+	    if $(PYTHON) -c "$$fits" 2>/dev/null; then uv venv --quiet --python "$$(command -v $(PYTHON))" $(VENV); \
+	    else uv venv --quiet --python '>=3.11,<3.14' $(VENV); fi; \
+	  fi; \
+	  uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock; \
+	  uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .; \
+	else \
+	  if ! $(BIN)/python -c "$$fits; import pip" 2>/dev/null; then \
+	    command -v $(PYTHON) >/dev/null || { \
+	      echo "error: there is no $(PYTHON); name a Python 3.11, 3.12 or 3.13: make PYTHON=/path/to/python" >&2; exit 1; }; \
+	    $(PYTHON) -c "$$fits" || { \
+	      echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1), and Python 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.12" >&2; exit 1; }; \
+	    echo "setting up $(VENV) with pip (uv would be faster)"; \
+	    rm -rf $(VENV); \
+	    $(PYTHON) -m venv $(VENV) || { \
+	      echo "error: $(PYTHON) -m venv failed; on Debian and Ubuntu install python3-venv, or install uv" >&2; exit 1; }; \
+	  fi; \
+	  $(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock; \
+	  $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .; \
+	fi; \
+	mkdir -p $(JUPYTER_CONFIG_DIR) $(JUPYTER_DATA_DIR) $(JUPYTER_RUNTIME_DIR) $(MPLCONFIGDIR) $(IPYTHONDIR)/profile_default; \
+	echo 'c.IPKernelApp.log_level = "ERROR"  # not a warning about TCP for every notebook' \
+	  >$(IPYTHONDIR)/profile_default/ipython_kernel_config.py; \
+	touch $@
+
+# PyTorch's CPU build where uv can choose it; set TORCH to install another one, e.g. a wheel.
+TORCH ?= torch>=2.6
+$(PEERS): $(STAMP)
+	@set -e; \
+	if command -v uv >/dev/null; then uv pip install --python $(BIN)/python --torch-backend=cpu '$(TORCH)'; \
+	else $(BIN)/python -m pip install '$(TORCH)'; fi; \
+	touch $@

@@ -1,0 +1,222 @@
+"""The command line: thin words over `plasticity.driver` and `plasticity.results`.
+
+``run`` imports neither plotting nor notebook packages: a GPU node needs only the package's core
+dependencies, and its data in ``PLASTICITY_DATA``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+import pkgutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from plasticity import checkpoints, claims, configuration, driver, experiments, fingerprint, results
+from plasticity.data import DataError
+
+KNOWN_ERRORS = (
+    configuration.ConfigError, DataError, driver.UnitsFailed,
+    checkpoints.CheckpointError, results.ResultsError, FileNotFoundError,
+)  # fmt: skip
+"""Errors whose message says what to do: shown without a traceback."""
+
+
+class NotebookFailed(RuntimeError):
+    """A notebook that did not run to its end."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status: 0, 1 for a failed run, 2 for bad arguments."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except (configuration.ConfigError, KeyError) as error:
+        print(f"plasticity: {error}", file=sys.stderr)
+        return 2
+    except (*KNOWN_ERRORS, NotebookFailed) as error:
+        print(f"plasticity: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("plasticity: stopped; the same command resumes", file=sys.stderr)
+        return 130
+    return 0
+
+
+def experiment_names() -> list[str]:
+    """Return the experiments: the modules of `plasticity.experiments`."""
+    return [module.name for module in pkgutil.iter_modules(experiments.__path__)]
+
+
+def experiment(name: str) -> ModuleType:
+    """Return an experiment's module. Raises `configuration.ConfigError` for an unknown name."""
+    if name not in experiment_names():
+        raise configuration.ConfigError(
+            f"unknown experiment {name!r}: choose from {', '.join(experiment_names())}"
+        )
+    return importlib.import_module(f"plasticity.experiments.{name}")
+
+
+def _run(options: argparse.Namespace) -> None:
+    module, config = _resolve(options)
+    finished = driver.run(
+        module, config, options.profile, fresh=options.fresh, workers=options.workers
+    )
+    print(f"{results.folder(options.name, finished.label)}: {finished.describe()}")
+    for verdict in claims.judge(finished, module.CLAIMS):
+        print(verdict)
+
+
+def _resolve(options: argparse.Namespace) -> tuple[ModuleType, Any]:
+    module = experiment(options.name)
+    overrides = {} if options.seeds is None else {"seeds": options.seeds}
+    config = configuration.resolve(module.PROFILES, options.profile, options.set, **overrides)
+    for changes in module.arms(config).values():  # an arm may be out of range where its base is not
+        type(config)(**{**vars(config), **changes})
+    return module, config
+
+
+def _list(options: argparse.Namespace) -> None:
+    for name in experiment_names():
+        module = experiment(name)
+        found = {run.label: run for run in results.recorded(name)}
+        summary = (module.__doc__ or "").strip().partition("\n")[0]
+        print(f"{name}: {summary}")
+        for profile, config in module.PROFILES.items():
+            print(
+                f"  {profile:8} {_cost(module, config, found):42} {_record(module, profile, found)}"
+            )
+
+
+def _cost(module: Any, config: Any, found: dict[str, results.Run]) -> str:
+    """Write what a profile costs: measured if it is recorded, else scaled from one that is."""
+    work = _flops(module, config)
+    for label in (*[p for p, c in module.PROFILES.items() if c == config], *found):
+        if label in found:
+            run = found[label]
+            recorded = configuration.from_dict(module.Config, run.config)
+            seconds = run.provenance["compute_seconds"] * work / _flops(module, recorded)
+            kind = "measured" if recorded == config else f"estimated from {label}"
+            cores = "core-" if run.provenance["device"]["platform"] == "cpu" else ""
+            return f"{_duration(seconds)} of {cores}time ({kind})"
+    return f"{work:.1e} floating-point operations"
+
+
+def _flops(module: Any, config: Any) -> float:
+    arms = [type(config)(**{**vars(config), **c}) for c in module.arms(config).values()]
+    return float(config.seeds * sum(module.flops(arm) for arm in arms))
+
+
+def _record(module: ModuleType, profile: str, found: dict[str, results.Run]) -> str:
+    if profile not in found:
+        return "not recorded"
+    provenance = found[profile].provenance
+    fresh = provenance["code"] == fingerprint.code_digest(module)
+    age = "" if fresh else ", older than the code"
+    return f"recorded {provenance['finished'][:10]} on {provenance['device']['kind']}{age}"
+
+
+def _duration(seconds: float) -> str:
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min" if minutes else "< 1 min"
+
+
+def _status(options: argparse.Namespace) -> None:
+    found = False
+    for header in sorted(results.root().glob("*/*/work/header.json")):
+        found = True
+        print(_progress(header.parent))
+    for name in experiment_names():
+        for run in results.recorded(name):
+            found = True
+            seconds = run.provenance["compute_seconds"]
+            print(
+                f"{name} {run.label}: finished {run.provenance['finished']}, {_duration(seconds)}"
+            )
+    if not found:
+        print(f"nothing in {results.root()}: `plasticity list` shows what can be run")
+
+
+def _progress(work: Path) -> str:
+    """Write how far an unfinished run is and how long it will take from here."""
+    name, label = work.parent.parent.name, work.parent.name
+    header, module = checkpoints.read_header(work), experiment(name)
+    config = configuration.from_dict(module.Config, header["config"])
+    total = done = 0
+    seconds = left = 0.0
+    for unit in driver.units(module, config, header["execution"]["batched"]):
+        arm = type(config)(**{**vars(config), **module.arms(config)[unit.arm]})
+        folder = checkpoints.UnitFolder(work, *unit)
+        share = folder.chunks_done() / module.chunks(arm)
+        total, done = total + module.chunks(arm), done + folder.chunks_done()
+        seconds, left = seconds + folder.seconds(), left + module.flops(arm) * (1 - share)
+    state = "running" if checkpoints.is_locked(work) else "stopped; the same command resumes it"
+    flops = _flops(module, config) - left
+    rest = f", {_duration(seconds * left / flops)} of compute left" if flops else ""
+    return f"{name} {label}: {done} of {total} chunks{rest}; {state}"
+
+
+def _notebook(options: argparse.Namespace) -> None:
+    module = experiment(options.name)
+    config = configuration.resolve(module.PROFILES, options.profile, first_seed=options.seed)
+    if importlib.util.find_spec("papermill") is None:
+        raise NotebookFailed('papermill is not installed: pip install "plasticity[book]"')
+    import papermill
+
+    source = results.root().parent / "book" / f"{options.name}.ipynb"
+    label = results.label(module.PROFILES, options.profile, config)
+    target = results.folder(options.name, label) / "executed.ipynb"
+    partial = target.with_name(".executing.ipynb")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    parameters = {"profile": options.profile, "seed": options.seed}
+    unknown = set(parameters) - set(papermill.inspect_notebook(str(source)))
+    if unknown:  # papermill would only warn, and run the defaults
+        raise NotebookFailed(f"{source} has no parameter {', '.join(sorted(unknown))}")
+    try:
+        papermill.execute_notebook(str(source), str(partial), parameters, cwd=str(source.parent))
+    except papermill.PapermillExecutionError as error:
+        raise NotebookFailed(f"{source}: {error.ename}: {error.evalue}; see {partial}") from error
+    succeeded = json.loads(partial.read_text())["metadata"]["papermill"]["exception"] is False
+    if not succeeded:  # a killed kernel leaves null
+        raise NotebookFailed(f"{source} did not run to its end; see {partial}")
+    partial.replace(target)
+    print(target)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="plasticity", description=__doc__.partition("\n")[0])
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser("list", help="experiments, profiles, cost, what is recorded")
+    command.set_defaults(command=_list)
+    command = commands.add_parser("status", help="progress of running and finished runs")
+    command.set_defaults(command=_status)
+
+    command = commands.add_parser("run", help="run an experiment, or resume it")
+    command.add_argument("name", help="the experiment")
+    command.add_argument("--profile", required=True, help="quick, laptop, gpu or paper")
+    command.add_argument("--seeds", type=int, help="how many seeds, instead of the profile's")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE",
+        help="change a setting; the run then gets a folder of its own",
+    )  # fmt: skip
+    command.add_argument("--fresh", action="store_true", help="discard an unfinished or older run")
+    command.add_argument(
+        "--workers", type=int, help="processes on a CPU (default: one for every core)"
+    )
+    command.set_defaults(command=_run)
+
+    command = commands.add_parser("notebook", help="execute an experiment's chapter by papermill")
+    command.add_argument("name", help="the experiment")
+    command.add_argument("--profile", required=True, help="quick, laptop, gpu or paper")
+    command.add_argument("--seed", type=int, default=0, help="the first seed")
+    command.set_defaults(command=_notebook)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

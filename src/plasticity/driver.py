@@ -1,0 +1,399 @@
+"""Runs any experiment: in chunks, under a progress bar, checkpointed, resumable to the same bits.
+
+On a CPU every unit (one arm on one seed) runs in a worker process pinned to one core: measured,
+that beats both threads inside one process and batching seeds with `jax.vmap`, and it makes the
+bits independent of how many cores there are. On an accelerator the driver's own process runs the
+arms one after the other with all seeds batched.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache, partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple, Protocol, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from plasticity import checkpoints, configuration, fingerprint, results
+from plasticity.results import Run
+
+CHECKPOINT_SECONDS = 10.0
+"""A unit is checkpointed at the first chunk that ends this long after the last checkpoint."""
+
+
+class Experiment(Protocol):
+    """The contract of an experiment module; ``State`` and records are pytrees of arrays.
+
+    ``Config`` is a frozen dataclass with at least ``seeds`` and ``first_seed``; equal arms and
+    equal seeds give equal bits, and arms share the random numbers of a seed.
+    """
+
+    __name__: str
+    Config: type
+    PROFILES: Mapping[str, Any]
+    CLAIMS: Mapping[str, Callable[[Run], Any]]
+
+    def arms(self, config: Any) -> Mapping[str, Mapping[str, Any]]:
+        """Return the changes to the configuration that define each arm."""
+
+    def load(self, config: Any) -> tuple[Any, dict[str, object]]:
+        """Return the arrays that training only reads, and where they come from."""
+
+    def start(self, config: Any, world: Any, key: jax.Array) -> Any:
+        """Return the state before the first chunk. Pure; jitted by the driver."""
+
+    def advance(self, config: Any, world: Any, state: Any) -> tuple[Any, dict[str, jax.Array]]:
+        """Return the state after one chunk and what was measured. Pure; jitted by the driver."""
+
+    def chunks(self, config: Any) -> int:
+        """Return how many chunks the run of one arm has."""
+
+    def flops(self, config: Any) -> float:
+        """Return about how many floating-point operations one seed of one arm takes."""
+
+    def summarize(
+        self, config: Any, records: results.Records
+    ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+        """Return the tidy table and the named arrays of the whole run."""
+
+
+class Unit(NamedTuple):
+    """What is checkpointed and resumed on its own: an arm on one seed, or on all at once."""
+
+    arm: str
+    seeds: tuple[int, ...]
+
+
+class UnitsFailed(RuntimeError):
+    """Some units of a run failed; all others are kept."""
+
+
+def run(
+    experiment: ModuleType,
+    config: Any,
+    profile: str,
+    *,
+    reuse: bool = True,
+    fresh: bool = False,
+    workers: int | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> Run:
+    """Run ``experiment`` with ``config``, or resume it, or return it if it is already recorded.
+
+    Args:
+        experiment: a module that keeps the contract of `Experiment`.
+        config: an instance of its ``Config``.
+        profile: the profile that ``config`` started from; names the run's folder.
+        reuse: return the recorded run if there is one of this very configuration and code.
+        fresh: discard an unfinished run of this folder instead of resuming it.
+        workers: processes on a CPU, one pinned to each core; by default one for every core.
+            0 runs in this process, unpinned: its bits are those of this many cores.
+        checkpoint_seconds: see `CHECKPOINT_SECONDS`.
+
+    Raises:
+        checkpoints.CheckpointError: the folder is in use, damaged, or holds another unfinished run.
+        results.ResultsError: something cannot be written. Free space and call again: it resumes.
+        UnitsFailed: some units failed, with the reason of each. Call again to retry just them.
+    """
+    module = cast(Experiment, experiment)
+    name = experiment.__name__.rpartition(".")[2]
+    label = results.label(module.PROFILES, profile, config)
+    code = fingerprint.code_digest(experiment)
+    if reuse and not fresh and (found := _recorded(name, label, config, code)):
+        return found
+    work = results.folder(name, label) / "work"
+    in_workers = jax.default_backend() == "cpu" and workers != 0
+    environment = results.environment()
+    header = {
+        "config": configuration.to_dict(config),
+        "code": code,
+        "environment": environment["packages"] | environment["device"],
+        "execution": {
+            "processes": "one a core" if in_workers else "one",
+            "batched": jax.default_backend() != "cpu",
+        },
+    }
+    began = results.now()
+    with checkpoints.locked(work) as lock:
+        if fresh:
+            _discard(work)
+        checkpoints.open_header(work, header)
+        # A data error shows here, once, before any worker starts.
+        world, source = _load(experiment, config)
+        parts = units(module, config, header["execution"]["batched"])
+        if in_workers:
+            failed = _run_in_workers(
+                experiment, config, parts, work, lock, workers, checkpoint_seconds
+            )
+        else:
+            failed = _run_here(module, config, parts, work, checkpoint_seconds)
+        if failed:
+            reasons = "\n".join(f"  {unit.arm} {unit.seeds}: {why}" for unit, why in failed.items())
+            raise UnitsFailed(
+                f"{len(failed)} of {len(parts)} units failed; the others are kept, and the same "
+                f"command retries these:\n{reasons}"
+            )
+        folders = {unit: checkpoints.UnitFolder(work, *unit) for unit in parts}
+        provenance = {
+            "profile": profile,
+            "config": header["config"],
+            "code": code,
+            "data": source,
+            "world": checkpoints.digest(world),
+            "seeds": _seeds(config),
+            "execution": header["execution"],
+            "compute_seconds": round(sum(folder.seconds() for folder in folders.values()), 1),
+            "began": began,
+            "finished": results.now(),
+            **environment,
+        }
+        records = {
+            (unit.arm, seed): lane
+            for unit, folder in folders.items()
+            for seed, lane in _lanes(unit, folder.records()).items()
+        }
+        recorded = results.write(name, label, *module.summarize(config, records), provenance)
+        _discard(work)
+    return recorded
+
+
+def _recorded(name: str, label: str, config: Any, code: str) -> Run | None:
+    """Return the recorded run if it is of this configuration and this code."""
+    try:
+        found = results.load(name, label)
+    except FileNotFoundError:
+        return None
+    same = found.config == configuration.to_dict(config) and found.provenance["code"] == code
+    return found if same else None
+
+
+def _discard(work: Path) -> None:
+    """Empty the work folder but for its lock, which is held."""
+    for path in work.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != "lock":
+            path.unlink()
+
+
+def units(module: Experiment, config: Any, batched: bool) -> list[Unit]:
+    """Return the parts of a run: each arm on each seed, or on all seeds at once if ``batched``."""
+    lanes = [tuple(_seeds(config))] if batched else [(seed,) for seed in _seeds(config)]
+    return [Unit(arm, lane) for arm in module.arms(config) for lane in lanes]
+
+
+def _seeds(config: Any) -> list[int]:
+    return [config.first_seed + k for k in range(config.seeds)]
+
+
+def _lanes(unit: Unit, records: Mapping[str, np.ndarray]) -> dict[int, dict[str, np.ndarray]]:
+    """Split a unit's records, (chunks, seeds, ...) if batched, into those of each seed."""
+    if len(unit.seeds) == 1:
+        return {unit.seeds[0]: dict(records)}
+    return {
+        seed: {name: array[:, k] for name, array in records.items()}
+        for k, seed in enumerate(unit.seeds)
+    }
+
+
+def advance_unit(
+    module: Experiment, config: Any, unit: Unit, work: Path, checkpoint_seconds: float
+) -> Iterator[int]:
+    """Run or resume one unit; yield the chunks done so far, first those found, then one by one."""
+    arm_config = _arm_config(module, config, unit.arm)
+    folder, total = checkpoints.UnitFolder(work, *unit), module.chunks(arm_config)
+    done = folder.chunks_done()
+    yield done
+    if done == total:
+        return
+    world, _ = _load(cast(ModuleType, module), arm_config)
+    start, advance = _compiled(cast(ModuleType, module), batched=len(unit.seeds) > 1)
+    keys = [jax.random.key(seed) for seed in unit.seeds]
+    state = start(arm_config, world, jnp.stack(keys) if len(keys) > 1 else keys[0])
+    if done:
+        state = folder.restore(state)
+    pending: list[dict[str, Any]] = []
+    # Time on the core, not on the clock: what else the machine does should not count as cost.
+    since, spent = time.monotonic(), time.process_time()
+    while done < total:
+        state, record = advance(arm_config, world, state)
+        pending.append(jax.device_get(record))
+        done += 1
+        if time.monotonic() - since >= checkpoint_seconds or done == total:
+            folder.save(done, state, pending, time.process_time() - spent)
+            pending, since, spent = [], time.monotonic(), time.process_time()
+        yield done
+
+
+@lru_cache(maxsize=4)
+def _load(module: ModuleType, config: Any) -> tuple[Any, dict[str, object]]:
+    return cast(tuple[Any, dict[str, object]], module.load(config))
+
+
+@lru_cache(maxsize=4)
+def _compiled(module: ModuleType, batched: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return jitted ``start`` and ``advance``; batched ones map over the seeds' leading axis."""
+
+    def start(config: Any, world: Any, key: Any) -> Any:
+        return module.start(config, world, key)
+
+    def advance(config: Any, world: Any, state: Any) -> Any:
+        return module.advance(config, world, state)
+
+    if batched:
+        start, advance = _over_seeds(start), _over_seeds(advance)
+    return jax.jit(start, static_argnums=0), jax.jit(advance, static_argnums=0, donate_argnums=2)
+
+
+def _over_seeds(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Map ``function(config, world, x)`` over the leading axis of x."""
+
+    def batched(config: Any, world: Any, x: Any) -> Any:
+        return jax.vmap(partial(function, config, world))(x)
+
+    return batched
+
+
+def _arm_config(module: Experiment, config: Any, arm: str) -> Any:
+    return dataclasses.replace(config, **module.arms(config)[arm])
+
+
+def _bar(module: Experiment, config: Any, parts: list[Unit]) -> tqdm[Any]:
+    """Return a progress bar that counts chunks over all units, with the time left."""
+    total = sum(module.chunks(_arm_config(module, config, unit.arm)) for unit in parts)
+    terminal = sys.stderr.isatty()
+    return tqdm(
+        total=total, unit="chunk", mininterval=0.2 if terminal else 10.0, dynamic_ncols=terminal
+    )
+
+
+def _run_here(
+    module: Experiment, config: Any, parts: list[Unit], work: Path, checkpoint_seconds: float
+) -> dict[Unit, str]:
+    """Run every unit in this process. A unit's failure is noted, and the next one runs."""
+    failed: dict[Unit, str] = {}
+    with _bar(module, config, parts) as bar:
+        for unit in parts:
+            bar.set_description(unit.arm)
+            last = 0
+            try:
+                for done in advance_unit(module, config, unit, work, checkpoint_seconds):
+                    bar.update(done - last)
+                    last = done
+            except results.ResultsError:  # the next unit would find the disk as full
+                raise
+            except Exception as error:
+                failed[unit] = f"{type(error).__name__}: {error}"
+    return failed
+
+
+def _run_in_workers(
+    experiment: ModuleType,
+    config: Any,
+    parts: list[Unit],
+    work: Path,
+    lock: int,
+    workers: int | None,
+    checkpoint_seconds: float,
+) -> dict[Unit, str]:
+    """Run the units in worker processes, each pinned to a core; return the reasons of failures."""
+    cores = _cores()[: workers or None][: len(parts)]
+    waiting: queue.SimpleQueue[Unit] = queue.SimpleQueue()
+    for unit in parts:
+        waiting.put(unit)
+    job = {
+        "experiment": experiment.__name__,
+        "config": configuration.to_dict(config),
+        "work": str(work.absolute()),
+        "checkpoint_seconds": checkpoint_seconds,
+    }
+    failed: dict[Unit, str] = {}
+    processes: list[subprocess.Popen[str]] = []
+    with _bar(cast(Experiment, experiment), config, parts) as bar:
+        threads = []
+        for core in cores:
+            process = _spawn(job | {"core": core}, work, lock)
+            processes.append(process)
+            arguments = (process, waiting, bar, failed)
+            threads.append(threading.Thread(target=_serve, args=arguments, daemon=True))
+            threads[-1].start()
+        try:
+            for thread in threads:
+                while thread.is_alive():  # join in slices, so that Ctrl-C is heard
+                    thread.join(0.2)
+        finally:
+            for process in processes:
+                process.kill()
+            for thread in threads:  # each sees its worker's end, and closes the pipes
+                thread.join()
+    while not waiting.empty():  # only if every worker died
+        failed[waiting.get()] = "no worker left to run it"
+    return failed
+
+
+def _cores() -> list[int | None]:
+    """Return the cores that this process may use; a None for each where pinning is impossible."""
+    if hasattr(os, "sched_getaffinity"):
+        return list(sorted(os.sched_getaffinity(0)))
+    return [None] * (os.cpu_count() or 1)
+
+
+def _spawn(job: Mapping[str, Any], work: Path, lock: int) -> subprocess.Popen[str]:
+    """Start a worker. It ends when its standard input does, so it never outlives this process."""
+    path = os.pathsep.join([p for p in sys.path if p])
+    with open(work / f"worker_{job['core']}.log", "w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "plasticity.worker"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+            pass_fds=[lock], env={**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"},
+        )  # fmt: skip
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(job) + "\n")
+    process.stdin.flush()
+    return process
+
+
+def _serve(
+    process: subprocess.Popen[str],
+    waiting: queue.SimpleQueue[Unit],
+    bar: tqdm[Any],
+    failed: dict[Unit, str],
+) -> None:
+    """Hand units to one worker until none is left; note the reason of each that fails."""
+    with process:
+        assert process.stdin is not None and process.stdout is not None
+        while True:
+            try:
+                unit = waiting.get_nowait()
+            except queue.Empty:
+                return
+            last = 0
+            failed[unit] = "its worker died (out of memory?); see its log in the work folder"
+            try:
+                process.stdin.write(json.dumps(unit) + "\n")
+                process.stdin.flush()
+                answers = (json.loads(line) for line in process.stdout)
+                while "done" in (message := next(answers)):
+                    bar.update(message["done"] - last)
+                    last = message["done"]
+            except (BrokenPipeError, StopIteration):
+                return
+            if message["failed"]:
+                failed[unit] = message["failed"]
+            else:
+                del failed[unit]

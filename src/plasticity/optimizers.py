@@ -1,0 +1,78 @@
+"""The optimizers of the paper by name, and what their moment estimates do at a switch of task.
+
+Lyle et al. (2023), Eq. (6), write Adam's update as
+
+.. math:: u_t = \\alpha \\frac{\\hat m_t}{\\sqrt{\\hat v_t + \\bar\\epsilon} + \\epsilon}.
+
+Their :math:`\\bar\\epsilon` is what optax calls ``eps_root``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from plasticity.shapes import Array, Float
+
+
+class AdamSettings(NamedTuple):
+    """Constants of Adam beside the learning rate, in the notation of Eq. (6)."""
+
+    b1: float  # decay of the first moment m
+    b2: float  # decay of the second moment v
+    eps: float  # ε, outside the root
+    eps_root: float  # ε̄, inside the root
+
+
+DEFAULT_ADAM = AdamSettings(b1=0.9, b2=0.999, eps=1e-9, eps_root=0.0)
+"""The default setting of A.1."""
+
+TUNED_ADAM = AdamSettings(b1=0.9, b2=0.9, eps=1e-9, eps_root=1e-3)
+"""The tuned setting of A.1: a faster second moment and a floor under it."""
+
+
+def adam(learning_rate: float, settings: AdamSettings) -> optax.GradientTransformation:
+    """Return Adam with the constants of ``settings``."""
+    return optax.adam(learning_rate, **settings._asdict())
+
+
+def moment_ratio(opt_state: Any, settings: AdamSettings) -> Float[Array, ""]:
+    """Return the root mean square over parameters of m̂ / √v̂, the step Adam takes without ε.
+
+    Near 1 where gradients keep their sign, near 0 where they average out; a parameter whose
+    gradient never was anything but zero (v̂ = 0) does not count. ``opt_state`` is any optax state
+    that holds one Adam state. Raises KeyError if it holds none.
+    """
+    adam_state = cast(
+        optax.ScaleByAdamState,
+        optax.tree.get(opt_state, "ScaleByAdamState"),
+    )
+    if adam_state is None:
+        raise KeyError("the optimizer state holds no Adam moments")
+    m_hat = optax.tree.bias_correction(adam_state.mu, settings.b1, adam_state.count)
+    v_hat = optax.tree.bias_correction(adam_state.nu, settings.b2, adam_state.count)
+    squares = jax.tree.map(
+        lambda m, v: jnp.sum(jnp.where(v > 0, m * m / jnp.where(v > 0, v, 1.0), 0.0)), m_hat, v_hat
+    )
+    counts = jax.tree.map(lambda v: jnp.sum(v > 0), v_hat)
+    total = sum(jax.tree.leaves(squares), jnp.zeros(()))
+    return jnp.sqrt(total / jnp.maximum(sum(jax.tree.leaves(counts), jnp.zeros(())), 1))
+
+
+def ratio_after_jump(
+    steps: Float[Array, " steps"], settings: AdamSettings
+) -> Float[Array, " steps"]:
+    """Return m̂ / √v̂ after a gradient jumps from (nearly) zero to a constant.
+
+    After k steps of a constant gradient g, m = (1 - b1ᵏ) g and v = (1 - b2ᵏ) g², whatever g is, if
+    both had decayed to zero before and bias correction has worn off:
+
+    .. math:: \\frac{1 - b_1^k}{\\sqrt{1 - b_2^k}}
+
+    With b2 = .999 this rises to 6.6 at the twelfth step: every parameter moves 6.6 learning rates
+    at once. With b2 = b1 it never exceeds 1. This is §4.1's explanation as a formula.
+    """
+    return (1 - settings.b1**steps) / jnp.sqrt(1 - settings.b2**steps)

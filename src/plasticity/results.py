@@ -1,0 +1,271 @@
+"""Recorded runs: where they lie, what stands in them, and whether they can be believed.
+
+A recorded run is a folder ``papermill_runs/<experiment>/<label>/`` with a tidy table
+(``results.csv``), named arrays (``arrays.npz``) and its provenance (``run.json``), which holds the
+hashes of the other two. ``label`` is the profile, or the profile with a suffix if settings were
+overridden, so that a trial never overwrites a recorded run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import subprocess
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from plasticity import configuration
+
+FIDELITY = ("paper", "gpu", "laptop", "quick")
+"""Profiles from the most to the least faithful to the paper."""
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pandas")
+
+Records = Mapping[tuple[str, int], Mapping[str, np.ndarray]]
+"""(arm, seed) → name → array with one row a chunk."""
+
+
+class ResultsError(RuntimeError):
+    """A run folder that cannot be written or believed; the message names the file and a way out."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its table, its arrays and where they come from."""
+
+    experiment: str
+    label: str
+    table: pd.DataFrame  # tidy: arm, swept settings, seed, step, metric, value
+    arrays: Mapping[str, np.ndarray]
+    provenance: Mapping[str, Any]  # what `run.json` holds
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The run's configuration as stored."""
+        return self.provenance["config"]  # type: ignore[no-any-return]
+
+    @property
+    def profile(self) -> str:
+        """The profile that the configuration started from."""
+        return str(self.provenance["profile"])
+
+    def select(self, **columns: object) -> pd.DataFrame:
+        """Return the rows in which every named column has the given value, ordered by step.
+
+        Raises KeyError, naming what there is, if none has: an empty selection is always a typo.
+        """
+        chosen = self.table
+        for name, value in columns.items():
+            known = self.table[name].unique()
+            chosen = chosen[chosen[name] == value]
+            if chosen.empty:
+                raise KeyError(f"no rows with {columns}; {name} is one of {sorted(known)}")
+        return chosen.sort_values(["seed", "step"])
+
+    def describe(self) -> str:
+        """Return one line for a figure's foot: profile, seeds, data with record count, device."""
+        data, device = self.provenance["data"], self.provenance["device"]
+        seeds = len(self.provenance["seeds"])
+        return (
+            f"{self.profile} run · {seeds} seeds · {data['records']:,} of "
+            f"{data['full_set']:,} images ({data['dataset']}) · {device['kind']}"
+        )
+
+
+def root() -> Path:
+    """Return the folder of recorded runs: ``$PLASTICITY_RUNS``, or the nearest ``papermill_runs``.
+
+    Looked for in the working directory and above it; if there is none it will be created in the
+    working directory.
+    """
+    if chosen := os.environ.get("PLASTICITY_RUNS"):
+        return Path(chosen)
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "papermill_runs").is_dir():
+            return folder / "papermill_runs"
+    return here / "papermill_runs"
+
+
+def label(profiles: Mapping[str, Any], profile: str, config: Any) -> str:
+    """Return the name of the run's folder: the profile, with a suffix if settings differ from it.
+
+    Raises `configuration.ConfigError` for an unknown profile.
+    """
+    if config == configuration.resolve(profiles, profile):
+        return profile
+    return f"{profile}-{configuration.digest(config)[:8]}"
+
+
+def folder(experiment: str, run_label: str) -> Path:
+    """Return where the run lies, whether or not it exists."""
+    return root() / experiment / run_label
+
+
+def write(
+    experiment: str,
+    run_label: str,
+    table: pd.DataFrame,
+    arrays: Mapping[str, np.ndarray],
+    provenance: Mapping[str, Any],
+) -> Run:
+    """Record a finished run, each file atomically and ``run.json`` last.
+
+    Until ``run.json`` is in place a reader sees the run that was there before, or none.
+    """
+    target = folder(experiment, run_label)
+    files = {"results.csv": table.to_csv(index=False).encode(), "arrays.npz": npz_bytes(arrays)}
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    document = {"experiment": experiment, **provenance, "sha256": hashes}
+    files["run.json"] = (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
+    for name, content in files.items():
+        write_atomically(target / name, content)
+    return load(experiment, run_label)
+
+
+def load(experiment: str, run_label: str) -> Run:
+    """Read a recorded run and check it against its hashes.
+
+    Raises FileNotFoundError if there is none, `ResultsError` if a file is damaged or edited.
+    """
+    source = folder(experiment, run_label)
+    try:
+        provenance = json.loads((source / "run.json").read_text(encoding="utf-8"))
+        contents = {name: (source / name).read_bytes() for name in provenance["sha256"]}
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(
+            f"{error.filename} is missing; record the run with "
+            f"`plasticity run {experiment} --profile {run_label.partition('-')[0]}`"
+        ) from None
+    except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+        raise ResultsError(f"{source / 'run.json'} is not a run's provenance: {error}") from None
+    for name, content in contents.items():
+        if hashlib.sha256(content).hexdigest() != provenance["sha256"][name]:
+            raise ResultsError(
+                f"{source / name} is not what the run wrote (its SHA-256 differs from run.json's): "
+                f"restore it from version control, or delete {source} and run again"
+            )
+    table = pd.read_csv(source / "results.csv")
+    with np.load(source / "arrays.npz", allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    return Run(experiment, run_label, table, arrays, provenance)
+
+
+def recorded(experiment: str) -> list[Run]:
+    """Return the experiment's recorded runs, the most faithful profile first."""
+    found = [
+        load(experiment, path.parent.name) for path in (root() / experiment).glob("*/run.json")
+    ]
+    return sorted(found, key=lambda run: (FIDELITY.index(run.profile), run.label))
+
+
+def best(experiment: str) -> Run:
+    """Return the recorded run nearest to the paper, overridden ones aside.
+
+    Raises FileNotFoundError, naming the command, if nothing is recorded.
+    """
+    for run in recorded(experiment):
+        if run.label == run.profile:
+            return run
+    raise FileNotFoundError(
+        f"no recorded run of {experiment}: `plasticity run {experiment} --profile laptop`"
+    )
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a crash, sees either the old one or the new one whole.
+
+    Raises `ResultsError` if the folder cannot be written or the disk is full; the old file stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> ResultsError:
+    """Return the error that says what to do when ``path`` cannot be written."""
+    return ResultsError(
+        f"cannot write {path}: {error.strerror or error}. Free space or make the folder writable "
+        "(or set PLASTICITY_RUNS to another folder), then run the same command: it resumes"
+    )
+
+
+def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Return the arrays as a compressed npz whose bytes depend on nothing but the arrays."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            member = io.BytesIO()
+            np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+            # A fixed date: `np.savez` stamps the clock, and equal runs would differ.
+            entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, member.getvalue())
+    return buffer.getvalue()
+
+
+def environment() -> dict[str, Any]:
+    """Return what this process computes with: Python, packages, commit, device."""
+    import jax
+
+    device = jax.devices()[0]
+    kind = _processor() if device.platform == "cpu" else device.device_kind
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_source": bool(_git("status", "--porcelain", "--", "src")),
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "device": {
+            "platform": device.platform,
+            "kind": kind,
+            "cores": os.cpu_count(),
+            "system": f"{platform.system()} {platform.machine()}",
+        },
+    }
+
+
+def now() -> str:
+    """Return the time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _git(*arguments: str) -> str | None:
+    """Return what git says of the checkout that this file lies in, or None outside of one."""
+    here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():  # installed: some other project's checkout may lie above
+        return None
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,147 @@
+"""The lock, the Makefile, and the metadata that must agree with each other."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import runpy
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[1]
+PYTHONS = ("3.11", "3.12", "3.13")
+IN_LOCK = ("data", "atari", "book", "test")
+
+
+def project() -> dict[str, Any]:
+    document = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return dict(document["project"])
+
+
+def lock_text() -> str:
+    return (ROOT / "requirements.lock").read_text(encoding="utf-8")
+
+
+def locked() -> list[tuple[Requirement, list[str]]]:
+    """Each entry of the lock with its hashes."""
+    entries = lock_text().replace("\\\n", " ").splitlines()
+    parsed = []
+    for entry in filter(None, map(str.strip, entries)):
+        requirement, *hashes = re.split(r"\s+--hash=", entry)
+        parsed.append((Requirement(requirement), hashes))
+    return parsed
+
+
+def environment(python: str) -> dict[str, str]:
+    return {
+        "python_version": python,
+        "python_full_version": f"{python}.0",
+        "sys_platform": "linux",
+        "platform_system": "Linux",
+        "platform_machine": "x86_64",
+    }
+
+
+def test_lock_names_no_host() -> None:
+    assert "://" not in lock_text()
+    options = r"^\s*(-i|-f|-e|--index-url|--extra-index-url|--find-links)"
+    assert not re.search(options, lock_text(), re.MULTILINE)
+
+
+def test_lock_pins_and_hashes_everything() -> None:
+    entries = locked()
+    assert len(entries) > 50
+    for requirement, hashes in entries:
+        assert re.fullmatch(r"==[^*,]+", str(requirement.specifier)), str(requirement)
+        assert hashes, f"{requirement} has no hash"
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", digest) for digest in hashes)
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_lock_satisfies_what_the_project_asks_for(python: str) -> None:
+    pins: dict[str, Version] = {}
+    for requirement, _ in locked():
+        if requirement.marker is None or requirement.marker.evaluate(environment(python)):
+            name = canonicalize_name(requirement.name)
+            assert name not in pins, f"{name} is pinned twice for Python {python}"
+            pins[name] = Version(str(requirement.specifier).removeprefix("=="))
+    extras = project()["optional-dependencies"]
+    wanted = project()["dependencies"] + [line for extra in IN_LOCK for line in extras[extra]]
+    for requirement in map(Requirement, wanted):
+        pin = pins.get(canonicalize_name(requirement.name))
+        assert pin is not None, f"{requirement.name} is not in the lock: make lock"
+        assert pin in requirement.specifier, f"{requirement} but {pin} is locked: make lock"
+
+
+def test_make_lock_covers_the_extras_that_are_checked_here() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    command = makefile[makefile.index("LOCK :=") :].split("\n\n")[0]
+    assert tuple(re.findall(r"--extra (\w+)", command)) == IN_LOCK
+
+
+def test_benchmark_peers_stay_out_of_the_lock() -> None:
+    assert "torch" not in {canonicalize_name(requirement.name) for requirement, _ in locked()}
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_alone_lists_every_target() -> None:
+    made = subprocess.run(["make", "-s"], cwd=ROOT, capture_output=True, text=True, check=True)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"^\.PHONY: (\w+)$", makefile, re.MULTILINE)
+    assert len(targets) > 5
+    shown = {line.split()[0] for line in made.stdout.splitlines()[1:]}
+    assert shown == set(targets)
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        ("https://github.com/owner/name", "https://github.com/owner/name"),
+        ("https://someone:secret@github.com/owner/name.git", "https://github.com/owner/name"),
+        ("git@github.com:owner/name.git", "https://github.com/owner/name"),
+        ("ssh://git@gitlab.com/owner/name.git/", "https://gitlab.com/owner/name"),
+        ("http://git.internal.example/owner/name", ""),
+        ("/srv/git/name.git", ""),
+        ("file:///srv/git/owner/name.git", ""),
+        ("C:\\git\\name", ""),
+        ("https://github.com/owner", ""),
+        ("", ""),
+    ],
+)
+def test_buttons_lead_to_public_repositories_only(address: str, url: str) -> None:
+    launch = runpy.run_path(str(ROOT / "book" / "_ext" / "launch.py"))
+    assert launch["public_url"](address) == url
+
+
+def test_versions_agree() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    declared = project()["version"]
+    assert citation["version"] == declared
+    assert importlib.metadata.version("plasticity") == declared, "run make test, or reinstall"
+
+
+def test_licences_agree() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["license"] == project()["license"] == "Apache-2.0"
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert "Apache License" in text and "Version 2.0, January 2004" in text
+
+
+def test_core_needs_no_notebook_and_no_plotting_package() -> None:
+    core = {canonicalize_name(Requirement(line).name) for line in project()["dependencies"]}
+    assert core == {"flax", "jax", "numpy", "optax", "orbax-checkpoint", "pandas", "scipy", "tqdm"}
+
+
+def test_the_tools_that_break_books_are_pinned() -> None:
+    book = project()["optional-dependencies"]["book"]
+    assert "jupyter-book>=1.0.4.post1,<2" in book
+    assert "sphinx-book-theme==1.2.0" in book

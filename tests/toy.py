@@ -1,0 +1,87 @@
+"""A tiny experiment with the real contract, for the driver's tests: a random walk with momentum."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from plasticity import configuration
+from plasticity.results import Records
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the walk."""
+
+    scale: float = 1.0
+    size: int = 64
+    chunks: int = 6
+    seconds_a_chunk: float = 0.0  # so that a kill can land in the middle of one
+    fail_arm: str = ""
+    seeds: int = 2
+    first_seed: int = 0
+
+    def __post_init__(self) -> None:
+        configuration.check(self)
+        configuration.require_positive(self, "scale", "size", "chunks", "seeds")
+
+
+PROFILES = {"quick": Config(), "laptop": Config(chunks=12)}
+CLAIMS: dict[str, Any] = {}
+
+
+def arms(config: Config) -> dict[str, dict[str, Any]]:
+    return {"narrow": {}, "wide": {"scale": 10 * config.scale}}
+
+
+def load(config: Config) -> tuple[jax.Array, dict[str, object]]:
+    return jnp.arange(config.size, dtype=jnp.float32), {"dataset": "none", "records": config.size}
+
+
+def chunks(config: Config) -> int:
+    return config.chunks
+
+
+def flops(config: Config) -> float:
+    return float(config.size * config.chunks)
+
+
+def start(config: Config, world: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
+    return {"position": world, "velocity": jnp.zeros_like(world), "key": key}
+
+
+def advance(
+    config: Config, world: jax.Array, state: dict[str, jax.Array]
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    if config.seconds_a_chunk or config.fail_arm:
+        jax.debug.callback(lambda: _obey(config), ordered=True)
+    key, kick = jax.random.split(state["key"])
+    velocity = 0.9 * state["velocity"] + config.scale * jax.random.normal(kick, world.shape)
+    position = state["position"] + velocity
+    return (
+        {"position": position, "velocity": velocity, "key": key},
+        {"mean": position.mean(), "position": position},
+    )
+
+
+def _obey(config: Config) -> None:
+    time.sleep(config.seconds_a_chunk)
+    if config.fail_arm == "wide" and config.scale > 1 and "TOY_MENDED" not in os.environ:
+        raise FloatingPointError("told to fail")
+
+
+def summarize(config: Config, records: Records) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    rows = [
+        {"arm": arm, "seed": seed, "step": step, "metric": "mean", "value": float(value)}
+        for (arm, seed), record in records.items()
+        for step, value in enumerate(record["mean"])
+    ]
+    arrays = {f"{arm}-{seed}": record["position"] for (arm, seed), record in records.items()}
+    return pd.DataFrame(rows), arrays
