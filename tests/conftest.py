@@ -1,4 +1,4 @@
-"""Rank promotion is refused in every test; shapes are checked through pytest's own options."""
+"""In every test shapes are checked and rank promotion is refused."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ from pathlib import Path
 
 import jax
 import pytest
+from jaxtyping import install_import_hook
 
+# Shapes are checked here and nowhere else, in the modules that compute; an int passes for a float.
+SHAPED = ("data", "experiments", "network_statistics", "networks", "optimizers")
+CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+install_import_hook([f"plasticity.{name}" for name in SHAPED], CHECKER)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 REPOSITORY = Path(__file__).parents[1]

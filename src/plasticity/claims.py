@@ -103,18 +103,21 @@ def ledger(verdicts: Iterable[Verdict]) -> list[Verdict]:
     return [known.get(name, Verdict(claim, "not run")) for name, claim in LEDGER.items()]
 
 
-def as_markdown(verdicts: Iterable[Verdict], thresholds: bool = True) -> str:
-    """Return a Markdown table: claim, what was measured, verdict."""
+def as_markdown(verdicts: Iterable[Verdict]) -> str:
+    """Return a Markdown table: claim, what was measured and what the claim needs, verdict."""
     rows = ["| Claim | Measured | Verdict |", "|---|---|---|"]
     for verdict in verdicts:
         claim = verdict.claim
         measured = "<br>".join(
             f"{c.name}: **{c.measured.estimate:.2f}** [{c.measured.low:.2f}, {c.measured.high:.2f}]"
-            + (f", needs {c.side} {c.threshold:g}" if thresholds else "")
+            f", needs {c.side} {c.threshold:g}"
             for c in verdict.conditions
         )
         kind = verdict.status.replace(" ", "-")
-        badge = f'<span class="verdict verdict-{kind}">{verdict.status}</span>'
-        text = f"**{claim.id}** ({claim.where})<br>{claim.claim}"
-        rows.append(f"| {text} | {measured or '–'} | {badge} |")
+        cells = (
+            f"**{claim.id}** ({claim.where})<br>{claim.claim}",
+            measured or f"would be: {claim.measure}",
+            f'<span class="verdict verdict-{kind}">{verdict.status}</span>',
+        )
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)

@@ -171,7 +171,7 @@ def collapse_times(run: Run, times: pd.DataFrame, names: Mapping[str, str] = VAR
     clocks = {
         "step": "optimizer steps",
         "switches": "switches of labels",
-        "memorised": "times every label\nwas memorised",
+        "memorised": "sets of labels memorised",
     }
     arms = {"tuned": "tuned", **names}
     with mpl.rc_context(STYLE):

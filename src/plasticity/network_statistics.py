@@ -6,8 +6,11 @@ meant and where it comes from.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import optax
 
 from plasticity.shapes import Array, Float
 
@@ -23,17 +26,11 @@ def dead_units(activations: Float[Array, "batch units"]) -> Float[Array, ""]:
     return 1.0 - jnp.mean(ever_active)
 
 
-def weight_norm(params: object) -> Float[Array, ""]:
+def weight_norm(params: Any) -> Float[Array, ""]:
     """Return the Euclidean norm of all weights: kernels only, neither biases nor scales.
 
     A leaf counts as a kernel when it has two or more axes.
     """
     kernels = [leaf for leaf in jax.tree.leaves(params) if jnp.ndim(leaf) >= 2]
-    return global_norm(kernels)
-
-
-def global_norm(tree: object) -> Float[Array, ""]:
-    """Return the Euclidean norm of a whole pytree: of parameters, a gradient or an update."""
-    return jnp.sqrt(
-        sum((jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)), jnp.zeros(()))
-    )
+    norm: Array = optax.tree.norm(kernels)
+    return norm

@@ -52,7 +52,7 @@ def mean_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> Interval
         return Interval(mean, -math.inf, math.inf, 1)
     if np.ptp(sample) == 0:
         return Interval(mean, mean, mean, sample.size)
-    low, high = stats.ttest_1samp(sample, 0.0).confidence_interval(confidence)
+    low, high = stats.t.interval(confidence, sample.size - 1, mean, stats.sem(sample))
     return Interval(mean, float(low), float(high), sample.size)
 
 

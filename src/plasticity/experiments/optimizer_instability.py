@@ -187,7 +187,7 @@ def advance(config: Config, world: World, state: State) -> tuple[State, dict[str
     carry, before = train(config, world.inputs, labels, carry, keys[2], config.window, traced=True)
     record = evaluate(config, world.inputs, labels, carry.params, sample_key)
     change = jax.tree.map(jnp.subtract, carry.params, state.params)
-    record["displacement"] = network_statistics.global_norm(change)
+    record["displacement"] = optax.tree.norm(change)
     record |= {name: jnp.concatenate([after[name], before[name]]) for name in after}
     return carry._replace(period=state.period + 1), record
 
@@ -232,8 +232,8 @@ def train(
         if traced:
             trace = {
                 "step_loss": value,
-                "gradient_norm": network_statistics.global_norm(gradient),
-                "update_norm": network_statistics.global_norm(update),
+                "gradient_norm": optax.tree.norm(gradient),
+                "update_norm": optax.tree.norm(update),
                 "moment_ratio": optimizers.moment_ratio(opt_state, config.adam),
             }
         return (optax.apply_updates(params, update), opt_state), trace
@@ -265,6 +265,10 @@ def evaluate(
 
 
 TRACES = ("step_loss", "gradient_norm", "update_norm", "moment_ratio")
+"""What `advance` records step by step."""
+
+SWEPT = ("b2", "eps_root", "width", "batch_size", "steps_per_period")
+"""The settings in which arms differ: columns of the table."""
 
 
 def summarize(config: Config, records: Records) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
@@ -299,9 +303,6 @@ def summarize(config: Config, records: Records) -> tuple[pd.DataFrame, dict[str,
     return table, {name: np.stack(arrays) for name, arrays in traces.items()}
 
 
-SWEPT = ("b2", "eps_root", "width", "batch_size", "steps_per_period")
-
-
 def _spike(trace: np.ndarray, window: int) -> np.ndarray:
     """Return the largest value after each switch over the median before it, shape (periods - 1,).
 
@@ -313,23 +314,35 @@ def _spike(trace: np.ndarray, window: int) -> np.ndarray:
     return spike
 
 
-def steps_to_collapse(run: Run) -> pd.DataFrame:
-    """Return, for each arm and seed, when the network stopped learning its labels.
+def times_to_collapse(run: Run) -> pd.DataFrame:
+    """Return, for each arm and seed, when the network stopped learning its labels, by four clocks.
 
     Collapse is the first period that ends with less than half of the best accuracy that this
-    network ever reached, after reaching it. Columns: arm, seed, step, switches, collapsed; a
-    network that never collapsed has the end of its run in ``step`` and False in ``collapsed``.
+    network has reached so far. One row a network: arm, seed, collapsed (False if its run ended
+    first; the clocks then stand at the end) and the time in optimizer steps (``step``), in
+    ``switches`` of labels, in labels ``memorised`` (a full set counts 1: accuracy above chance,
+    summed over periods) and in the ``distance`` that the parameters moved, period by period.
     """
     rows = []
-    accuracy = run.table[run.table.metric == "accuracy"]
-    for (arm, seed, budget), group in accuracy.groupby(["arm", "seed", "steps_per_period"]):
-        group = group.sort_values("step")
-        value, step = group.value.to_numpy(), group.step.to_numpy()
-        best = np.maximum.accumulate(value)
-        below = np.flatnonzero(value < best / 2)
-        last = below[0] if below.size else len(step) - 1
-        rows.append((arm, seed, step[last], step[last] // budget, bool(below.size)))
-    return pd.DataFrame(rows, columns=["arm", "seed", "step", "switches", "collapsed"])
+    metrics = run.table.pivot(
+        index=["arm", "seed", "step"], columns="metric", values="value"
+    ).sort_index()
+    for (arm, seed), group in metrics.groupby(["arm", "seed"]):
+        accuracy = group.accuracy.to_numpy()
+        below = np.flatnonzero(accuracy < np.maximum.accumulate(accuracy) / 2)
+        last = int(below[0]) if below.size else len(accuracy) - 1
+        rows.append(
+            {
+                "arm": arm,
+                "seed": seed,
+                "collapsed": bool(below.size),
+                "step": group.index[last][-1],
+                "switches": last,
+                "memorised": np.maximum(accuracy[:last] - 0.1, 0).sum() / 0.9,
+                "distance": group.displacement.to_numpy()[:last].sum(),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def _at_end(run: Run, arm: str, metric: str) -> np.ndarray:

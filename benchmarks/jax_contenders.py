@@ -1,0 +1,167 @@
+"""Our ways to train, all through `optimizer_instability.train` itself, and a step's bare products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from task import CHECK_STEPS, Case, Task, World
+
+from plasticity import data, optimizers
+from plasticity.experiments import optimizer_instability
+from plasticity.experiments.optimizer_instability import Config, State, train
+
+SEED = 0
+
+
+def config_of(case: Case) -> Config:
+    """Return Fig. 1's configuration, default Adam, at the size of the case."""
+    return Config(n_images=case.n_images, width=case.width, batch_size=case.batch_size)
+
+
+def make_world(case: Case) -> World:
+    """Return standardised MNIST digits with random labels, and Fig. 1's initial parameters."""
+    config = config_of(case)
+    world, _ = optimizer_instability.load(config)
+    key = jax.random.key(SEED)
+    params = optimizer_instability.start(config, world, key).params
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
+    labels = data.random_labels(key, case.n_images)
+    return World(np.asarray(world.inputs), np.asarray(labels), leaves)
+
+
+def check_indices(case: Case) -> np.ndarray:
+    """Return the minibatches, (steps, batch), that `train` draws in a check."""
+    shape = (CHECK_STEPS, case.batch_size)
+    return np.asarray(jax.random.randint(jax.random.key(SEED), shape, 0, case.n_images))
+
+
+class Scan:
+    """`train` compiled as the driver does: static settings, data as arguments, donated state."""
+
+    seeds = 1
+
+    def __init__(self, case: Case, world: World) -> None:
+        self.case, self.config = case, config_of(case)
+        self.inputs, self.labels = jnp.asarray(world.inputs), jnp.asarray(world.labels)
+        self.leaves = [jnp.asarray(leaf) for leaf in world.params]
+        self.run = self.compiled()
+        self.reset()
+
+    def compiled(self) -> Callable[..., Any]:
+        return jax.jit(train, static_argnums=(0, 5), donate_argnums=3)
+
+    def reset(self) -> None:
+        key, world = jax.random.key(SEED), optimizer_instability.World(self.inputs, self.labels)
+        state = optimizer_instability.start(self.config, world, key)
+        # Copies, because training donates its state.
+        params = jax.tree.structure(state.params).unflatten(map(jnp.copy, self.leaves))
+        opt_state = optimizers.adam(self.config.learning_rate, self.config.adam).init(params)
+        self.state, self.blocks = state._replace(params=params, opt_state=opt_state), 0
+        jax.block_until_ready(self.state)
+
+    def advance(self, steps: int, key: Any) -> None:
+        self.state, _ = self.run(self.config, self.inputs, self.labels, self.state, key, steps)
+        jax.block_until_ready(self.state)
+
+    def block(self) -> int:
+        self.blocks += 1
+        self.advance(self.case.block, jax.random.key(self.blocks))
+        return self.seeds * self.case.block
+
+    def check(self, indices: np.ndarray) -> list[np.ndarray]:
+        """See `Task`; the key draws the very minibatches of `check_indices`."""
+        self.reset()
+        self.advance(len(indices), jax.random.key(SEED))
+        return [np.asarray(leaf) for leaf in jax.tree.leaves(self.state.params)]
+
+
+class PythonLoop(Scan):
+    """The same, one jitted step at a time from Python; the host waits at the end of a block."""
+
+    def compiled(self) -> Callable[..., Any]:
+        def step(config: Config, inputs: Any, labels: Any, state: State) -> State:
+            key, now = jax.random.split(state.key)
+            return train(config, inputs, labels, state._replace(key=key), now, 1)[0]
+
+        return jax.jit(step, static_argnums=0, donate_argnums=3)
+
+    def block(self) -> int:
+        for _ in range(self.case.block):
+            self.state = self.run(self.config, self.inputs, self.labels, self.state)
+        jax.block_until_ready(self.state)
+        return self.case.block
+
+
+class Vmap(Scan):
+    """Two seeds batched in one process, each with its own labels and minibatches."""
+
+    seeds = 2
+
+    def compiled(self) -> Callable[..., Any]:
+        def both(
+            config: Config, inputs: Any, labels: Any, states: State, key: Any, steps: int
+        ) -> tuple[State, Any]:
+            def one(labels: Any, state: State, key: Any) -> tuple[State, Any]:
+                return train(config, inputs, labels, state, key, steps)
+
+            keys = jax.random.split(key, self.seeds)
+            return jax.vmap(one)(jnp.stack([labels, labels[::-1]]), states, keys)
+
+        return jax.jit(both, static_argnums=(0, 5), donate_argnums=3)
+
+    def reset(self) -> None:
+        super().reset()
+        self.state = jax.tree.map(lambda leaf: jnp.stack([leaf] * self.seeds), self.state)
+
+
+class Dot:
+    """The eight matrix products of a step, in a step's order, and nothing between them.
+
+    That is the gradient of the network without biases, ReLUs and softmax. The first layer's
+    inputs need no gradient.
+    """
+
+    def __init__(self, case: Case, world: World) -> None:
+        self.case = case
+        self.arrays = [jnp.asarray(world.inputs[: case.batch_size])]
+        self.arrays += [jnp.asarray(kernel) for kernel in world.params[1::2]]
+        # As in training, the results go into memory that is there already.
+        self.run = jax.jit(self.products, donate_argnums=4, keep_unused=True)
+        self.reset()
+
+    @staticmethod
+    def products(x: Any, w1: Any, w2: Any, w3: Any, previous: Any) -> tuple[Any, Any, Any]:
+        h1 = jnp.dot(x, w1)
+        h2 = jnp.dot(h1, w2)
+        d3 = jnp.dot(h2, w3)
+        d2 = jnp.dot(d3, w3.T)
+        d1 = jnp.dot(d2, w2.T)
+        return jnp.dot(x.T, d1), jnp.dot(h1.T, d2), jnp.dot(h2.T, d3)
+
+    def reset(self) -> None:
+        self.results = tuple(jnp.zeros_like(kernel) for kernel in self.arrays[1:])
+
+    def block(self) -> int:
+        for _ in range(self.case.block):
+            self.results = self.run(*self.arrays, self.results)
+        jax.block_until_ready(self.results)
+        return self.case.block
+
+    def check(self, indices: np.ndarray) -> list[np.ndarray]:
+        """Return the three weight gradients."""
+        self.results = self.run(*self.arrays, self.results)
+        return [np.asarray(product) for product in self.results]
+
+
+TASKS: dict[str, Callable[[Case, World], Task]] = {
+    "scan": Scan,
+    "python_loop": PythonLoop,
+    "jax_dot": Dot,
+    "one_process": Scan,
+    "pinned_processes": Scan,
+    "vmap": Vmap,
+}

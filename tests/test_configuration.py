@@ -1,0 +1,122 @@
+"""Whatever is typed at a run is understood exactly or refused before it costs anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plasticity import configuration
+from plasticity.configuration import ConfigError
+
+
+@dataclass(frozen=True)
+class Config:
+    """One field of each kind."""
+
+    count: int = 3
+    rate: float = 0.5
+    name: str = "a"
+    on: bool = False
+    kind: Literal["x", "y"] = "x"
+    sizes: tuple[int, ...] = (1, 2)
+
+    def __post_init__(self) -> None:
+        configuration.check(self)
+        configuration.require_positive(self, "count")
+
+
+PROFILES = {"quick": Config()}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "field", "value"),
+    [
+        ("count=7", "count", 7),
+        ("rate=1e-3", "rate", 1e-3),
+        ("rate=2", "rate", 2.0),
+        ("name=b c", "name", "b c"),
+        ("on=True", "on", True),
+        ("kind=y", "kind", "y"),
+        ("sizes=4,5, 6", "sizes", (4, 5, 6)),
+        (" count = 8 ", "count", 8),
+    ],
+)
+def test_assignments_are_read_as_the_field_declares(
+    assignment: str, field: str, value: object
+) -> None:
+    found = getattr(configuration.resolve(PROFILES, "quick", [assignment]), field)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("cuont=7", "unknown field 'cuont'.*count"),
+        ("count", "field=value"),
+        ("count=7.5", "count = '7.5': expected a whole number"),
+        ("count=-1", "count = -1: must be above 0"),
+        ("rate=fast", "rate = 'fast': expected a finite number"),
+        ("rate=nan", "rate = nan: expected a finite number"),
+        ("rate=inf", "expected a finite number"),
+        ("on=1", "on = '1': expected true or false"),
+        ("kind=z", "kind = 'z': expected one of x, y"),
+        ("sizes=1,b", "whole number"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(assignment: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        configuration.resolve(PROFILES, "quick", [assignment])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"count": True}, {"count": 2.0}, {"rate": "1"}, {"on": 1}, {"sizes": [1]}, {"sizes": ("a",)}],
+)
+def test_python_values_of_the_wrong_type_are_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="expected"):
+        Config(**values)
+
+
+def test_an_unknown_profile_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="unknown profile 'quikc': choose from quick"):
+        configuration.resolve(PROFILES, "quikc")
+
+
+@given(
+    count=st.integers(1, 10**9),
+    rate=st.floats(allow_nan=False, allow_infinity=False),
+    name=st.text(),
+    sizes=st.lists(st.integers()),
+)
+def test_storing_and_reading_gives_the_same_configuration(
+    count: int, rate: float, name: str, sizes: list[int]
+) -> None:
+    config = Config(count=count, rate=rate, name=name, sizes=tuple(sizes))
+    assert configuration.from_dict(Config, configuration.to_dict(config)) == config
+
+
+def test_a_stored_configuration_of_other_fields_is_refused() -> None:
+    stored = configuration.to_dict(Config())
+    with pytest.raises(ConfigError, match="depth"):
+        configuration.from_dict(Config, stored | {"depth": 3})
+    del stored["count"]
+    with pytest.raises(ConfigError, match="count"):
+        configuration.from_dict(Config, stored)
+
+
+def test_the_digest_knows_each_field() -> None:
+    base = configuration.digest(Config())
+    assert base == configuration.digest(Config())
+    changes: list[dict[str, Any]] = [
+        {"count": 4}, {"rate": 0.25}, {"name": "b"}, {"on": True}, {"kind": "y"}, {"sizes": (1,)},
+    ]  # fmt: skip
+    assert len({base, *(configuration.digest(Config(**c)) for c in changes)}) == 7
+
+
+def test_differences_name_the_fields_that_changed() -> None:
+    assert configuration.differences({"a": 1, "b": 2}, {"a": 1, "b": 3}) == "b: 2 → 3"

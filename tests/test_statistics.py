@@ -1,0 +1,84 @@
+"""Intervals against closed forms and against the coverage that they promise."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from plasticity.statistics import Interval, bootstrap_interval, mean_interval, paired_difference
+
+
+def test_mean_interval_is_students_t() -> None:
+    values = [1.0, 2.0, 4.0, 7.0]
+    half = stats.t.ppf(0.975, 3) * np.std(values, ddof=1) / 2
+    estimate, low, high, n = mean_interval(values)
+    np.testing.assert_allclose((estimate, low, high), (3.5, 3.5 - half, 3.5 + half), rtol=1e-12)
+    assert n == 4
+
+
+def test_t_covers_what_it_promises_with_five_seeds_and_the_bootstrap_does_not() -> None:
+    samples = np.random.default_rng(0).normal(size=(2_000, 5))
+    t = np.mean([i.low < 0 < i.high for i in map(mean_interval, samples)])
+    bootstrap = np.mean(
+        [
+            i.low < 0 < i.high
+            for i in (bootstrap_interval(s, np.mean, resamples=500) for s in samples[:500])
+        ]
+    )
+    error = 4 * math.sqrt(0.95 * 0.05 / 2_000)  # four standard errors of a coverage
+    assert abs(t - 0.95) < error
+    assert bootstrap < 0.90
+
+
+def test_one_seed_knows_nothing_and_equal_seeds_know_all() -> None:
+    assert mean_interval([0.3]) == Interval(0.3, -math.inf, math.inf, 1)
+    assert mean_interval([0.3, 0.3, 0.3]) == Interval(0.3, 0.3, 0.3, 3)
+
+
+@pytest.mark.parametrize("values", [[], [[1.0, 2.0]], [1.0, math.nan], [1.0, math.inf]])
+def test_what_cannot_be_averaged_is_refused(values: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"expected one value a seed|not finite"):
+        mean_interval(values)
+
+
+@given(
+    noise=st.lists(st.floats(-1, 1), min_size=3, max_size=8),
+    shift=st.floats(-5, 5),
+)
+def test_pairing_removes_what_seeds_share(noise: list[float], shift: float) -> None:
+    base = 100 * np.arange(len(noise))  # seeds far apart, arms close together
+    found = paired_difference(base + np.array(noise) + shift, base)
+    expected = mean_interval(np.array(noise) + shift)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_pairing_needs_the_same_seeds() -> None:
+    with pytest.raises(ValueError, match="2 seeds cannot be paired with 3"):
+        paired_difference([1.0, 2.0], [1.0, 2.0, 3.0])
+
+
+def test_the_bootstrap_is_seeded_and_centred() -> None:
+    values = np.random.default_rng(1).exponential(size=30)
+    first, again, other = (bootstrap_interval(values, np.mean, seed=s) for s in (3, 3, 4))
+    assert first == again != other
+    assert first.low < first.estimate == np.mean(values) < first.high
+
+
+def test_mapping_an_interval_maps_its_ends() -> None:
+    assert Interval(0.0, -1.0, 1.0, 5).map(math.exp) == Interval(1.0, math.exp(-1), math.e, 5)
+
+
+@pytest.mark.parametrize(
+    ("interval", "text"),
+    [
+        (Interval(0.123456, -1.5, 250.4, 5), "0.12 [-1.50, 250], n = 5"),
+        (Interval(0.0, 0.0123, 4e-5, 3), "0.00 [0.012, 4e-05], n = 3"),
+    ],
+)
+def test_an_interval_writes_itself(interval: Interval, text: str) -> None:
+    assert str(interval) == text
