@@ -81,6 +81,11 @@ unit: $(STAMP) ## pytest on tests/, two processes
 bench: $(PEERS) ## Training speed against PyTorch; writes the table of the page Speed
 	$(BIN)/python benchmarks/training_speed.py
 
+.PHONY: figure
+figure: $(STAMP) ## Draw the README's figure from the best recorded run
+	$(BIN)/python -c "import pathlib; from plasticity import figures, results; \
+	  figures.save_home_figure(results.best('optimizer_instability'), pathlib.Path('book/_static/home.png'))"
+
 .PHONY: format
 format: $(STAMP) ## Format sources and notebooks, strip notebook outputs
 	$(BIN)/ruff check --fix --exit-zero --quiet .

@@ -57,7 +57,9 @@ def main() -> None:
         try:
             answer = obey(json.loads(line), job["contender"], tasks)
         except Exception as error:
-            answer = {"failed": f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"}
+            answer = {
+                "failed": f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            }
         answered = time.process_time()
         answers.write(json.dumps(answer | {"idle_cpu_seconds": idle}) + "\n")
 

@@ -1,4 +1,4 @@
-"""Our ways to train, all through `optimizer_instability.train` itself, and a step's bare products."""
+"""Our ways to train, all by `optimizer_instability.train` itself, and a step's bare products."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from plasticity.experiments.optimizer_instability import Config, State, train
 
 SEED = 0
 
+start = jax.jit(optimizer_instability.start, static_argnums=0)
+
 
 def config_of(case: Case) -> Config:
     """Return Fig. 1's configuration, default Adam, at the size of the case."""
@@ -27,10 +29,11 @@ def make_world(case: Case) -> World:
     config = config_of(case)
     world, _ = optimizer_instability.load(config)
     key = jax.random.key(SEED)
-    params = optimizer_instability.start(config, world, key).params
+    params = start(config, world, key).params
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
     labels = data.random_labels(key, case.n_images)
-    return World(np.asarray(world.inputs), np.asarray(labels), leaves)
+    adam = np.array([config.learning_rate, config.b1, config.b2, config.eps])
+    return World(np.asarray(world.inputs), np.asarray(labels), leaves, adam)
 
 
 def check_indices(case: Case) -> np.ndarray:
@@ -56,7 +59,7 @@ class Scan:
 
     def reset(self) -> None:
         key, world = jax.random.key(SEED), optimizer_instability.World(self.inputs, self.labels)
-        state = optimizer_instability.start(self.config, world, key)
+        state = start(self.config, world, key)
         # Copies, because training donates its state.
         params = jax.tree.structure(state.params).unflatten(map(jnp.copy, self.leaves))
         opt_state = optimizers.adam(self.config.learning_rate, self.config.adam).init(params)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -27,6 +27,7 @@ class World(NamedTuple):
     inputs: np.ndarray  # (images, 784), standardised
     labels: np.ndarray  # (images,), random
     params: list[np.ndarray]  # (bias, kernel) of the first layer, of the second, of the third
+    adam: np.ndarray  # learning rate, b1, b2, eps
 
 
 class Task(Protocol):
@@ -45,14 +46,14 @@ class Task(Protocol):
 def write_world(path: Path, world: World) -> None:
     """Store a world for the contenders to read."""
     params = {f"params_{k}": leaf for k, leaf in enumerate(world.params)}
-    np.savez(path, inputs=world.inputs, labels=world.labels, **params)
+    np.savez(path, inputs=world.inputs, labels=world.labels, adam=world.adam, **params)
 
 
 def read_world(path: Path) -> World:
     """Return what `write_world` stored."""
     with np.load(path, allow_pickle=False) as stored:
-        params = [stored[f"params_{k}"] for k in range(len(stored.files) - 2)]
-        return World(stored["inputs"], stored["labels"], params)
+        params = [stored[f"params_{k}"] for k in range(len(stored.files) - 3)]
+        return World(stored["inputs"], stored["labels"], params, stored["adam"])
 
 
 def turn(task: Task, seconds: float) -> float:
@@ -76,3 +77,25 @@ def compile_seconds(task: Task) -> float:
         task.block()
         times.append(time.perf_counter() - began)
     return max(0.0, times[0] - times[1])
+
+
+def distance(
+    a: list[np.ndarray], b: list[np.ndarray], origin: list[np.ndarray] | None = None
+) -> float:
+    """Return |a - b| / |a - origin| over all arrays together, in Euclidean norm."""
+    origin = origin or [np.zeros_like(x) for x in a]
+    apart = sum(float(np.sum((x - y) ** 2.0)) for x, y in zip(a, b, strict=True))
+    whole = sum(float(np.sum((x - y) ** 2.0)) for x, y in zip(a, origin, strict=True))
+    return (apart / whole) ** 0.5
+
+
+def tolerance(kind: type[np.floating[Any]]) -> float:
+    """Return how far apart equal computations may end after `CHECK_STEPS` steps of Adam.
+
+    Sums in another order differ by about eps of their terms' size. Adam divides each entry of the
+    gradient by that entry's own size, so the error of an entry that is small by cancellation is
+    magnified: a share x of the entries lies below x times the usual size and gets an error of
+    eps / x, at most about 1. The root mean square over all entries is then about the root of eps,
+    at each step.
+    """
+    return CHECK_STEPS * float(np.finfo(kind).eps) ** 0.5

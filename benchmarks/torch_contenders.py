@@ -13,8 +13,6 @@ from task import Case, Task, World
 from torch import Tensor, nn
 from torch.nn import functional
 
-from plasticity.experiments.optimizer_instability import Config
-
 
 def use_all_cores() -> None:
     """Let PyTorch use every core that this process may use."""
@@ -32,19 +30,16 @@ class Training:
     def __init__(self, case: Case, world: World, *, fused: bool | None, compiled: str) -> None:
         use_all_cores()
         torch.manual_seed(0)
-        self.case, self.world, settings = case, world, Config()
+        self.case, self.world = case, world
         self.inputs = torch.from_numpy(world.inputs)
         self.labels = torch.from_numpy(world.labels).long()
         layers: list[nn.Module] = []
         for kernel in world.params[1::2]:
             layers += [nn.Linear(*kernel.shape, dtype=self.inputs.dtype), nn.ReLU()]
         self.model = nn.Sequential(*layers[:-1])
+        rate, b1, b2, eps = world.adam.tolist()
         self.optimizer = torch.optim.Adam(
-            self.model.parameters(),
-            lr=settings.learning_rate,
-            betas=(settings.b1, settings.b2),
-            eps=settings.eps,
-            fused=fused,
+            self.model.parameters(), lr=rate, betas=(b1, b2), eps=eps, fused=fused
         )
         whole = partial(torch.compile, dynamic=False)
         self.loss: Callable[..., Tensor] = whole(self.plain_loss) if compiled else self.plain_loss
@@ -81,7 +76,7 @@ class Training:
 
     def check(self, indices: np.ndarray) -> list[np.ndarray]:
         self.reset()
-        for batch in torch.from_numpy(indices).long():
+        for batch in torch.tensor(indices, dtype=torch.long):
             self.step(batch)
         layers = [layer for layer in self.model if isinstance(layer, nn.Linear)]
         pairs = [(layer.bias, layer.weight.T) for layer in layers]

@@ -62,6 +62,11 @@ def experiment(name: str) -> ModuleType:
     return importlib.import_module(f"plasticity.experiments.{name}")
 
 
+def experiment_modules() -> dict[str, ModuleType]:
+    """Return every experiment's module by its name."""
+    return {name: experiment(name) for name in experiment_names()}
+
+
 def _run(options: argparse.Namespace) -> None:
     module, config = _resolve(options)
     finished = driver.run(

@@ -6,7 +6,9 @@ each arm beside its colour, and at the foot of each figure the run that it shows
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,12 +16,23 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
 from plasticity import optimizers
 from plasticity.results import Run
 from plasticity.statistics import mean_interval
+
+
+class Figure(MatplotlibFigure):
+    """A figure that notebooks display without pyplot, and so without its global state."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        with mpl.rc_context(STYLE):
+            self.savefig(buffer, format="png")
+        return buffer.getvalue()
+
 
 STYLE: Any = {
     "font.size": 10,
@@ -192,6 +205,13 @@ def collapse_times(run: Run, times: pd.DataFrame, names: Mapping[str, str] = VAR
             axes.set_yticklabels(arms.values())
             axes.invert_yaxis() if clock == "step" else None
         return _finish(figure, run)
+
+
+def save_home_figure(run: Run, path: Path) -> None:
+    """Write the README's figure, marked with the hash of the run's table, which a test compares."""
+    figure = accuracy_and_dead_units(run, tuple(ARMS))
+    source = {"Source": run.provenance["sha256"]["results.csv"]}
+    figure.savefig(path, dpi=110, metadata=source)
 
 
 def _seeds_and_mean(axes: Axes, rows: pd.DataFrame, arm: str) -> None:

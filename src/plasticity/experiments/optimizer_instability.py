@@ -345,15 +345,20 @@ def times_to_collapse(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _at_end(run: Run, arm: str, metric: str) -> np.ndarray:
+def at_end(run: Run, arm: str, metric: str) -> np.ndarray:
     """Return the values of ``metric`` at the last step of ``arm``, one a seed, in seed order."""
     return run.select(arm=arm, metric=metric).groupby("seed").value.last().to_numpy()
 
 
+def mean_accuracy(run: Run, arm: str) -> np.ndarray:
+    """Return the accuracy of ``arm`` averaged over all periods, one value a seed, in seed order."""
+    return run.select(arm=arm, metric="accuracy").groupby("seed").value.mean().to_numpy()
+
+
 def judge_dead_units(run: Run) -> Verdict:
     """Judge adam-dead-units: the default optimizer ends with dead units and without accuracy."""
-    dead = statistics.mean_interval(_at_end(run, "default", "dead_units"))
-    accuracy = statistics.mean_interval(_at_end(run, "default", "accuracy"))
+    dead = statistics.mean_interval(at_end(run, "default", "dead_units"))
+    accuracy = statistics.mean_interval(at_end(run, "default", "accuracy"))
     return decide(
         "adam-dead-units",
         Condition("dead units at the end, default", dead, ">", 0.2),
@@ -363,13 +368,13 @@ def judge_dead_units(run: Run) -> Verdict:
 
 def judge_tuned_stable(run: Run) -> Verdict:
     """Judge adam-tuned-stable: the tuned optimizer ends alive, accurate, better than default."""
-    accuracy = _at_end(run, "tuned", "accuracy")
-    gain = statistics.paired_difference(accuracy, _at_end(run, "default", "accuracy"))
+    accuracy = at_end(run, "tuned", "accuracy")
+    gain = statistics.paired_difference(accuracy, at_end(run, "default", "accuracy"))
     return decide(
         "adam-tuned-stable",
         Condition(
             "dead units at the end, tuned",
-            statistics.mean_interval(_at_end(run, "tuned", "dead_units")), "<", 0.1,
+            statistics.mean_interval(at_end(run, "tuned", "dead_units")), "<", 0.1,
         ),
         Condition("accuracy at the end, tuned", statistics.mean_interval(accuracy), ">", 0.9),
         Condition("accuracy, tuned minus default", gain, ">", 0.0),

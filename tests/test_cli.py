@@ -1,0 +1,120 @@
+"""The command line as its users meet it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from plasticity import checkpoints, cli, configuration, results
+from plasticity.experiments import optimizer_instability as experiment
+
+TINY = [
+    "--set", "n_images=50", "--set", "width=8", "--set", "batch_size=8",
+    "--set", "steps_per_period=20", "--set", "periods=2", "--set", "window=5",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nonsense", "--profile", "quick"], "unknown experiment 'nonsense': choose from"),
+        (["optimizer_instability", "--profile", "quikc"], "unknown profile 'quikc'"),
+        (["optimizer_instability", "--profile", "quick", "--set", "widht=3"], "field 'widht'"),
+        (["optimizer_instability", "--profile", "quick", "--set", "width=wide"], "whole number"),
+        (["optimizer_instability", "--profile", "quick", "--seeds", "0"], "seeds = 0"),
+        # out of range in an arm though not in the profile: a quarter of 2 images is none
+        (["optimizer_instability", "--profile", "laptop", "--set", "batch_size=2"], "batch_size"),
+    ],
+)
+def test_bad_arguments_are_refused_before_any_work(
+    arguments: list[str], message: str, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["run", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not runs.exists()
+
+
+def test_a_data_problem_is_told_without_a_traceback(
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLASTICITY_DATA", str(runs / "nowhere"))
+    assert cli.main(["run", "optimizer_instability", "--profile", "quick", *TINY]) == 1
+    assert "PLASTICITY_DATA" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_run_then_list_then_status(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["run", "optimizer_instability", "--profile", "quick", "--seeds", "1", *TINY]
+    assert cli.main([*arguments, "--workers", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "adam-dead-units: inconclusive" in out  # one seed decides nothing
+    (label,) = [path.name for path in (runs / "optimizer_instability").iterdir()]
+    assert label.startswith("quick-")
+    assert results.load("optimizer_instability", label).config["seeds"] == 1
+
+    assert cli.main(["status"]) == 0
+    assert f"optimizer_instability {label}: finished" in capsys.readouterr().out
+    assert cli.main(["list"]) == 0
+    out = capsys.readouterr().out
+    assert "estimated from" in out
+    for profile in experiment.PROFILES:
+        assert f"  {profile}" in out
+
+
+def test_status_tells_how_far_an_unfinished_run_is(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = experiment.PROFILES["quick"]
+    work = runs / "optimizer_instability" / "quick" / "work"
+    header = {
+        "config": configuration.to_dict(config),
+        "execution": {"processes": "one a core", "batched": False},
+    }
+    checkpoints.open_header(work, header)
+    folder = checkpoints.UnitFolder(work, "tuned", (0,))
+    folder.save(3, {"x": results.np.ones(2)}, [{"y": results.np.ones(1)}] * 3, 6.0)
+    assert cli.main(["status"]) == 0
+    told = capsys.readouterr().out
+    # 3 of 12 chunks of one of 12 units took 6 s: 141 chunks of 2 s are left
+    assert "3 of 144 chunks, 5 min of compute left; stopped" in told
+    with checkpoints.locked(work):
+        assert cli.main(["status"]) == 0
+        assert "running" in capsys.readouterr().out
+
+
+def test_nothing_run_yet_is_said(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status"]) == 0
+    assert "plasticity list" in capsys.readouterr().out
+
+
+def test_run_needs_no_plotting_and_no_notebook_package() -> None:
+    """A GPU node has the core dependencies and nothing else."""
+    code = (
+        "import sys\n"
+        "class Refuse:\n"
+        "    names = {'matplotlib', 'papermill', 'nbformat', 'IPython', 'jupyter_book',\n"
+        "             'mlxtend', 'pooch', 'sklearn', 'gymnasium', 'ale_py', 'jaxtyping'}\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in self.names:\n"
+        "            raise ModuleNotFoundError(f'{name} is not on this node')\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+        "from plasticity import cli\n"
+        "cli._resolve(cli._parser().parse_args(\n"
+        "    ['run', 'optimizer_instability', '--profile', 'gpu']))\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_notebook_of_an_unknown_profile_is_refused(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["notebook", "optimizer_instability", "--profile", "fast"]) == 2
+    assert "unknown profile 'fast'" in capsys.readouterr().err

@@ -1,0 +1,125 @@
+"""Runs on disk: what is written is what is read, and a damaged run is not believed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from plasticity import configuration, results
+
+TABLE = pd.DataFrame(
+    {"arm": ["a", "b"], "seed": [0, 0], "step": [1, 1], "metric": "x", "value": [0.1, 1 / 3]}
+)
+ARRAYS = {"trace/a": np.arange(6.0).reshape(2, 3)}
+PROVENANCE = {
+    "profile": "laptop", "seeds": [0], "data": {"records": 5, "full_set": 10, "dataset": "toy"},
+    "device": {"kind": "a machine"}, "config": {},
+}  # fmt: skip
+
+
+def write(label: str = "laptop", **changes: object) -> results.Run:
+    """Record a made-up run."""
+    return results.write("toy", label, TABLE, ARRAYS, {**PROVENANCE, **changes})
+
+
+def test_what_is_written_is_what_is_read(runs: Path) -> None:
+    run = write()
+    pd.testing.assert_frame_equal(run.table, TABLE)
+    np.testing.assert_array_equal(run.arrays["trace/a"], ARRAYS["trace/a"])
+    assert {path.name for path in (runs / "toy" / "laptop").iterdir()} == {
+        "results.csv", "arrays.npz", "run.json",
+    }  # fmt: skip
+
+
+def test_equal_runs_are_equal_bytes(runs: Path) -> None:
+    write("laptop")
+    write("gpu", profile="gpu")
+    for name in ("results.csv", "arrays.npz"):
+        first, second = ((runs / "toy" / label / name).read_bytes() for label in ("laptop", "gpu"))
+        assert first == second
+
+
+@pytest.mark.parametrize("name", ["results.csv", "arrays.npz"])
+def test_damage_is_found(runs: Path, name: str) -> None:
+    write()
+    path = runs / "toy" / "laptop" / name
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(results.ResultsError, match=f"{name} is not what the run wrote.*delete"):
+        results.load("toy", "laptop")
+
+
+def test_broken_provenance_and_absent_runs_are_named(runs: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"run\.json is missing.*--profile laptop"):
+        results.load("toy", "laptop-0badc0de")
+    write()
+    path = runs / "toy" / "laptop" / "run.json"
+    path.write_text(path.read_text()[:50])
+    with pytest.raises(results.ResultsError, match=r"run\.json is not a run's provenance"):
+        results.load("toy", "laptop")
+    path.write_text(json.dumps({"no": "hashes"}))
+    with pytest.raises(results.ResultsError):
+        results.load("toy", "laptop")
+
+
+def test_the_best_run_is_the_one_nearest_to_the_paper_and_no_trial(runs: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no recorded run of toy"):
+        results.best("toy")
+    write("quick", profile="quick")
+    write("paper-0badc0de", profile="paper")
+    write("laptop")
+    assert results.best("toy").label == "laptop"
+    assert [run.label for run in results.recorded("toy")] == ["paper-0badc0de", "laptop", "quick"]
+
+
+def test_a_run_describes_itself(runs: Path) -> None:
+    assert write().describe() == "laptop run · 1 seeds · 5 of 10 images (toy) · a machine"
+
+
+def test_labels_tell_trials_from_profiles() -> None:
+    import toy
+
+    assert results.label(toy.PROFILES, "quick", toy.Config()) == "quick"
+    other = results.label(toy.PROFILES, "quick", toy.Config(scale=2.0))
+    assert other == f"quick-{configuration.digest(toy.Config(scale=2.0))[:8]}"
+    with pytest.raises(configuration.ConfigError, match="unknown profile"):
+        results.label(toy.PROFILES, "slow", toy.Config())
+
+
+def test_runs_are_found_from_below_the_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PLASTICITY_RUNS", raising=False)
+    (tmp_path / "papermill_runs").mkdir()
+    (tmp_path / "book").mkdir()
+    monkeypatch.chdir(tmp_path / "book")
+    assert results.root() == tmp_path / "papermill_runs"
+
+
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "results.csv"
+    results.write_atomically(path, b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(results.ResultsError, match=r"No space left on device.*it resumes"):
+        results.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_provenance_says_what_computed(repository: Path) -> None:
+    found = results.environment()
+    assert set(results.PACKAGES) <= set(found["packages"])
+    assert found["device"]["kind"]
+    if (repository / ".git").exists():
+        assert len(found["commit"]) == 40
