@@ -136,10 +136,14 @@ $(STAMP): requirements.lock pyproject.toml
 	  >$(IPYTHONDIR)/profile_default/ipython_kernel_config.py; \
 	touch $@
 
-# PyTorch's CPU build where uv can choose it; set TORCH to install another one, e.g. a wheel.
-TORCH ?= torch>=2.6
+# The extra `benchmark`, on top of the lock. uv takes PyTorch's CPU build; where uv finds none, or is not there, pip
+# installs what its indexes have (PyPI's build for Linux brings gigabytes of CUDA: to spare them, set
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu).
 $(PEERS): $(STAMP)
 	@set -e; \
-	if command -v uv >/dev/null; then uv pip install --python $(BIN)/python --torch-backend=cpu '$(TORCH)'; \
-	else $(BIN)/python -m pip install '$(TORCH)'; fi; \
+	if command -v uv >/dev/null && uv pip install --quiet --python $(BIN)/python --torch-backend=cpu --no-build-isolation -e '.[benchmark]'; then :; \
+	else \
+	  $(BIN)/python -c 'import pip' 2>/dev/null || $(BIN)/python -m ensurepip; \
+	  $(BIN)/python -m pip install --quiet --no-build-isolation -e '.[benchmark]'; \
+	fi; \
 	touch $@

@@ -7,36 +7,35 @@ what it takes all the same it reports.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 import numpy as np
-from task import Case, Task, World, compile_seconds, read_world, turn
+from task import Case, Task, compile_seconds, in_double, read_world, turn
 
 
-def maker(name: str) -> Callable[[Case, World], Task]:
-    """Return what builds the tasks of the named contender; import nothing that it does not use."""
-    if name.startswith("torch"):
-        import torch_contenders
-
-        return torch_contenders.TASKS[name]
-    import jax_contenders
-
-    return jax_contenders.TASKS[name]
+def module_of(name: str) -> ModuleType:
+    """Import what the named contender needs, and nothing that it does not."""
+    return importlib.import_module("torch_contenders" if "torch" in name else "jax_contenders")
 
 
 def obey(order: Mapping[str, Any], name: str, tasks: dict[Case, Task]) -> dict[str, Any]:
     """Prepare a case, train for a check, or take a turn; return the answer."""
-    case = Case(*order["case"])
+    case, module = Case(*order["case"]), module_of(name)
+    make = module.TASKS[name]
     if order["do"] == "prepare":
-        tasks[case] = maker(name)(case, read_world(order["world"]))
+        tasks[case] = make(case, read_world(order["world"]))
         return {"compile_seconds": compile_seconds(tasks[case])}
     if order["do"] == "check":
-        np.savez(order["out"], *tasks[case].check(np.load(order["indices"])))
+        with module.double_precision():
+            double = make(case, in_double(read_world(order["world"])))
+            np.savez(order["out"], *double.check(np.load(order["indices"])))
         return {}
     return {"steps_per_second": turn(tasks[case], order["seconds"])}
 

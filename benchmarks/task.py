@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -89,13 +89,21 @@ def distance(
     return (apart / whole) ** 0.5
 
 
-def tolerance(kind: type[np.floating[Any]]) -> float:
-    """Return how far apart equal computations may end after `CHECK_STEPS` steps of Adam.
+def in_double(world: World) -> World:
+    """Return the same world in float64, for a check.
 
-    Sums in another order differ by about eps of their terms' size. Adam divides each entry of the
-    gradient by that entry's own size, so the error of an entry that is small by cancellation is
-    magnified: a share x of the entries lies below x times the usual size and gets an error of
-    eps / x, at most about 1. The root mean square over all entries is then about the root of eps,
-    at each step.
+    In float32 equal computations part within a few steps: of a million inputs to ReLUs some lie
+    within rounding of zero, fall on different sides of it, and have another gradient.
     """
-    return CHECK_STEPS * float(np.finfo(kind).eps) ** 0.5
+    params = [leaf.astype(np.float64) for leaf in world.params]
+    return world._replace(inputs=world.inputs.astype(np.float64), params=params)
+
+
+TOLERANCE = CHECK_STEPS * float(np.finfo(np.float64).eps) ** 0.5
+"""How far apart equal computations may end, in float64, relative to how far they went.
+
+Sums in another order differ by about eps of their terms' size. Adam divides each entry of the
+gradient by that entry's own size, so the error of an entry that is small by cancellation is
+magnified: a share x of the entries lies below x times the usual size and gets an error of eps / x,
+at most about 1. The root mean square over all entries is then about the root of eps, at each step.
+"""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,14 @@ def use_all_cores() -> None:
     """Let PyTorch use every core that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     torch.set_num_threads(len(affinity(0)) if affinity else os.cpu_count() or 1)
+
+
+@contextmanager
+def double_precision() -> Iterator[None]:
+    """Make float64 PyTorch's default, that of Adam's step count included."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 class Training:
@@ -35,7 +44,7 @@ class Training:
         self.labels = torch.from_numpy(world.labels).long()
         layers: list[nn.Module] = []
         for kernel in world.params[1::2]:
-            layers += [nn.Linear(*kernel.shape, dtype=self.inputs.dtype), nn.ReLU()]
+            layers += [nn.Linear(*kernel.shape), nn.ReLU()]
         self.model = nn.Sequential(*layers[:-1])
         rate, b1, b2, eps = world.adam.tolist()
         self.optimizer = torch.optim.Adam(

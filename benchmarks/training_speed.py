@@ -28,7 +28,7 @@ from typing import Any
 import jax_contenders
 import numpy as np
 import pandas as pd
-from task import Case, distance, read_world, tolerance, write_world
+from task import TOLERANCE, Case, distance, read_world, write_world
 
 from plasticity import results, speed
 
@@ -194,7 +194,8 @@ class Benchmark:
             if reference is None or contender.name in NO_CHECK:
                 continue
             out = self.folder / "out.npz"
-            answer = contender.ask("check", case, indices=str(indices), out=str(out))
+            files = {"world": str(self.world(case)), "indices": str(indices), "out": str(out)}
+            answer = contender.ask("check", case, **files)
             if "failed" in answer:
                 raise RuntimeError(f"{contender.name}: {answer['failed']}")
             with np.load(out) as stored:
@@ -202,10 +203,10 @@ class Benchmark:
             origin = start if contender.table == "training" else None
             away = distance(found[reference], found[contender.name], origin)
             self.distances.setdefault(contender.name, {})[key(case)] = away
-            if not away <= tolerance(np.float32):
+            if not away <= TOLERANCE:
                 raise DifferentComputations(
                     f"{contender.name} and {reference} differ by {away:.1e} of what they computed "
-                    f"({key(case)}); rounding explains {tolerance(np.float32):.1e}"
+                    f"({key(case)}); rounding explains {TOLERANCE:.1e}"
                 )
 
     def turn(self, contender: Contender, case: Case, number: int) -> None:
@@ -259,7 +260,7 @@ def record(benchmark: Benchmark, began: str, load: float, output: Path) -> None:
         },
         "compile_seconds": benchmark.compile_seconds,
         "distances": benchmark.distances,
-        "tolerance": tolerance(np.float32),
+        "tolerance": TOLERANCE,
         "failed": benchmark.failed,
         "sha256": hashlib.sha256(table).hexdigest(),
     }

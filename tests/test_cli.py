@@ -118,3 +118,15 @@ def test_a_notebook_of_an_unknown_profile_is_refused(
 ) -> None:
     assert cli.main(["notebook", "optimizer_instability", "--profile", "fast"]) == 2
     assert "unknown profile 'fast'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_plain_papermill_refuses_an_unknown_profile(repository: Path, tmp_path: Path) -> None:
+    """papermill itself checks no parameters: the chapter does."""
+    chapter = repository / "book" / "optimizer_instability.ipynb"
+    done = subprocess.run(
+        [sys.executable, "-m", "papermill", chapter, tmp_path / "o.ipynb", "-p", "profile", "fast"],
+        capture_output=True, text=True, cwd=repository, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "unknown profile 'fast': choose from quick, laptop, gpu, paper" in done.stderr

@@ -175,35 +175,35 @@ def spikes(run: Run, arms: Sequence[str] = tuple(ARMS)) -> Figure:
         return _finish(figure, run)
 
 
-def collapse_times(run: Run, times: pd.DataFrame, names: Mapping[str, str] = VARIATIONS) -> Figure:
-    """Draw when each variation of the tuned arm collapses, counted by each clock of ``times``.
+def collapse_times(run: Run, times: pd.DataFrame) -> Figure:
+    """Draw when each arm collapses, counted by three clocks, against the tuned arm's median.
 
-    ``times`` has columns arm, seed, collapsed and one column a clock. A triangle is a network
-    that had not collapsed when its run ended.
+    ``times`` has columns arm, seed, collapsed and one column a clock, as from the experiment's
+    `times_to_collapse`. A triangle is a network that had not collapsed when its run ended.
     """
     clocks = {
         "step": "optimizer steps",
         "switches": "switches of labels",
-        "memorised": "sets of labels memorised",
+        "distance": "distance moved",
     }
-    arms = {"tuned": "tuned", **names}
+    names = {arm: name for arm, (_, _, name) in ARMS.items()} | {"tuned": "tuned", **VARIATIONS}
+    arms = [arm for arm in names if arm in set(times.arm)]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8, 3.6))
-        for axes, (clock, title) in zip(
-            figure.subplots(1, 3, sharey=True), clocks.items(), strict=True
-        ):
+        figure = Figure(figsize=(8, 4.2))
+        columns = figure.subplots(1, 3, sharey=True)
+        for axes, (clock, title) in zip(columns, clocks.items(), strict=True):
             reference = times[times.arm == "tuned"][clock].median()
-            axes.axvline(reference, color=GREY, linestyle=":", linewidth=1)
+            axes.axvline(reference, color=ARMS["tuned"][0], linestyle=":", linewidth=1.2)
             for row, arm in enumerate(arms):
                 chosen = times[times.arm == arm]
-                colour = ARMS["tuned"][0] if arm == "tuned" else "#444444"
+                colour = ARMS[arm][0] if arm in ARMS else "#444444"
                 for collapsed, marker in ((True, "o"), (False, ">")):
                     x = chosen[chosen.collapsed == collapsed][clock]
                     axes.plot(x, np.full(len(x), row), marker, color=colour, alpha=0.6)
                 axes.plot(chosen[clock].median(), row, "|", color=colour, markersize=16)
-            axes.set(title=title, xlim=(0, None), yticks=range(len(arms)))
-            axes.set_yticklabels(arms.values())
-            axes.invert_yaxis() if clock == "step" else None
+            axes.set(title=title, xlim=(0, None))
+        columns[0].set_yticks(range(len(arms)), [names[arm] for arm in arms])
+        columns[0].invert_yaxis()
         return _finish(figure, run)
 
 

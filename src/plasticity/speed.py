@@ -132,7 +132,7 @@ def describe(machine: dict[str, Any]) -> str:
     text = (
         f"Measured {machine['finished'][:10]} on {device['kind']}, {device['cores']} cores, "
         f"{device['system']}, Python {machine['python']}, {versions}; commit "
-        f"{str(machine['commit'])[:8]}{changed}. {settings['rounds']} rounds, turns of at least "
+        f"{(machine['commit'] or 'unknown')[:8]}{changed}. {settings['rounds']} rounds, turns of at least "
         f"{settings['seconds']:g} s; those at rest took {machine['idle_cpu_share']:.2%} of a core."
     )
     failed = [
