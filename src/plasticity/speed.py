@@ -128,11 +128,12 @@ def describe(machine: dict[str, Any]) -> str:
     versions = ", ".join(
         f"{name} {packages[name]}" for name in ("jax", "torch") if name in packages
     )
+    commit = (machine["commit"] or "unknown")[:8]
     changed = ", with uncommitted changes" if machine["uncommitted_source"] else ""
     text = (
         f"Measured {machine['finished'][:10]} on {device['kind']}, {device['cores']} cores, "
         f"{device['system']}, Python {machine['python']}, {versions}; commit "
-        f"{(machine['commit'] or 'unknown')[:8]}{changed}. {settings['rounds']} rounds, turns of at least "
+        f"{commit}{changed}. {settings['rounds']} rounds, turns of at least "
         f"{settings['seconds']:g} s; those at rest took {machine['idle_cpu_share']:.2%} of a core."
     )
     failed = [
