@@ -221,7 +221,10 @@ def test_a_mechanism_never_met_is_inconclusive() -> None:
     assert verdict.conditions[0].measured.n == statistics.UNKNOWN.n == 0
 
 
-@pytest.mark.parametrize("run", results.recorded("optimizer_instability"), ids=lambda r: r.label)
+COMMITTED = [run for run in results.recorded("optimizer_instability") if run.profile != "quick"]
+
+
+@pytest.mark.parametrize("run", COMMITTED, ids=lambda run: run.label)
 def test_recorded_runs_are_of_this_code_this_profile_and_these_data(run: Run) -> None:
     """If this fails after a change that is meant, record again: `plasticity run ... --fresh`."""
     config = configuration.from_dict(Config, run.config)

@@ -324,10 +324,8 @@ def times_to_collapse(run: Run) -> pd.DataFrame:
     summed over periods) and in the ``distance`` that the parameters moved, period by period.
     """
     rows = []
-    metrics = run.table.pivot(
-        index=["arm", "seed", "step"], columns="metric", values="value"
-    ).sort_index()
-    for (arm, seed), group in metrics.groupby(["arm", "seed"]):
+    for (arm, seed), long in run.table.groupby(["arm", "seed"], sort=False):
+        group = long.pivot(index="step", columns="metric", values="value").sort_index()
         accuracy = group.accuracy.to_numpy()
         below = np.flatnonzero(accuracy < np.maximum.accumulate(accuracy) / 2)
         last = int(below[0]) if below.size else len(accuracy) - 1
@@ -336,7 +334,7 @@ def times_to_collapse(run: Run) -> pd.DataFrame:
                 "arm": arm,
                 "seed": seed,
                 "collapsed": bool(below.size),
-                "step": group.index[last][-1],
+                "step": group.index[last],
                 "switches": last,
                 "memorised": np.maximum(accuracy[:last] - 0.1, 0).sum() / 0.9,
                 "distance": group.displacement.to_numpy()[:last].sum(),
