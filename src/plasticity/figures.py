@@ -88,8 +88,8 @@ def accuracy_and_dead_units(run: Run, arms: Sequence[str] = ("default", "tuned")
                 _seeds_and_mean(axes, run.select(arm=arm, metric=metric), arm)
             axes.set(title=title, ylim=(-0.03, 1.03), xlabel="optimizer steps")
         left.axhline(0.1, color=GREY, linestyle=":", linewidth=1)
-        left.annotate(
-            "chance", (0, 0.1), (2, 2), textcoords="offset points", color=GREY, fontsize=8
+        left.text(
+            0.01, 0.11, "chance", transform=left.get_yaxis_transform(), color=GREY, fontsize=8
         )
         _legend(figure, arms)
         return _finish(figure, run)

@@ -46,10 +46,7 @@ def moment_ratio(opt_state: Any, settings: AdamSettings) -> Float[Array, ""]:
     gradient never was anything but zero (v̂ = 0) does not count. ``opt_state`` is any optax state
     that holds one Adam state. Raises KeyError if it holds none.
     """
-    adam_state = cast(
-        optax.ScaleByAdamState,
-        optax.tree.get(opt_state, "ScaleByAdamState"),
-    )
+    adam_state = cast(optax.ScaleByAdamState, optax.tree.get(opt_state, "ScaleByAdamState"))
     if adam_state is None:
         raise KeyError("the optimizer state holds no Adam moments")
     m_hat = optax.tree.bias_correction(adam_state.mu, settings.b1, adam_state.count)

@@ -50,10 +50,8 @@ def mean_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> Interval
     mean = float(sample.mean())
     if sample.size == 1:
         return Interval(mean, -math.inf, math.inf, 1)
-    if np.ptp(sample) == 0:
-        return Interval(mean, mean, mean, sample.size)
-    low, high = stats.t.interval(confidence, sample.size - 1, mean, stats.sem(sample))
-    return Interval(mean, float(low), float(high), sample.size)
+    half = float(stats.t.ppf((1 + confidence) / 2, sample.size - 1) * stats.sem(sample))
+    return Interval(mean, mean - half, mean + half, sample.size)
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = CONFIDENCE) -> Interval:
