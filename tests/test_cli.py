@@ -130,3 +130,19 @@ def test_plain_papermill_refuses_an_unknown_profile(repository: Path, tmp_path: 
     )  # fmt: skip
     assert done.returncode != 0
     assert "unknown profile 'fast': choose from quick, laptop, gpu, paper" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("exceptions", "succeeded"),
+    [([False, False], True), ([False, None], False), ([False, True], False), ([None, None], False)],
+)
+def test_a_notebook_succeeded_only_if_every_cell_ran(
+    exceptions: list[bool | None], succeeded: bool
+) -> None:
+    """A killed kernel leaves null in the cells that it never reached, all "completed"."""
+    cells = [
+        {"cell_type": "code", "metadata": {"papermill": {"exception": e, "status": "completed"}}}
+        for e in exceptions
+    ]
+    prose = {"cell_type": "markdown", "metadata": {}}
+    assert cli._ran_to_its_end({"cells": [*cells, prose]}) is succeeded

@@ -12,7 +12,7 @@ import importlib.util
 import json
 import pkgutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -172,6 +172,7 @@ def _notebook(options: argparse.Namespace) -> None:
     if importlib.util.find_spec("papermill") is None:
         raise NotebookFailed('papermill is not installed: pip install "plasticity[book]"')
     import papermill
+    from nbclient.exceptions import DeadKernelError
 
     source = results.root().parent / "book" / f"{options.name}.ipynb"
     label = results.label(module.PROFILES, options.profile, config)
@@ -184,13 +185,29 @@ def _notebook(options: argparse.Namespace) -> None:
         raise NotebookFailed(f"{source} has no parameter {', '.join(sorted(unknown))}")
     try:
         papermill.execute_notebook(str(source), str(partial), parameters, cwd=str(source.parent))
-    except papermill.PapermillExecutionError as error:
-        raise NotebookFailed(f"{source}: {error.ename}: {error.evalue}; see {partial}") from error
-    succeeded = json.loads(partial.read_text())["metadata"]["papermill"]["exception"] is False
-    if not succeeded:  # a killed kernel leaves null
+    except (papermill.PapermillExecutionError, DeadKernelError) as error:
+        raise NotebookFailed(f"{source} failed; see {partial}\n{error}") from error
+    document = json.loads(partial.read_text(encoding="utf-8"))
+    if not _ran_to_its_end(document):
         raise NotebookFailed(f"{source} did not run to its end; see {partial}")
-    partial.replace(target)
+    # papermill notes absolute paths, which mean nothing on another machine
+    document["metadata"]["papermill"] |= {
+        "input_path": f"book/{source.name}",
+        "output_path": target.name,
+    }
+    results.write_atomically(target, (json.dumps(document, indent=1) + "\n").encode())
+    partial.unlink()
     print(target)
+
+
+def _ran_to_its_end(notebook: Mapping[str, Any]) -> bool:
+    """Return whether papermill's own record says that every cell ran and none failed.
+
+    It calls cells "completed" that a killed kernel never reached; only ``exception``, which is null
+    until a cell starts, tells them apart.
+    """
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    return all(cell["metadata"]["papermill"]["exception"] is False for cell in cells)
 
 
 def _parser() -> argparse.ArgumentParser:
