@@ -297,7 +297,8 @@ def _mnist_5k(dataset: Dataset) -> Images:
         # At most three digits and a comma each.
         text = _unpacked(dataset, path, entry.records * width * 4)
         # Read as int64 and narrow after the check: pandas would wrap 256 to the uint8 0 in silence.
-        table = pd.read_csv(io.BytesIO(text), header=None, dtype=np.int64).to_numpy()
+        frame = pd.read_csv(io.BytesIO(text), header=None, dtype=np.int64)
+        table: npt.NDArray[np.int64] = frame.to_numpy()
     if table.shape[1] != width or table.min() < 0 or table.max() > 255:
         found = f"{table.shape[1]} columns of {table.min()} to {table.max()}"
         raise _problem(dataset, path, f"{width} columns of 0 to 255", found)

@@ -391,7 +391,8 @@ def judge_mechanism(run: Run) -> Verdict:
         for arm in ("default", "tuned")
     )
     memorised = (default.accuracy >= 0.9) & (tuned.accuracy >= 0.9)
-    jumps = (default.update_spike / tuned.update_spike)[memorised].dropna().map(np.log)
+    ratios: Any = (default.update_spike / tuned.update_spike)[memorised].dropna()
+    jumps = ratios.map(np.log)
     by_seed = jumps.groupby("seed").mean().to_numpy()
     log_ratio = statistics.mean_interval(by_seed) if by_seed.size else statistics.UNKNOWN
     ratio = log_ratio.map(np.exp)
