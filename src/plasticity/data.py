@@ -281,8 +281,8 @@ def _images(
     if len(pixels) != len(labels):
         counts = f"{len(pixels)} images, {len(labels)} labels"
         raise _problem(dataset, " and ".join(sha256), "as many images as labels", counts)
-    if labels.max() > 9:
-        raise _problem(dataset, " and ".join(sha256), "labels 0 to 9", f"label {labels.max()}")
+    if np.max(labels) > 9:
+        raise _problem(dataset, " and ".join(sha256), "labels 0 to 9", f"label {np.max(labels)}")
     n = len(labels)
     full = _SETS[dataset].records
     counted = {"dataset": dataset, "records": n, "records_available": n, "full_set": full}
@@ -297,10 +297,9 @@ def _mnist_5k(dataset: Dataset) -> Images:
         # At most three digits and a comma each.
         text = _unpacked(dataset, path, entry.records * width * 4)
         # Read as int64 and narrow after the check: pandas would wrap 256 to the uint8 0 in silence.
-        frame = pd.read_csv(io.BytesIO(text), header=None, dtype=np.int64)
-        table: npt.NDArray[np.int64] = frame.to_numpy()
-    if table.shape[1] != width or table.min() < 0 or table.max() > 255:
-        found = f"{table.shape[1]} columns of {table.min()} to {table.max()}"
+        table = pd.read_csv(io.BytesIO(text), header=None, dtype=np.int64).to_numpy()
+    if table.shape[1] != width or np.min(table) < 0 or np.max(table) > 255:
+        found = f"{table.shape[1]} columns of {np.min(table)} to {np.max(table)}"
         raise _problem(dataset, path, f"{width} columns of 0 to 255", found)
     digest = _verified(dataset, path, origin, len(table) >= entry.records)
     pixels = table[:, :-1].astype(np.uint8, order="C").reshape(-1, 28, 28, 1)
