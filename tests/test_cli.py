@@ -69,7 +69,7 @@ def test_status_tells_how_far_an_unfinished_run_is(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = experiment.PROFILES["quick"]
-    work = runs / "optimizer_instability" / "quick" / "work"
+    work = runs / "optimizer_instability" / "quick" / "unfinished"
     header = {
         "config": configuration.to_dict(config),
         "execution": {"processes": "one a core", "batched": False},

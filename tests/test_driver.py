@@ -59,7 +59,7 @@ def test_records_the_whole_run_with_its_provenance(runs: Path) -> None:
     assert run.config == configuration.to_dict(toy.Config())
     assert run.provenance["seeds"] == [0, 1]
     assert {"commit", "packages", "device", "code", "world", "began"} <= set(run.provenance)
-    assert not list((runs / "toy" / "quick" / "work").glob("*/"))  # nothing left but the lock
+    assert not list((runs / "toy" / "quick" / "unfinished").glob("*/"))  # nothing left but the lock
 
 
 def test_equal_seeds_give_equal_bits_and_other_seeds_others(runs: Path) -> None:
@@ -104,7 +104,7 @@ def test_overridden_settings_get_a_folder_of_their_own(runs: Path) -> None:
 def test_killed_again_and_again_it_resumes_to_the_same_bits(runs: Path, tmp_path: Path) -> None:
     config = toy.Config(chunks=8, seconds_a_chunk=0.1, size=100_000)
     finish(child(config, tmp_path / "unbroken"))
-    work = runs / "toy" / results.label(toy.PROFILES, "quick", config) / "work"
+    work = runs / "toy" / results.label(toy.PROFILES, "quick", config) / "unfinished"
     for kill in range(4):
         process, before = child(config, runs), chunks_done(config, work)
         while chunks_done(config, work) < before + 3:
@@ -165,7 +165,7 @@ def test_killed_in_the_middle_of_a_write_it_resumes_to_the_same_bits(
 
 def interrupt(config: toy.Config, runs: Path, chunks: int) -> Path:
     """Leave an unfinished run of ``config`` whose first unit has ``chunks`` chunks; its folder."""
-    work = results.folder("toy", results.label(toy.PROFILES, "quick", config)) / "work"
+    work = results.folder("toy", results.label(toy.PROFILES, "quick", config)) / "unfinished"
     steps = iter(range(chunks))
 
     def stop_after(*arguments: object, **options: object) -> None:
@@ -231,7 +231,7 @@ def test_a_damaged_record_costs_its_unit_and_no_other(runs: Path) -> None:
 def test_two_drivers_do_not_share_a_folder(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     with (
-        checkpoints.locked(runs / "toy" / "quick" / "work"),
+        checkpoints.locked(runs / "toy" / "quick" / "unfinished"),
         pytest.raises(checkpoints.CheckpointError, match="in use by another process"),
     ):
         run_here(toy.Config())
@@ -267,7 +267,7 @@ def test_one_failed_arm_does_not_spoil_the_others(
     monkeypatch.syspath_prepend(Path(__file__).parent)
     with pytest.raises(driver.UnitsFailed, match=r"(?s)2 of 4 units failed.*told to fail"):
         driver.run(toy, config, "quick")
-    work = results.folder("toy", results.label(toy.PROFILES, "quick", config)) / "work"
+    work = results.folder("toy", results.label(toy.PROFILES, "quick", config)) / "unfinished"
     assert checkpoints.UnitFolder(work, "narrow", (1,)).chunks_done() == 2
     monkeypatch.setenv("TOY_MENDED", "1")
     assert len(driver.run(toy, config, "quick").arrays) == 4

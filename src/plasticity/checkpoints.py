@@ -1,8 +1,8 @@
 """The work folder of an unfinished run: what makes it resume to the same bits.
 
-``papermill_runs/<experiment>/<label>/work/`` holds a header (configuration, code, environment), a
-lock that only one driver and its workers can hold, and a folder for each unit, one arm on one
-seed::
+``papermill_runs/<experiment>/<label>/unfinished/`` has a header (configuration, code,
+environment), a lock that only one driver and its workers can hold, and a folder for each unit, one
+arm on one seed::
 
     header.json  lock
     <arm>/<seed>/records_000007.npz   what the chunks since the last checkpoint measured

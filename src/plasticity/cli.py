@@ -133,7 +133,7 @@ def _duration(seconds: float) -> str:
 
 def _status(options: argparse.Namespace) -> None:
     found = False
-    for header in sorted(results.root().glob("*/*/work/header.json")):
+    for header in sorted(results.root().glob("*/*/unfinished/header.json")):
         found = True
         print(_progress(header.parent))
     for name in experiment_names():

@@ -116,7 +116,7 @@ def run(
     code = fingerprint.code_digest(experiment)
     if reuse and not fresh and (found := _recorded(name, label, config, code)):
         return found
-    work = results.folder(name, label) / "work"
+    work = results.folder(name, label) / "unfinished"
     in_workers = jax.default_backend() == "cpu" and workers != 0
     environment = results.environment()
     header = {
