@@ -130,7 +130,11 @@ def chunks_done(config: toy.Config, work: Path) -> int:
 def test_killed_in_the_middle_of_a_write_it_resumes_to_the_same_bits(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Die inside each kind of write, at the moment when its temporary file is half written."""
+    """Die inside each kind of write, at the moment when its temporary file is half written.
+
+    In turn: the header, a record, a state, the arrays and the provenance of the finished run. Each
+    attempt resumes what the one before it left.
+    """
     config = toy.Config(chunks=3)
     expected = run_here(config, profile="laptop").provenance["sha256"]
     code = (
@@ -154,12 +158,12 @@ def test_killed_in_the_middle_of_a_write_it_resumes_to_the_same_bits(
     replace = "os.replace = dying(os.replace)"
     rename = "os.rename = dying(os.rename)"
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    for patch, n in ((replace, 1), (replace, 4), (rename, 2), (replace, 14), (replace, 15)):
+    for patch, n in ((replace, 1), (replace, 4), (rename, 2), (replace, 11), (replace, 3)):
         process = subprocess.run(
             [sys.executable, "-c", code.format(patch=patch, n=n)],
             env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False,
         )  # fmt: skip
-        assert process.returncode in (0, 9), process.stderr
+        assert process.returncode == 9, process.stderr  # it did die there
     assert run_here(config).provenance["sha256"] == expected
 
 
