@@ -201,14 +201,19 @@ def test_an_unfinished_run_of_another_configuration_or_code_is_not_resumed(
         run_here(dataclasses.replace(toy.Config(), scale=4.0))
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "exchange"])
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_serves(
     runs: Path, damage: str
 ) -> None:
     expected = run_here(toy.Config(), profile="laptop").provenance["sha256"]
     work = interrupt(toy.Config(), runs, 4)
     state = max((work / "narrow" / "0").glob("state_*"))
-    for path in [path for path in state.rglob("*") if path.is_file() and path.stat().st_size]:
+    files = [path for path in state.rglob("*") if path.is_file() and path.stat().st_size]
+    if damage == "exchange":  # readable, complete, and not the state that belongs here
+        shutil.rmtree(state)
+        shutil.copytree(min(state.parent.glob("state_*")), state)
+        files = []
+    for path in files:
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 0xFF
         if damage == "remove":
