@@ -112,14 +112,13 @@ def test_imports_run_one_way() -> None:
         allowed |= layer
         seen |= layer
         for name in layer:
-            paths = (
-                (SOURCE / name).glob("*.py") if name == "experiments" else [SOURCE / f"{name}.py"]
-            )
-            for path in paths:
+            package = SOURCE / name
+            for path in package.glob("*.py") if package.is_dir() else [SOURCE / f"{name}.py"]:
                 own = {m.split(".")[1] for m in imported(path) if m.startswith("plasticity.")}
                 assert own <= allowed, f"{path.name} imports {own - allowed} from above"
-    files = {path.stem for path in SOURCE.glob("*.py")} | {"experiments"}
-    assert seen == files - {"__init__"}
+    files = {path.stem for path in SOURCE.glob("*.py")}
+    packages = {path.parent.name for path in SOURCE.glob("*/__init__.py")}
+    assert seen == (files | packages) - {"__init__"}
 
 
 @pytest.mark.parametrize(
@@ -127,7 +126,7 @@ def test_imports_run_one_way() -> None:
 )
 def test_some_packages_have_one_importer(package: str, only: set[str]) -> None:
     importers = {
-        path.stem
+        path.relative_to(SOURCE).parts[0].removesuffix(".py")
         for path in SOURCE.rglob("*.py")
         if any(module.partition(".")[0] == package for module in imported(path))
     }

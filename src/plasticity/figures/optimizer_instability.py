@@ -1,57 +1,21 @@
-"""The book's figures: results in, a matplotlib Figure out. The only module that imports matplotlib.
-
-One style for all: Okabe and Ito's colours, which colour-blind readers can tell apart, a marker for
-each arm beside its colour, and at the foot of each figure the run that it shows.
-"""
+"""Figures of the chapter on optimizer instability (Fig. 1)."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
 from plasticity import optimizers
+from plasticity.figures.style import GREY, STYLE, Figure, finish
 from plasticity.results import Run
 from plasticity.statistics import mean_interval
-
-
-class Figure(MatplotlibFigure):
-    """A figure that notebooks display without pyplot, and so without its global state."""
-
-    def _repr_png_(self) -> bytes:
-        buffer = io.BytesIO()
-        with mpl.rc_context(STYLE):
-            self.savefig(buffer, format="png")
-        return buffer.getvalue()
-
-
-STYLE: Any = {
-    "font.size": 10,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 4.5,
-    "figure.dpi": 110,
-    "savefig.dpi": 180,
-    "figure.facecolor": "white",
-    "figure.constrained_layout.use": True,
-}
 
 ARMS: Mapping[str, tuple[str, str, str]] = {
     "default": ("#D55E00", "o", "default Adam"),
@@ -72,8 +36,6 @@ VARIATIONS: Mapping[str, str] = {
 }
 """Names of the variations around the tuned arm."""
 
-GREY = "#6b6b6b"
-
 
 def accuracy_and_dead_units(run: Run, arms: Sequence[str] = ("default", "tuned")) -> Figure:
     """Draw Fig. 1: accuracy at the end of each label period, and dead units, against steps."""
@@ -92,7 +54,7 @@ def accuracy_and_dead_units(run: Run, arms: Sequence[str] = ("default", "tuned")
             0.01, 0.11, "chance", transform=left.get_yaxis_transform(), color=GREY, fontsize=8
         )
         _legend(figure, arms)
-        return _finish(figure, run)
+        return finish(figure, run)
 
 
 def two_by_two(run: Run) -> Figure:
@@ -108,7 +70,7 @@ def two_by_two(run: Run) -> Figure:
             axes.set_ylabel("accuracy")
         for axes in grid[1]:
             axes.set_xlabel("optimizer steps")
-        return _finish(figure, run)
+        return finish(figure, run)
 
 
 def around_the_switch(run: Run, switch: int = 1, arms: Sequence[str] = tuple(ARMS)) -> Figure:
@@ -151,7 +113,7 @@ def around_the_switch(run: Run, switch: int = 1, arms: Sequence[str] = tuple(ARM
         for axes in grid[1]:
             axes.set_xlabel("steps after the labels change")
         _legend(figure, arms)
-        return _finish(figure, run)
+        return finish(figure, run)
 
 
 def spikes(run: Run, arms: Sequence[str] = tuple(ARMS)) -> Figure:
@@ -172,7 +134,7 @@ def spikes(run: Run, arms: Sequence[str] = tuple(ARMS)) -> Figure:
             axes.axhline(1, color=GREY, linestyle=":", linewidth=1)
             axes.set(title=title, yscale="log", xlabel="optimizer steps")
         _legend(figure, arms)
-        return _finish(figure, run)
+        return finish(figure, run)
 
 
 def collapse_times(run: Run, times: pd.DataFrame) -> Figure:
@@ -204,7 +166,7 @@ def collapse_times(run: Run, times: pd.DataFrame) -> Figure:
             axes.set(title=title, xlim=(0, None))
         columns[0].set_yticks(range(len(arms)), [names[arm] for arm in arms])
         columns[0].invert_yaxis()
-        return _finish(figure, run)
+        return finish(figure, run)
 
 
 def save_home_figure(run: Run, path: Path) -> None:
@@ -233,9 +195,3 @@ def _legend(figure: Figure, arms: Iterable[str]) -> None:
         Line2D([], [], color=ARMS[arm][0], marker=ARMS[arm][1], label=ARMS[arm][2]) for arm in arms
     ]
     figure.legend(handles=handles, loc="outside upper left", ncols=2, fontsize=9)
-
-
-def _finish(figure: Figure, run: Run) -> Figure:
-    """Write at the figure's foot which run it shows."""
-    figure.supxlabel(run.describe(), fontsize=7.5, color=GREY, x=0.995, ha="right")
-    return figure
