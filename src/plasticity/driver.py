@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import queue
 import shutil
 import subprocess
 import sys
@@ -52,7 +51,7 @@ class Experiment(Protocol):
         """Return the changes to the configuration that define each arm."""
 
     def load(self, config: Any) -> tuple[Any, dict[str, object]]:
-        """Return the arrays that training only reads, and where they come from."""
+        """Return the arrays that training only reads, for all arms, and where they come from."""
 
     def start(self, config: Any, world: Any, key: jax.Array) -> Any:
         """Return the state before the first chunk. Pure; jitted by the driver."""
@@ -221,7 +220,7 @@ def advance_unit(
     yield done
     if done == total:
         return
-    world, _ = _load(cast(ModuleType, module), arm_config)
+    world, _ = _load(cast(ModuleType, module), config)
     start, advance = _compiled(cast(ModuleType, module), batched=len(unit.seeds) > 1)
     keys = [jax.random.key(seed) for seed in unit.seeds]
     state = start(arm_config, world, jnp.stack(keys) if len(keys) > 1 else keys[0])
@@ -313,9 +312,7 @@ def _run_in_workers(
 ) -> dict[Unit, str]:
     """Run the units in worker processes, each pinned to a core; return the reasons of failures."""
     cores = _cores()[: workers or None][: len(parts)]
-    waiting: queue.SimpleQueue[Unit] = queue.SimpleQueue()
-    for unit in parts:
-        waiting.put(unit)
+    waiting = Waiting(parts)
     job = {
         "experiment": experiment.__name__,
         "config": configuration.to_dict(config),
@@ -341,9 +338,33 @@ def _run_in_workers(
                 process.kill()
             for thread in threads:  # each sees its worker's end, and closes the pipes
                 thread.join()
-    while not waiting.empty():  # only if every worker died
-        failed[waiting.get()] = "no worker left to run it"
+    while unit := waiting.take(None):  # only if every worker died
+        failed[unit] = "no worker left to run it"
     return failed
+
+
+class Waiting:
+    """The units that no worker has begun, handed out so that few workers compile the same arm."""
+
+    def __init__(self, parts: list[Unit]) -> None:
+        """Take the units in the order in which they should be begun."""
+        self.units, self.begun, self.lock = list(parts), set[str](), threading.Lock()
+
+    def take(self, arm: str | None) -> Unit | None:
+        """Return the next unit for a worker that has compiled ``arm``; None if none is left.
+
+        One of the same arm if there is any, else one of an arm that nobody has begun, else the
+        first that is left.
+        """
+        with self.lock:
+            if not self.units:
+                return None
+            same = [unit for unit in self.units if unit.arm == arm]
+            unbegun = [unit for unit in self.units if unit.arm not in self.begun]
+            unit = (same or unbegun or self.units)[0]
+            self.units.remove(unit)
+            self.begun.add(unit.arm)
+            return unit
 
 
 def _cores() -> list[int | None]:
@@ -370,19 +391,16 @@ def _spawn(job: Mapping[str, Any], work: Path, lock: int) -> subprocess.Popen[st
 
 def _serve(
     process: subprocess.Popen[str],
-    waiting: queue.SimpleQueue[Unit],
+    waiting: Waiting,
     bar: tqdm[Any],
     failed: dict[Unit, str],
 ) -> None:
     """Hand units to one worker until none is left; note the reason of each that fails."""
     with process:
         assert process.stdin is not None and process.stdout is not None
-        while True:
-            try:
-                unit = waiting.get_nowait()
-            except queue.Empty:
-                return
-            last = 0
+        arm = None
+        while unit := waiting.take(arm):
+            arm, last = unit.arm, 0
             failed[unit] = "its worker died (out of memory?); see its log in the work folder"
             try:
                 process.stdin.write(json.dumps(unit) + "\n")

@@ -9,7 +9,7 @@ Their :math:`\\bar\\epsilon` is what optax calls ``eps_root``.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -73,3 +73,23 @@ def ratio_after_jump(
     at once. With b2 = b1 it never exceeds 1. This is §4.1's explanation as a formula.
     """
     return (1 - settings.b1**steps) / jnp.sqrt(1 - settings.b2**steps)
+
+
+OptimizerName = Literal["adam", "rmsprop", "sgd"]
+
+
+def of_name(name: OptimizerName, learning_rate: float) -> optax.GradientTransformation:
+    """Return an optimizer by the name that configurations and tables use.
+
+    ``adam`` has A.1's default constants, ``rmsprop`` those of the DQN of dqn_zoo (centred, decay
+    .95, ε 1e-5: Quan & Ostrovski 2020), ``sgd`` no momentum. Raises ValueError for another name.
+    """
+    if name == "adam":
+        return adam(learning_rate, DEFAULT_ADAM)
+    if name == "rmsprop":
+        return optax.rmsprop(learning_rate, decay=0.95, eps=1e-5, centered=True)
+    if name == "sgd":
+        return optax.sgd(learning_rate)
+    raise ValueError(
+        f"unknown optimizer {name!r}: choose from {', '.join(get_args(OptimizerName))}"
+    )

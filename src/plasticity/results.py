@@ -1,9 +1,9 @@
 """Recorded runs: where they lie, what stands in them, and whether they can be believed.
 
 A recorded run is a folder ``papermill_runs/<experiment>/<label>/`` with a tidy table
-(``results.csv``), named arrays (``arrays.npz``) and its provenance (``run.json``), which holds the
-hashes of the other two. ``label`` is the profile, or the profile with a suffix if settings were
-overridden, so that a trial never overwrites a recorded run.
+(``results.csv``), named arrays (``arrays.npz``), for some a bank of parameters (``bank/``), and its
+provenance (``run.json``), which holds the hashes of the others. ``label`` is the profile, or the
+profile with a suffix if settings were overridden, so that a trial never overwrites a recorded run.
 """
 
 from __future__ import annotations
@@ -73,6 +73,19 @@ class Run:
                 raise KeyError(f"no rows with {columns}; {name} is one of {sorted(known)}")
         return chosen.sort_values(["seed", "step"])
 
+    def bank(self, arm: str) -> dict[str, np.ndarray]:
+        """Return what the run kept of ``arm``: each parameter at every probe, (probes, ...).
+
+        Raises KeyError, naming what there is, if nothing was kept of it.
+        """
+        banks = [n for n in self.provenance["sha256"] if n.startswith("bank/")]
+        if f"bank/{arm}.npz" not in banks:
+            known = ", ".join(n.removeprefix("bank/").removesuffix(".npz") for n in banks)
+            raise KeyError(f"no parameters of {arm!r} were kept; there are {known or 'none'}")
+        path = folder(self.experiment, self.label) / "bank" / f"{arm}.npz"
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+
     def describe(self) -> str:
         """Return one line for a figure's foot: profile, seeds, data with record count, device."""
         data, device = self.provenance["data"], self.provenance["device"]
@@ -122,10 +135,17 @@ def write(
 ) -> Run:
     """Record a finished run, each file atomically and ``run.json`` last.
 
+    Arrays named ``bank/<arm>/<name>`` go into a file for each arm, which `Run.bank` reads.
     Until ``run.json`` is in place a reader sees the run that was there before, or none.
     """
     target = folder(experiment, run_label)
-    files = {"results.csv": table.to_csv(index=False).encode(), "arrays.npz": npz_bytes(arrays)}
+    banks: dict[str, dict[str, np.ndarray]] = {}
+    for name in [name for name in arrays if name.startswith("bank/")]:
+        _, arm, path = name.split("/", 2)
+        banks.setdefault(arm, {})[path] = arrays[name]
+    kept = {name: array for name, array in arrays.items() if not name.startswith("bank/")}
+    files = {"results.csv": table.to_csv(index=False).encode(), "arrays.npz": npz_bytes(kept)}
+    files |= {f"bank/{arm}.npz": npz_bytes(bank) for arm, bank in banks.items()}
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     document = {"experiment": experiment, **provenance, "sha256": hashes}
     files["run.json"] = (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()

@@ -8,10 +8,11 @@ where it promises nineteen in twenty (`tests/test_statistics.py` measures both).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
@@ -83,6 +84,111 @@ def bootstrap_interval(
     )  # fmt: skip
     low, high = result.confidence_interval
     return Interval(float(statistic(sample)), float(low), float(high), sample.size)
+
+
+def sign_stability(
+    table: pd.DataFrame,
+    statistics: Sequence[str],
+    target: str,
+    strata: Sequence[str],
+    setting: str | None = None,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+    resamples: int = 4_000,
+) -> pd.DataFrame:
+    """Return how each statistic correlates with ``target`` in every stratum: does its sign hold?
+
+    The falsification test of Lyle et al. (2023, §5.2) for anybody's table of runs. A quantity that
+    explains the target should go with it everywhere; one whose sign turns cannot be the cause.
+
+    Args:
+        table: one row a run; rows with a value that is not finite are left out and counted.
+        statistics: columns to test.
+        target: the column to explain.
+        strata: columns whose combinations are the strata.
+        setting: a column of settings, such as the optimizer, that may move statistic and target
+            together. With it each stratum has two rows: ``pooled`` over settings, and ``within``
+            them, which correlates ranks taken inside each setting.
+        confidence, seed, resamples: of the percentile bootstrap over runs, drawn inside settings.
+
+    One row a statistic, stratum and adjustment, with columns ``n``, ``left_out``, ``spearman``,
+    ``low``, ``high``, and ``low_all``, ``high_all``: an interval that holds for all strata of the
+    statistic at once (Bonferroni), as it takes to speak of the highest or the lowest of them. A
+    statistic that is constant in a stratum has no correlation: NaN, in an infinite interval. Raises
+    KeyError for a column that is missing, ValueError for an empty table.
+    """
+    missing = {*statistics, target, *strata, *([setting] if setting else [])} - set(table.columns)
+    if missing:
+        raise KeyError(f"the table has no column {', '.join(sorted(missing))}")
+    if table.empty:
+        raise ValueError("the table has no rows")
+    rows = []
+    groups = list(table.groupby(list(strata), sort=False))
+    alpha = 1 - confidence
+    levels = [alpha / 2, 1 - alpha / 2, alpha / 2 / len(groups), 1 - alpha / 2 / len(groups)]
+    for statistic in statistics:
+        for values, group in groups:
+            kept = group[np.isfinite(group[[statistic, target]].to_numpy(float)).all(axis=1)]
+            codes = pd.factorize(kept[setting])[0] if setting else np.zeros(len(kept), int)
+            x, y = kept[statistic].to_numpy(float), kept[target].to_numpy(float)
+            for adjustment in ("pooled", "within") if setting else ("pooled",):
+                inside = codes if adjustment == "within" else np.zeros_like(codes)
+                estimate = float(_spearman(x[None], y[None], inside)[0])
+                bounds = [-np.inf, np.inf] * 2
+                if np.isfinite(estimate):
+                    chosen = _resample(codes, resamples, np.random.default_rng(seed))
+                    # a resample in which one of the two is constant carries no correlation
+                    drawn = np.nan_to_num(_spearman(x[chosen], y[chosen], inside))
+                    bounds = np.quantile(drawn, levels).tolist()
+                counts = len(kept), len(group) - len(kept)
+                rows.append((statistic, *values, adjustment, *counts, estimate, *bounds))
+    names = ["low", "high", "low_all", "high_all"]
+    columns = ["statistic", *strata, "adjustment", "n", "left_out", "spearman", *names]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def extremes(rows: pd.DataFrame) -> tuple[Interval, Interval]:
+    """Return the highest and the lowest correlation over strata, with simultaneous intervals.
+
+    ``rows`` are those of one statistic and adjustment from `sign_stability`. Where all intervals of
+    the strata hold at once, the highest correlation lies between the highest lower and the highest
+    upper bound, and the lowest likewise. Strata where it is undefined do not count.
+    """
+    known = rows[np.isfinite(rows.spearman)]
+    if known.empty:
+        return UNKNOWN, UNKNOWN
+    n = int(known.n.sum())
+    high = Interval(known.spearman.max(), known.low_all.max(), known.high_all.max(), n)
+    low = Interval(known.spearman.min(), known.low_all.min(), known.high_all.min(), n)
+    return high, low
+
+
+def _resample(codes: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Return indices (resamples, n) that draw with replacement inside each group of ``codes``."""
+    chosen = np.empty((resamples, codes.size), int)
+    for code in np.unique(codes):
+        (members,) = np.nonzero(codes == code)
+        chosen[:, members] = members[rng.integers(members.size, size=(resamples, members.size))]
+    return chosen
+
+
+def _spearman(x: np.ndarray, y: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Return the correlation of the rows' ranks, taken and centred inside each group of columns.
+
+    With one group this is Spearman's; NaN where either is constant.
+    """
+    centred = []
+    for values in (x, y):
+        ranks = np.empty(values.shape)
+        for code in np.unique(codes):
+            inside = stats.rankdata(values[:, codes == code], axis=1)
+            ranks[:, codes == code] = inside - inside.mean(axis=1, keepdims=True)
+        centred.append(ranks)
+    a, b = centred
+    scale = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+    result = np.full(len(x), np.nan)
+    np.divide((a * b).sum(axis=1), scale, out=result, where=scale > 0)
+    return result
 
 
 def _sample(values: ArrayLike) -> np.ndarray:

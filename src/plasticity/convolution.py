@@ -1,0 +1,84 @@
+"""Convolution as patches times a matrix: the same numbers as XLA's, and on a CPU far faster.
+
+Inside a scan XLA's gradient of a convolution by its kernel runs at about a hundredth of a CPU's
+speed. Slices concatenated into patches and one matrix product run at nearly all of it. On an
+accelerator XLA's own convolution is the faster one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from plasticity import devices
+from plasticity.shapes import Array, Float
+
+
+def convolve(
+    images: Float[Array, "batch height width channels"],
+    kernel: Float[Array, "kh kw channels features"],
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    **lax_arguments: Any,
+) -> Float[Array, "batch out_height out_width features"]:
+    """Return the convolution by the form that is the fastest on this device.
+
+    The signature is that of `jax.lax.conv_general_dilated`, so that it can stand in for it as
+    ``flax.linen.Conv(conv_general_dilated=convolve)``; the axes are those of flax's ``Conv``.
+    """
+    if devices.is_cpu():
+        return by_patches(images, kernel, window_strides, padding, **lax_arguments)
+    return jax.lax.conv_general_dilated(images, kernel, window_strides, padding, **lax_arguments)
+
+
+def by_patches(
+    images: Float[Array, "batch height width channels"],
+    kernel: Float[Array, "kh kw channels features"],
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    *,
+    lhs_dilation: Sequence[int] = (1, 1),
+    rhs_dilation: Sequence[int] = (1, 1),
+    feature_group_count: int = 1,
+    **_: Any,
+) -> Float[Array, "batch out_height out_width features"]:
+    """Return the convolution as kh · kw strided slices, concatenated, times the kernel as a matrix.
+
+    Raises NotImplementedError for dilated or grouped convolutions, ValueError if the kernel's
+    channels are not the images'.
+    """
+    if (*lhs_dilation, *rhs_dilation, feature_group_count) != (1, 1, 1, 1, 1):
+        raise NotImplementedError("dilated and grouped convolutions have no form by patches")
+    height, width, channels, features = kernel.shape
+    if images.shape[-1] != channels:
+        raise ValueError(f"the images have {images.shape[-1]} channels, the kernel {channels}")
+    rows, columns = window_strides
+    pads = (
+        jax.lax.padtype_to_pads(images.shape[1:3], (height, width), window_strides, padding)
+        if isinstance(padding, str)
+        else padding
+    )
+    # Channels first, so that slices are long runs of memory and patches their plain succession.
+    planes = images.transpose(3, 0, 1, 2)
+    padded = jnp.pad(planes, [(0, 0), (0, 0), *((int(low), int(high)) for low, high in pads)])
+    out_height = (padded.shape[2] - height) // rows + 1
+    out_width = (padded.shape[3] - width) // columns + 1
+    patches = jnp.concatenate(
+        [
+            padded[
+                :,
+                :,
+                i : i + rows * (out_height - 1) + 1 : rows,
+                j : j + columns * (out_width - 1) + 1 : columns,
+            ]
+            for i in range(height)
+            for j in range(width)
+        ]
+    )
+    matrix = kernel.reshape(height * width * channels, features)
+    # Two axes only: XLA on a CPU takes its fast product for a matrix, not for a batch of them.
+    flat = matrix.T @ patches.reshape(height * width * channels, -1)
+    return flat.reshape(features, -1, out_height, out_width).transpose(1, 2, 3, 0)

@@ -1,0 +1,31 @@
+"""Which of several forms that compute the same is the fastest on this kind of device.
+
+Measured, not guessed (`benchmarks/`). What a function returns does not depend on the choice, up to
+rounding; tests hold the forms against each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+def is_cpu() -> bool:
+    """Return whether computations run on the CPU unless told otherwise."""
+    return jax.default_backend() == "cpu"
+
+
+def map_lanes(function: Callable[..., Any], *lanes: Any) -> Any:
+    """Apply ``function`` to each slice along the leading axis of ``lanes``; stack what it returns.
+
+    One after the other on a CPU, where batched small matrix products are slower than single ones,
+    and all at once by `jax.vmap` on an accelerator. Raises ValueError if the leading axes differ.
+    """
+    counts = {leaf.shape[0] for leaf in jax.tree.leaves(lanes)}
+    if len(counts) != 1:
+        raise ValueError(f"the leading axes differ: {sorted(counts)}")
+    if is_cpu():
+        return jax.lax.map(lambda lane: function(*lane), lanes)
+    return jax.vmap(function)(*lanes)

@@ -1,0 +1,315 @@
+"""No simple statistic of a network explains its plasticity (Lyle et al. 2023, §5, Figs. 3 and 4).
+
+A population of agents is trained in every problem, observation space and architecture, with several
+optimizer settings and seeds. A statistic that causes the loss of plasticity has to go with it
+everywhere. The paper correlates over all settings pooled; here also within each of them. And the
+learning curves of the probe say how plasticity is lost: by slower progress, or by a higher plateau.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+
+from plasticity import (
+    classification_mdp,
+    configuration,
+    data,
+    optimizers,
+    probe,
+    probed_agent,
+    statistics,
+)
+from plasticity.claims import Condition, Verdict, decide
+from plasticity.probed_agent import State, World
+from plasticity.results import Records, Run
+
+
+def optimizer_setting(setting: str) -> dict[str, Any]:
+    """Return the fields that ``optimizer:learning rate`` sets.
+
+    Raises `configuration.ConfigError` if it cannot be read.
+    """
+    name, _, rate = setting.partition(":")
+    try:
+        learning_rate = float(rate)
+        optimizers.of_name(name, learning_rate)  # type: ignore[arg-type]
+    except ValueError:
+        raise configuration.ConfigError(
+            f"settings: {setting!r}: write optimizer:learning rate, for example adam:1e-3"
+        ) from None
+    return {"optimizer": name, "learning_rate": learning_rate}
+
+
+@dataclass(frozen=True)
+class Config(probed_agent.Config):
+    """Settings of the population; those of one agent are inherited."""
+
+    # what the population spans: every combination
+    variants: tuple[classification_mdp.Variant, ...] = classification_mdp.VARIANTS
+    datasets: tuple[data.Dataset, ...] = ("mnist_5k", "cifar10_train")
+    architectures: tuple[probed_agent.Architecture, ...] = ("mlp", "cnn")
+    settings: tuple[str, ...] = ("adam:1e-3", "rmsprop:2.5e-4")  # optimizer:learning rate
+    sensitivity: bool = (
+        False  # also vary what the paper leaves open, on the first observation space
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot run."""
+        super().__post_init__()
+        for name in ("variants", "datasets", "architectures", "settings"):
+            configuration.require(len(getattr(self, name)) > 0, f"{name}: needs at least one")
+        for setting in self.settings:
+            optimizer_setting(setting)
+
+
+PROFILES: Mapping[str, Config] = {
+    "quick": Config(
+        datasets=("mnist_5k",), architectures=("mlp",), n_images=500, mlp_width=64,
+        target_period=500, probe_every=2_000, probes=2, n_targets=2, probe_steps=800, seeds=4,
+    ),
+    "laptop": Config(
+        n_images=1_000, mlp_width=64, channels=16, cnn_width=64, probes=3, n_targets=2, seeds=6,
+        sensitivity=True, keep_parameters=True,
+    ),
+    "gpu": Config(n_images=4_000, probes=20, n_targets=3, seeds=4),
+    "paper": Config(datasets=("mnist_train", "cifar10_train"), seeds=6),
+}  # fmt: skip
+"""The paper trains 128 agents; 12 strata of two settings and six seeds are 144."""
+
+SENSITIVITY: Mapping[str, Mapping[str, Any]] = {
+    "discount_0.9": {"discount": 0.9},
+    "target_period_100": {"target_period": 100},
+    "target_period_5000": {"target_period": 5_000},
+    "learning_rate_1e-4": {"learning_rate": 1e-4},
+    "batch_128": {"batch_size": 128},
+    "probe_batch_128": {"probe_batch_size": 128},
+    "carried_state": {"probe_state": "carried"},
+}
+"""One change at a time to what the paper leaves open."""
+
+
+def arms(config: Config) -> dict[str, dict[str, Any]]:
+    """Return the changes to ``config`` that define each arm, by name.
+
+    A stratum's arms are named ``variant/dataset/architecture/setting`` with dashes; those of the
+    sensitivity analysis ``variant-change``, around the first data set, architecture and setting.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for architecture in config.architectures:
+        for dataset in config.datasets:
+            for variant in config.variants:
+                base: dict[str, Any] = {
+                    "variant": variant,
+                    "dataset": dataset,
+                    "architecture": architecture,
+                }
+                for k, setting in enumerate(config.settings):
+                    found[f"{variant}-{dataset}-{architecture}-{setting.replace(':', '_')}"] = (
+                        base
+                        | optimizer_setting(setting)
+                        # the bank has one network a stratum
+                        | {"keep_parameters": config.keep_parameters and k == 0}
+                    )
+    if config.sensitivity:
+        for variant in config.variants:
+            around: dict[str, Any] = {
+                "variant": variant, "dataset": config.datasets[0],
+                "architecture": config.architectures[0], "keep_parameters": False,
+                **optimizer_setting(config.settings[0]),
+            }  # fmt: skip
+            found |= {
+                f"{variant}-{name}": {**around, **change} for name, change in SENSITIVITY.items()
+            }
+    return found
+
+
+def load(config: Config) -> tuple[World, dict[str, object]]:
+    """Return the images and targets of all arms, and where the images come from."""
+    return probed_agent.load(replace(config, **changes) for changes in arms(config).values())
+
+
+def chunks(config: Config) -> int:
+    """Return how many times `advance` is called."""
+    return probed_agent.chunks(config)
+
+
+def flops(config: Config) -> float:
+    """Return the floating-point operations of one seed of one arm, to estimate its cost."""
+    return probed_agent.flops(config)
+
+
+def start(config: Config, world: World, key: jax.Array) -> State:
+    """Return an agent before its first step."""
+    return probed_agent.start(config, world, key)
+
+
+def advance(config: Config, world: World, state: State) -> tuple[State, dict[str, jax.Array]]:
+    """Train until the next probe, probe, and take statistics."""
+    return probed_agent.advance(config, world, state)
+
+
+SWEPT = ("variant", "dataset", "architecture", "optimizer", "learning_rate")
+"""Columns of the table beside arm and seed."""
+
+
+def summarize(config: Config, records: Records) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Return the table and the arrays of `probed_agent.tidy`."""
+    return probed_agent.tidy(config, arms(config), SWEPT, records)
+
+
+STRATUM = ("variant", "dataset", "architecture")
+"""What a stratum is: claims.md takes Spearman's correlation in each combination."""
+
+STATISTICS = ("weight_norm", "weight_rank", "feature_rank", "dead_units")
+"""The four of Fig. 3."""
+
+BEYOND = (
+    "dormant_ratio", "linearised_units", "srank", "effective_rank", "stable_rank",
+    "approximate_rank", "sharpness", "gradient_norm",
+)  # fmt: skip
+"""Statistics that the paper did not put to its own test, as far as a run has them."""
+
+
+def main_arms(run: Run) -> list[str]:
+    """Return the arms of the population, without those of the sensitivity analysis."""
+    config = configuration.from_dict(Config, run.config)
+    return list(arms(replace(config, sensitivity=False)))
+
+
+def at_end(run: Run, arm_names: list[str]) -> pd.DataFrame:
+    """Return one row an agent: its settings, every metric at the last probe, what it lost.
+
+    ``plasticity_loss`` is the probe loss at the end minus that before training, the y axis of
+    Fig. 3; ``initial_loss`` and ``probe_loss`` are its two parts, and ``setting`` is the optimizer
+    with its learning rate. Diverged agents are in it, their values NaN and ``diverged`` 1.
+    """
+    rows = run.table[run.table.arm.isin(arm_names)]
+    keys = ["arm", *SWEPT, "seed"]
+    wide = rows.pivot(index=[*keys, "step"], columns="metric", values="value").reset_index()
+    wide = wide.sort_values("step", kind="stable")
+    first = wide.groupby(keys, sort=False).probe_loss.first().rename("initial_loss")
+    last = wide.groupby(keys, sort=False).tail(1).set_index(keys).join(first).reset_index()
+    last["plasticity_loss"] = last.probe_loss - last.initial_loss
+    last["setting"] = last.optimizer + ":" + last.learning_rate.map("{:g}".format)
+    last["arm"] = pd.Categorical(last.arm, arm_names)  # in the order of the arms
+    return last.sort_values(["arm", "seed"], ignore_index=True).astype({"arm": str})
+
+
+def sign_stability(run: Run, names: tuple[str, ...] = STATISTICS) -> pd.DataFrame:
+    """Return Spearman's correlation of each statistic with plasticity loss in every stratum.
+
+    Both over all optimizer settings pooled, as the paper does, and within them: see
+    `plasticity.statistics.sign_stability`.
+    """
+    table = at_end(run, main_arms(run))
+    known = [name for name in names if name in table]
+    return statistics.sign_stability(
+        table, known, "plasticity_loss", strata=STRATUM, setting="setting"
+    )
+
+
+def judge_flip_sign(run: Run) -> Verdict:
+    """Judge statistics-flip-sign: each of Fig. 3's four has one sign here and the other there.
+
+    Within optimizer settings, where a difference between optimizers cannot pass for a property of
+    the statistic. The highest and the lowest of the strata are compared with zero by simultaneous
+    intervals (`plasticity.statistics.sign_stability`): to look for the extremes of a dozen and test
+    those alone would find signs in noise.
+    """
+    found = sign_stability(run)
+    within = found[found.adjustment == "within"]
+    conditions = []
+    for name, rows in within.groupby("statistic", sort=False):
+        highest, lowest = statistics.extremes(rows)
+        strata = f"of {len(rows)} strata, {str(name).replace('_', ' ')}"
+        conditions.append(Condition(f"highest correlation {strata}", highest, ">", 0.0))
+        conditions.append(Condition(f"lowest correlation {strata}", lowest, "<", 0.0))
+    return decide("statistics-flip-sign", *conditions)
+
+
+def fig_4_arm(run: Run) -> str:
+    """Return the arm nearest to Fig. 4: the CNN on CIFAR-10, true-label, first setting."""
+    config = configuration.from_dict(Config, run.config)
+    last = {name: getattr(config, name)[-1] for name in ("datasets", "architectures")}
+    wanted = {
+        "variant": "true_label" if "true_label" in config.variants else config.variants[0],
+        "dataset": last["datasets"],
+        "architecture": last["architectures"],
+        **optimizer_setting(config.settings[0]),
+    }
+    (arm,) = (n for n in main_arms(run) if wanted.items() <= arms(config)[n].items())
+    return arm
+
+
+def steps_to_half(run: Run, arm: str) -> np.ndarray:
+    """Return the optimizer steps until a probe's loss has halved, (seeds, probes).
+
+    The loss starts near twice the baseline or above and the best constant has about .5; "half" is
+    half of .5, the variance of a sine of random phase. A curve that never gets there counts with
+    the budget, too short.
+    """
+    curve = run.arrays[f"curve/{arm}"]
+    below = curve <= BASELINE / 2
+    first = np.where(below.any(axis=2), below.argmax(axis=2) + 1, curve.shape[2])
+    return np.asarray(first * probe.WINDOW)
+
+
+BASELINE = 0.5
+"""b of Eq. (5) for a sine of uniformly random phase: its mean square."""
+
+FLAT = 0.05
+"""A curve is flat that loses less than this share of its loss in the last quarter of its budget."""
+
+
+def late_fall(run: Run, arm: str) -> np.ndarray:
+    """Return the share of its loss that a probe loses in the last quarter, (seeds, probes).
+
+    Both ends are averaged over a tenth of the budget.
+    """
+    curve = run.arrays[f"curve/{arm}"]
+    windows = curve.shape[2]
+    span, quarter = max(1, windows // 10), windows - windows // 4
+    before = curve[..., quarter - span : quarter].mean(axis=2)
+    return np.asarray(1 - curve[..., -span:].mean(axis=2) / before)
+
+
+def end_of_curve(run: Run, arm: str) -> np.ndarray:
+    """Return the mean minibatch loss over the last tenth of the budget, (seeds, probes)."""
+    curve = run.arrays[f"curve/{arm}"]
+    return np.asarray(curve[..., -max(1, curve.shape[2] // 10) :].mean(axis=2))
+
+
+def roughness(run: Run, arm: str) -> np.ndarray:
+    """Return how much the minibatch loss scatters, relative to itself, (seeds, probes)."""
+    relative = run.arrays[f"noise/{arm}"] / run.arrays[f"curve/{arm}"]
+    return np.asarray(relative.mean(axis=2))
+
+
+def judge_slower(run: Run, arm: str | None = None) -> Verdict:
+    """Judge slower-not-higher on Fig. 4's stratum: probes get slower, and late ones still fall.
+
+    Contradicted by curves of the last checkpoint that are flat above .1. Curves that end below it
+    are no plateau to speak of, flat or not.
+    """
+    arm = arm or fig_4_arm(run)
+    steps = steps_to_half(run, arm)
+    slower = statistics.mean_interval(np.log(steps[:, -1] / steps[:, 0])).map(np.exp)
+    end = statistics.mean_interval(end_of_curve(run, arm)[:, -1])
+    plateau = Condition("loss at the end of the budget, last checkpoint", end, "<", 0.1)
+    if not plateau.holds:
+        fall = statistics.mean_interval(late_fall(run, arm)[:, -1])
+        plateau = Condition(
+            "fall of the loss in the last quarter, last checkpoint", fall, ">", FLAT
+        )
+    ratio = Condition("steps to half the baseline, last / first checkpoint", slower, ">", 1.0)
+    return decide("slower-not-higher", ratio, plateau)
+
+
+CLAIMS = {"statistics-flip-sign": judge_flip_sign, "slower-not-higher": judge_slower}
+"""Each claim of `plasticity.claims.LEDGER` that this experiment decides, with its judge."""

@@ -1,0 +1,351 @@
+"""An agent that is trained in a classification MDP and probed on the way (§5.1, A.2).
+
+What the experiments on measuring, falsification, interventions and scaling have in common: every
+``probe_every`` optimizer steps training pauses, a copy of the network fits random targets, and its
+statistics are taken. Experiments differ in their arms, and in what they make of the records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from flax import linen as nn
+
+from plasticity import (
+    checkpoints,
+    classification_mdp,
+    configuration,
+    data,
+    dqn,
+    network_statistics,
+    networks,
+    optimizers,
+    probe,
+)
+from plasticity.classification_mdp import MDP
+from plasticity.results import Records
+from plasticity.shapes import Array, Float, Int
+
+Architecture = Literal["mlp", "cnn"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one agent and its probes; where the paper is silent the comment says so."""
+
+    # problem (§3.2)
+    variant: classification_mdp.Variant = "true_label"
+    dataset: data.Dataset = "mnist_5k"
+    n_images: int = 5_000  # not in the paper for the MDPs
+    # network (A.2)
+    architecture: Architecture = "mlp"
+    mlp_width: int = 512  # units of each hidden layer of the MLP
+    cnn_width: int = 256  # units of each fully connected hidden layer of the CNN
+    channels: int = 64  # of each convolution
+    stride: int = 2  # of each convolution; not in the paper
+    padding: Literal["SAME", "VALID"] = "SAME"  # not in the paper
+    layer_norm: bool = False
+    # agent: the paper gives the target period (§5.1: 1,000) and none of the others
+    optimizer: optimizers.OptimizerName = "adam"
+    learning_rate: float = 1e-3
+    batch_size: int = 32  # transitions, drawn with replacement
+    discount: float = 0.99
+    target_period: int = 1_000  # optimizer steps
+    epsilon: float = 0.1  # probability of a random action
+    double: bool = False  # double Q-learning
+    warmup: int = 1_000  # random transitions before the first optimizer step
+    capacity: int = 10_000  # transitions in the replay buffer
+    # probe (A.2, §5.1: every 5,000 steps, 10 targets, 2,000 steps)
+    probe_every: int = 5_000  # optimizer steps
+    probes: int = 200  # beside the one before training; B.1: 1 M optimizer steps
+    n_targets: int = 10
+    probe_steps: int = 2_000
+    probe_batch_size: int = 32  # inputs; not in the paper
+    probe_state: Literal["fresh", "carried"] = "fresh"  # of the optimizer; the paper allows both
+    keep_parameters: bool = False  # put those of the first seed into the bank, at every probe
+    # seeds
+    seeds: int = 10
+    first_seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot run."""
+        configuration.check(self)
+        configuration.require_positive(
+            self, "n_images", "mlp_width", "cnn_width", "channels", "stride", "learning_rate",
+            "target_period", "batch_size", "probe_every", "n_targets", "probe_steps",
+            "probe_batch_size", "seeds",
+        )  # fmt: skip
+        for name in ("probes", "first_seed"):
+            value = getattr(self, name)
+            configuration.require(value >= 0, f"{name} = {value}: must not be below 0")
+        configuration.require(
+            self.probe_steps % probe.WINDOW == 0,
+            f"probe_steps = {self.probe_steps}: must be a multiple of {probe.WINDOW}",
+        )
+        try:
+            agent(self)
+        except ValueError as error:
+            raise configuration.ConfigError(str(error)) from None
+
+
+class World(NamedTuple):
+    """What training reads and never changes, for all arms of a run."""
+
+    images: Mapping[str, Float[Array, "images height width channels"]]  # by data set; standardised
+    labels: Mapping[str, Int[Array, " images"]]  # the true ones
+    targets: Mapping[str, Float[Array, "targets images actions"]]  # by `network_key`
+
+
+class State(NamedTuple):
+    """Everything that a chunk hands to the next."""
+
+    agent: dqn.State
+    mdp: MDP
+    probe_key: Array  # the same at every probe: equal minibatches, so that probes are paired
+    chunk: Int[Array, ""]
+
+
+def network(config: Config) -> nn.Module:
+    """Return A.2's MLP or CNN with an output for each action."""
+    actions = classification_mdp.STATES
+    if config.architecture == "mlp":
+        return networks.MLP((config.mlp_width,) * 2, actions, config.layer_norm)
+    return networks.CNN(
+        actions, channels=(config.channels,) * 2, strides=(config.stride,) * 2,
+        padding=config.padding, widths=(config.cnn_width,) * 2, layer_norm=config.layer_norm,
+    )  # fmt: skip
+
+
+def forward(config: Config, params: Any, images: dqn.Images) -> networks.Forward:
+    """Return the action values and hidden activations of a batch of images."""
+    flat = images.reshape(images.shape[0], -1) if config.architecture == "mlp" else images
+    found: networks.Forward = network(config).apply(params, flat)  # type: ignore[assignment]
+    return found
+
+
+def initialise(config: Config, shape: tuple[int, ...], key: Array) -> Any:
+    """Return fresh parameters for images of ``shape`` (h, w, c)."""
+    image = (
+        jnp.zeros((1, int(np.prod(shape))))
+        if config.architecture == "mlp"
+        else jnp.zeros((1, *shape))
+    )
+    return network(config).init(key, image)
+
+
+def agent(config: Config) -> dqn.Agent:
+    """Return the agent of ``config``."""
+    return dqn.Agent(
+        apply=lambda params, images: forward(config, params, images).output,
+        optimizer=optimizers.of_name(config.optimizer, config.learning_rate),
+        discount=config.discount, target_period=config.target_period,
+        batch_size=config.batch_size, epsilon=config.epsilon, double=config.double,
+        warmup=config.warmup, capacity=config.capacity,
+    )  # fmt: skip
+
+
+def network_key(config: Config) -> str:
+    """Return the name under which `World` keeps the targets that this network is probed with."""
+    sizes = (
+        f"{config.mlp_width}"
+        if config.architecture == "mlp"
+        else f"{config.channels}-{config.cnn_width}-{config.stride}-{config.padding}"
+    )
+    norm = "-layer_norm" if config.layer_norm else ""
+    return f"{config.dataset}-{config.n_images}-{config.architecture}-{sizes}{norm}"
+
+
+def load(configs: Iterable[Config]) -> tuple[World, dict[str, object]]:
+    """Return the images and probe targets that these arms need, and where the images come from.
+
+    Targets are drawn here, on the host and once, because of what `plasticity.probe.targets` says.
+    """
+    images: dict[str, Any] = {}
+    labels: dict[str, Any] = {}
+    targets: dict[str, Any] = {}
+    sources: dict[str, dict[str, Any]] = {}
+    for config in configs:
+        name = image_key(config)
+        if name not in images:
+            found = data.load(config.dataset, config.n_images)
+            shape = found.pixels.shape
+            images[name] = jnp.asarray(data.standardise(found.pixels).reshape(shape))
+            labels[name] = jnp.asarray(found.labels, jnp.int32)
+            sources[name] = found.source
+        key = network_key(config)
+        if key not in targets:
+            targets[key] = jnp.asarray(draw_targets(config, np.asarray(images[name])))
+    several = list(sources.values())
+    source = {
+        "dataset": " and ".join(sorted({str(s["dataset"]) for s in several})),
+        "records": sum(s["records"] for s in several),
+        "full_set": sum(s["full_set"] for s in several),
+        "origin": " and ".join(sorted({str(s["origin"]) for s in several})),
+        "sets": sources,
+        "images": checkpoints.digest((images, labels)),
+    }
+    return World(images, labels, targets), source
+
+
+def image_key(config: Config) -> str:
+    """Return the name under which `World` keeps the images of this arm."""
+    return f"{config.dataset}-{config.n_images}"
+
+
+def draw_targets(config: Config, images: np.ndarray) -> np.ndarray:
+    """Return the run's probe targets, (targets, images, actions); equal for all seeds and arms."""
+    return probe.targets(
+        lambda params, x: forward(config, params, x).output,
+        lambda key: initialise(config, images.shape[1:], key),
+        images,
+        jax.random.key(0),
+        config.n_targets,
+    )
+
+
+def start(config: Config, world: World, key: Array) -> State:
+    """Return an agent before its first step; equal keys start equal in every arm."""
+    init_key, mdp_key, agent_key, probe_key = jax.random.split(key, 4)
+    name = image_key(config)
+    mdp = classification_mdp.make(config.variant, world.labels[name], mdp_key)
+    params = initialise(config, world.images[name].shape[1:], init_key)
+    state = dqn.start(agent(config), mdp, params, agent_key)
+    return State(state, mdp, probe_key, jnp.zeros((), jnp.int32))
+
+
+def chunks(config: Config) -> int:
+    """Return how many times `advance` is called: once a probe, that before training included."""
+    return config.probes + 1
+
+
+def advance(
+    config: Config, world: World, state: State, event: dqn.Event | None = None
+) -> tuple[State, dict[str, Array]]:
+    """Train until the next probe (the first call does not train), probe, and take statistics.
+
+    The record holds scalars, the fits' ``loss`` (targets,), their mean ``curve`` and ``noise``
+    (windows,), and with ``config.keep_parameters`` the parameters as ``params/<path>``.
+    """
+    images = world.images[image_key(config)]
+    learner = agent(config)
+
+    def train(state: dqn.State) -> tuple[dqn.State, dict[str, Array]]:
+        state, seen = dqn.train(learner, mdp, images, state, config.probe_every, event)
+        return state, {
+            "td_loss": jnp.mean(seen.td_loss),
+            "td_loss_max": jnp.max(seen.td_loss_max),
+            "reward": jnp.mean(seen.reward),
+        }
+
+    def wait(state: dqn.State) -> tuple[dqn.State, dict[str, Array]]:
+        return state, dict.fromkeys(("td_loss", "td_loss_max", "reward"), jnp.asarray(jnp.nan))
+
+    mdp = state.mdp
+    if config.probes:
+        trained, record = jax.lax.cond(state.chunk == 0, wait, train, state.agent)
+    else:  # a fresh network, and nothing to train
+        trained, record = wait(state.agent)
+    record |= measure(config, world, trained, mdp)
+    record |= probe_record(config, world, trained, state.probe_key)
+    if config.keep_parameters:
+        record |= {f"params/{name}": leaf for name, leaf in named_leaves(trained.params).items()}
+    return State(trained, mdp, state.probe_key, state.chunk + 1), record
+
+
+def named_leaves(params: Any) -> dict[str, Array]:
+    """Return the leaves of ``params`` by their path, such as ``params/Dense_0/kernel``."""
+    flat, _ = jax.tree.flatten_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
+
+
+def measure(config: Config, world: World, state: dqn.State, mdp: MDP) -> dict[str, Array]:
+    """Return how the agent does its task, and the statistics of its network over all images."""
+    images = world.images[image_key(config)]
+    output, hidden = forward(config, state.params, images)
+    optimal = jnp.asarray(classification_mdp.optimal_actions(config.variant, config.discount))
+    return {
+        "accuracy": dqn.greedy_accuracy(agent(config), mdp, images, state.params, optimal),
+        "mean_value": jnp.mean(jnp.max(output, axis=1)),
+        "diverged": 1.0 - dqn.is_finite(state.params),
+        **network_statistics.of_network(hidden, state.params),
+    }
+
+
+def probe_record(config: Config, world: World, state: dqn.State, key: Array) -> dict[str, Array]:
+    """Probe the agent's network, by its own optimizer (§3.1)."""
+    found = probe.fit_all(
+        lambda params, x: forward(config, params, x).output,
+        state.params,
+        world.images[image_key(config)],
+        world.targets[network_key(config)],
+        optimizers.of_name(config.optimizer, config.learning_rate),
+        key,
+        opt_state=state.opt_state if config.probe_state == "carried" else None,
+        steps=config.probe_steps,
+        batch_size=config.probe_batch_size,
+    )
+    return {
+        "loss": found.loss,
+        "probe_loss": jnp.mean(found.loss),
+        "curve": jnp.mean(found.curve, axis=0),
+        "noise": jnp.mean(found.noise, axis=0),
+    }
+
+
+ARRAYS = ("loss", "curve", "noise")
+"""What of a record is not a scalar: kept as arrays."""
+
+
+def tidy(
+    config: Config, arms: Mapping[str, Mapping[str, Any]], swept: Iterable[str], records: Records
+) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Return rows (arm, swept settings, seed, step, metric, value) and arrays of all agents.
+
+    Arrays are ``loss/<arm>`` (seeds, probes, targets), ``curve/<arm>`` and ``noise/<arm>`` (seeds,
+    probes, windows), and for the bank ``bank/<arm>/<path>`` (probes, ...), the parameters of the
+    first seed.
+    """
+    swept = list(swept)
+    frames: list[pd.DataFrame] = []
+    stacks: dict[str, list[np.ndarray]] = {}
+    bank: dict[str, np.ndarray] = {}
+    for (arm, seed), record in records.items():
+        arm_config = replace(config, **arms[arm])
+        scalars = {k: v for k, v in record.items() if k not in ARRAYS and "/" not in k}
+        step = arm_config.probe_every * np.arange(len(record["probe_loss"]))
+        frame = pd.DataFrame({"step": step, **scalars}).melt("step", var_name="metric")
+        frame["value"] = frame.value.astype(np.float32)  # written with the digits that it has
+        frames.append(
+            frame.assign(arm=arm, seed=seed, **{n: getattr(arm_config, n) for n in swept})
+        )
+        for name in ARRAYS:
+            stacks.setdefault(f"{name}/{arm}", []).append(record[name])
+        if seed == config.first_seed:
+            kept = {k: v for k, v in record.items() if k.startswith("params/")}
+            bank |= {f"bank/{arm}/{name.removeprefix('params/')}": v for name, v in kept.items()}
+    columns = ["arm", *swept, "seed", "step", "metric", "value"]
+    table = pd.concat(frames, ignore_index=True)[columns]
+    return table, {name: np.stack(arrays) for name, arrays in stacks.items()} | bank
+
+
+def flops(config: Config) -> float:
+    """Return the floating-point operations of one seed of one arm, to estimate its cost."""
+    pixels, depth = (32.0**2, 3) if config.dataset.startswith("cifar10") else (28.0**2, 1)
+    actions = classification_mdp.STATES
+    if config.architecture == "mlp":
+        width = config.mlp_width
+        weights = pixels * depth * width + width**2 + actions * width
+    else:
+        width, channels, area = config.cnn_width, config.channels, config.stride**2
+        first, second = pixels / area, pixels / area**2  # positions of the two layers
+        weights = first * 25 * depth * channels + second * 9 * channels**2
+        weights += second * channels * width + width**2 + actions * width
+    training = config.probes * config.probe_every * config.batch_size
+    probing = chunks(config) * config.n_targets * config.probe_steps * config.probe_batch_size
+    return 6.0 * weights * (training + probing)
