@@ -19,8 +19,12 @@ CHAPTERS = [REPOSITORY / "book" / f"{name}.ipynb" for name in cli.experiment_nam
 
 LAYERS = [
     {"shapes"},
-    {"data", "networks", "optimizers", "network_statistics", "configuration", "statistics"},
-    {"fingerprint", "results", "checkpoints", "claims"},
+    {"devices", "configuration", "statistics"},
+    {"data", "classification_mdp", "environments"},
+    {"convolution", "networks", "losses", "optimizers", "replay", "dqn"},
+    {"network_statistics", "probe"},
+    {"fingerprint", "results", "checkpoints", "claims", "paper"},
+    {"probed_agent"},
     {"driver", "worker", "report", "figures", "speed"},
     {"experiments"},
     {"cli"},

@@ -295,3 +295,21 @@ def test_an_empty_selection_is_an_error(runs: Path) -> None:
     assert len(run.select(arm="wide", seed=1)) == 6
     with pytest.raises(KeyError, match="narrow"):
         run.select(arm="wiide")
+
+
+def test_workers_keep_to_an_arm_that_they_have_compiled() -> None:
+    parts = [driver.Unit(arm, (seed,)) for arm in "abc" for seed in range(3)]
+    waiting = driver.Waiting(parts)
+    first, second = waiting.take(None), waiting.take(None)
+    assert first is not None and second is not None
+    assert (first.arm, second.arm) == ("a", "b")
+    for expected, arm in zip("aabbcccx", "aabbaccc", strict=True):
+        unit = waiting.take(arm)
+        assert (unit.arm if unit else "x") == expected
+    assert waiting.take("a") is None
+
+
+def test_a_worker_helps_with_the_last_arm() -> None:
+    waiting = driver.Waiting([driver.Unit("a", (seed,)) for seed in range(2)])
+    assert waiting.take(None) is not None
+    assert waiting.take("other") == driver.Unit("a", (1,))

@@ -123,3 +123,16 @@ def test_provenance_says_what_computed(repository: Path) -> None:
     assert found["device"]["kind"]
     if (repository / ".git").exists():
         assert len(found["commit"]) == 40
+
+
+def test_a_bank_is_a_file_for_each_arm_read_on_demand(runs: Path) -> None:
+    kernels = {"bank/a/params/kernel": np.ones((3, 2)), "bank/b/params/bias": np.zeros((3, 4))}
+    run = results.write("toy", "laptop", TABLE, {**ARRAYS, **kernels}, PROVENANCE)
+    assert set(run.arrays) == {"trace/a"}
+    assert run.banks() == ["a", "b"]
+    np.testing.assert_array_equal(run.bank("a")["params/kernel"], np.ones((3, 2)))
+    with pytest.raises(KeyError, match="no parameters of 'c' were kept; there are a, b"):
+        run.bank("c")
+    (runs / "toy" / "laptop" / "bank" / "b.npz").write_bytes(b"damaged")
+    with pytest.raises(results.ResultsError, match=r"b\.npz is not what the run wrote"):
+        results.load("toy", "laptop")

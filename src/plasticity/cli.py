@@ -7,6 +7,7 @@ dependencies, and its data in ``PLASTICITY_DATA``.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import importlib.util
 import json
@@ -17,7 +18,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from plasticity import checkpoints, claims, configuration, driver, experiments, fingerprint, results
+from plasticity import (
+    checkpoints,
+    claims,
+    configuration,
+    driver,
+    experiments,
+    fingerprint,
+    probed_agent,
+    results,
+)
 from plasticity.data import DataError
 
 KNOWN_ERRORS = (
@@ -210,6 +220,28 @@ def _ran_to_its_end(notebook: Mapping[str, Any]) -> bool:
     return all(cell["metadata"]["papermill"]["exception"] is False for cell in cells)
 
 
+def _probe(options: argparse.Namespace) -> None:
+    """Probe the networks that a recorded run kept, under its own settings or under others."""
+    name, _, label = options.run.strip("/").removeprefix("papermill_runs/").partition("/")
+    module, run = experiment(name), results.load(name, label or "laptop")
+    config = configuration.from_dict(module.Config, run.config)
+    overrides = configuration.parse(type(config), options.set)
+    arms = {arm: changes for arm, changes in module.arms(config).items() if arm in run.banks()}
+    if options.arm is not None:
+        run.bank(options.arm)  # names what there is, if not this
+        arms = {options.arm: arms[options.arm]}
+    if not arms:
+        raise FileNotFoundError(f"{options.run} kept no parameters: nothing to probe")
+    for arm, changes in arms.items():
+        arm_config = dataclasses.replace(config, **{**changes, **overrides})
+        world, _ = probed_agent.load([arm_config])
+        found = probed_agent.reprobe(arm_config, world, run.bank(arm), config.first_seed)
+        recorded = run.select(arm=arm, seed=config.first_seed, metric="probe_loss")
+        print(f"{arm}, seed {config.first_seed}\n{'step':>10} {'recorded':>10} {'now':>10}")
+        for step, was, now in zip(recorded.step, recorded.value, found["probe_loss"], strict=True):
+            print(f"{step:10,} {was:10.4f} {now:10.4f}")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="plasticity", description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -237,6 +269,15 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--profile", required=True, help="quick, laptop, gpu or paper")
     command.add_argument("--seed", type=int, default=0, help="the first seed")
     command.set_defaults(command=_notebook)
+
+    command = commands.add_parser("probe", help="probe the networks that a recorded run kept")
+    command.add_argument("run", metavar="RUN", help="for example falsification/laptop")
+    command.add_argument("--arm", help="one of its arms, instead of all that it kept")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE",
+        help="change a setting, such as probe_steps, n_targets or probe_batch_size",
+    )  # fmt: skip
+    command.set_defaults(command=_probe)
     return parser
 
 

@@ -62,18 +62,31 @@ def resolve(
     if profile not in profiles:
         raise ConfigError(f"unknown profile {profile!r}: choose from {', '.join(profiles)}")
     config = profiles[profile]
-    kinds = _kinds(type(config))
-    changes = dict(overrides)
+    changes = {**overrides, **parse(type(config), assignments)}
+    _require_known(changes, _kinds(type(config)))
+    # mypy cannot know that C is a dataclass; `_kinds` above would have failed if it were not.
+    return typing.cast(C, dataclasses.replace(typing.cast(Any, config), **changes))
+
+
+def parse(cls: type, assignments: Iterable[str]) -> dict[str, Any]:
+    """Return the fields of ``cls`` that texts ``field=value`` set, read as their declared types.
+
+    Raises `ConfigError` for an unknown field or an unreadable value; ranges are not checked here.
+    """
+    kinds, changes = _kinds(cls), {}
     for assignment in assignments:
-        name, equals, text = assignment.partition("=")
+        name, equals, text = (part.strip() for part in assignment.partition("="))
         if not equals:
             raise ConfigError(f"{assignment!r}: write it as field=value")
-        changes[name.strip()] = _parse(name.strip(), text.strip(), kinds)
+        changes[name] = _parse(name, text, kinds)
+    _require_known(changes, kinds)
+    return changes
+
+
+def _require_known(changes: Iterable[str], kinds: Mapping[str, Any]) -> None:
     for name in changes:
         if name not in kinds:
             raise ConfigError(f"unknown field {name!r}: the fields are {', '.join(kinds)}")
-    # mypy cannot know that C is a dataclass; `_kinds` above would have failed if it were not.
-    return typing.cast(C, dataclasses.replace(typing.cast(Any, config), **changes))
 
 
 def to_dict(config: Any) -> dict[str, Any]:

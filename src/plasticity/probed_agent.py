@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ from plasticity import (
     classification_mdp,
     configuration,
     data,
+    devices,
     dqn,
     network_statistics,
     networks,
@@ -296,6 +298,35 @@ def probe_record(config: Config, world: World, state: dqn.State, key: Array) -> 
         "curve": jnp.mean(found.curve, axis=0),
         "noise": jnp.mean(found.noise, axis=0),
     }
+
+
+def reprobe(
+    config: Config, world: World, kept: Mapping[str, np.ndarray], seed: int
+) -> dict[str, np.ndarray]:
+    """Probe parameters from a run's bank again, with the minibatches of the agent's own seed.
+
+    ``kept`` is what `plasticity.results.Run.bank` returns; what comes back is that of
+    `probe_record` with a leading axis of checkpoints, and under the run's own settings equal to
+    what it recorded. Raises ValueError if the parameters are not those of ``config``'s network, or
+    if it wants the carried optimizer state, which a bank does not hold.
+    """
+    if config.probe_state == "carried":
+        raise ValueError("a bank holds no optimizer state: probe it with a fresh one")
+    key = jax.random.key(seed)
+    expected = jax.jit(partial(start, config, world))(key).agent.params
+    wanted = {name: leaf.shape for name, leaf in named_leaves(expected).items()}
+    found = {name: array.shape[1:] for name, array in kept.items()}
+    if found != wanted:
+        raise ValueError(f"the kept parameters {found} are not those of {network_key(config)}")
+    leaves = [jnp.asarray(kept[name]) for name in wanted]
+    params = jax.tree.unflatten(jax.tree.structure(expected), leaves)
+
+    def one(params: Any) -> dict[str, Array]:
+        agent = dqn.State(params, *[None] * 6)  # type: ignore[arg-type]
+        return probe_record(config, world, agent, start(config, world, key).probe_key)
+
+    fits = jax.jit(partial(devices.map_lanes, one))(params)
+    return {name: np.asarray(array) for name, array in fits.items()}
 
 
 ARRAYS = ("loss", "curve", "noise")

@@ -73,15 +73,19 @@ class Run:
                 raise KeyError(f"no rows with {columns}; {name} is one of {sorted(known)}")
         return chosen.sort_values(["seed", "step"])
 
+    def banks(self) -> list[str]:
+        """Return the arms whose parameters the run kept."""
+        files = [name for name in self.provenance["sha256"] if name.startswith("bank/")]
+        return [name.removeprefix("bank/").removesuffix(".npz") for name in files]
+
     def bank(self, arm: str) -> dict[str, np.ndarray]:
         """Return what the run kept of ``arm``: each parameter at every probe, (probes, ...).
 
         Raises KeyError, naming what there is, if nothing was kept of it.
         """
-        banks = [n for n in self.provenance["sha256"] if n.startswith("bank/")]
-        if f"bank/{arm}.npz" not in banks:
-            known = ", ".join(n.removeprefix("bank/").removesuffix(".npz") for n in banks)
-            raise KeyError(f"no parameters of {arm!r} were kept; there are {known or 'none'}")
+        if arm not in self.banks():
+            known = ", ".join(self.banks()) or "none"
+            raise KeyError(f"no parameters of {arm!r} were kept; there are {known}")
         path = folder(self.experiment, self.label) / "bank" / f"{arm}.npz"
         with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}

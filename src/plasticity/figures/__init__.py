@@ -4,6 +4,8 @@ This package alone imports matplotlib. One module a chapter, one function a figu
 what they share.
 """
 
+from plasticity.figures.falsification import correlations, scatter
+from plasticity.figures.network_statistics import spectra_and_ranks, statistics_over_time
 from plasticity.figures.optimizer_instability import (
     ARMS,
     accuracy_and_dead_units,
@@ -13,15 +15,24 @@ from plasticity.figures.optimizer_instability import (
     spikes,
     two_by_two,
 )
+from plasticity.figures.probing import answers, calibration, over_training, probe_curves
 from plasticity.figures.style import Figure
 
 __all__ = [
     "ARMS",
     "Figure",
     "accuracy_and_dead_units",
+    "answers",
     "around_the_switch",
+    "calibration",
     "collapse_times",
+    "correlations",
+    "over_training",
+    "probe_curves",
     "save_home_figure",
+    "scatter",
+    "spectra_and_ranks",
     "spikes",
+    "statistics_over_time",
     "two_by_two",
 ]

@@ -46,6 +46,10 @@ STYLE: Any = {
 
 GREY = "#6b6b6b"
 
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "v", "D", "P", "X")
+"""For series that have no colour of their own, in this order."""
+
 
 def finish(figure: Figure, run: Run) -> Figure:
     """Write at the figure's foot which run it shows."""

@@ -1,0 +1,95 @@
+"""Figures of the falsification chapter (Fig. 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.lines import Line2D
+
+from plasticity.figures.style import COLOURS, GREY, MARKERS, STYLE, Figure, finish
+from plasticity.results import Run
+
+PANELS: Mapping[str, tuple[str, str]] = {
+    "weight_norm": ("dataset", "weight norm"),
+    "weight_rank": ("dataset", "weight rank"),
+    "dead_units": ("architecture", "share of dead units"),
+    "feature_rank": ("variant", "feature rank"),
+}
+"""The four statistics of Fig. 3, by what the paper colours each, and their names."""
+
+
+def scatter(run: Run, table: pd.DataFrame) -> Figure:
+    """Draw Fig. 3: each statistic against plasticity loss, a dot an agent, at its last probe.
+
+    ``table`` has one row an agent with columns plasticity_loss, setting and those of `PANELS`.
+    Colours are the paper's groups, markers optimizer settings.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8, 6.4))
+        settings = list(table.setting.unique())
+        for axes, (statistic, (group, name)) in zip(
+            figure.subplots(2, 2).flat, PANELS.items(), strict=True
+        ):
+            for k, (value, rows) in enumerate(table.groupby(group, sort=False)):
+                for setting, chosen in rows.groupby("setting", sort=False):
+                    axes.plot(
+                        chosen[statistic], chosen.plasticity_loss,
+                        MARKERS[settings.index(str(setting))],
+                        color=COLOURS[k], alpha=0.65, markersize=5,
+                        label=str(value) if setting == settings[0] else None,
+                    )  # fmt: skip
+            axes.axhline(0, color=GREY, linewidth=0.8)
+            axes.set(xlabel=name, ylabel="plasticity loss", title=f"by {group}")
+            axes.legend(fontsize=8)
+        handles = [
+            Line2D([], [], color=GREY, marker=MARKERS[k], linestyle="", label=setting)
+            for k, setting in enumerate(settings)
+        ]
+        figure.legend(handles=handles, loc="outside upper left", ncols=4, fontsize=9)
+        return finish(figure, run)
+
+
+def correlations(run: Run, stability: pd.DataFrame) -> Figure:
+    """Draw every stratum's correlation with its interval, pooled over settings and within them.
+
+    ``stability`` is `plasticity.statistics.sign_stability` of one or more statistics over the
+    strata variant, dataset, architecture.
+    """
+    names = list(stability.statistic.unique())
+    with mpl.rc_context(STYLE):
+        strata = stability[["variant", "dataset", "architecture"]].drop_duplicates()
+        labels = [" · ".join(row).replace("_", " ") for row in strata.itertuples(index=False)]
+        rows = -(-len(names) // 4)
+        figure = Figure(figsize=(8, (0.9 + 0.32 * len(labels)) * rows + 0.6))
+        grid = np.atleast_1d(figure.subplots(rows, min(4, len(names)), sharex=True, sharey=True))
+        for axes, name in zip(grid.ravel(), names, strict=False):
+            for k, adjustment in enumerate(("pooled", "within")):
+                chosen = stability[
+                    (stability.statistic == name) & (stability.adjustment == adjustment)
+                ]
+                y = np.arange(len(chosen)) + 0.28 * (k - 0.5)
+                known = np.isfinite(chosen.spearman.to_numpy())
+                for at, low, high in zip(y, chosen.low, chosen.high, strict=True):
+                    if np.isfinite(low):
+                        axes.plot([low, high], [at, at], color=COLOURS[k], linewidth=1.3)
+                clear = ((chosen.low > 0) | (chosen.high < 0)).to_numpy() & known
+                for mask, fill in ((clear, COLOURS[k]), (known & ~clear, "white")):
+                    axes.plot(
+                        chosen.spearman.to_numpy()[mask], y[mask], MARKERS[k],
+                        color=COLOURS[k], markerfacecolor=fill,
+                    )  # fmt: skip
+            axes.axvline(0, color=GREY, linewidth=0.8)
+            axes.set(title=str(name).replace("_", " "), xlim=(-1.05, 1.05))
+        grid.ravel()[0].set_yticks(range(len(labels)), labels, fontsize=8)
+        grid.ravel()[0].invert_yaxis()
+        for axes in grid.ravel()[len(names) :]:
+            axes.set_visible(False)
+        handles = [
+            Line2D([], [], color=COLOURS[k], marker=MARKERS[k], label=label)
+            for k, label in enumerate(("pooled over optimizer settings", "within them"))
+        ]
+        figure.legend(handles=handles, loc="outside upper left", ncols=2, fontsize=9)
+        return finish(figure, run)
