@@ -6,8 +6,8 @@ predicts together with what every hidden layer computed on the way.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 
@@ -82,3 +82,16 @@ class CNN(nn.Module):
             hidden.append(x.reshape(x.shape[0], -1))
         dense = MLP(self.widths, self.outputs, self.layer_norm)(hidden[-1])
         return Forward(dense.output, (*hidden, *dense.hidden))
+
+
+def predictions(network: nn.Module) -> Callable[[Any, Array], Array]:
+    """Return ``apply(params, x)`` of one of these networks that gives its outputs alone.
+
+    That is what `plasticity.probe` takes.
+    """
+
+    def apply(params: Any, x: Array) -> Array:
+        found: Forward = network.apply(params, x)  # type: ignore[assignment]
+        return found.output
+
+    return apply

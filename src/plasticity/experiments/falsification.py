@@ -299,7 +299,7 @@ def judge_slower(run: Run, arm: str | None = None) -> Verdict:
     """
     arm = arm or fig_4_arm(run)
     steps = steps_to_half(run, arm)
-    slower = statistics.mean_interval(np.log(steps[:, -1] / steps[:, 0])).map(np.exp)
+    slower = _ratio(steps[:, -1], steps[:, 0])
     end = statistics.mean_interval(end_of_curve(run, arm)[:, -1])
     plateau = Condition("loss at the end of the budget, last checkpoint", end, "<", 0.1)
     if not plateau.holds:
@@ -309,6 +309,69 @@ def judge_slower(run: Run, arm: str | None = None) -> Verdict:
         )
     ratio = Condition("steps to half the baseline, last / first checkpoint", slower, ">", 1.0)
     return decide("slower-not-higher", ratio, plateau)
+
+
+def curves(run: Run) -> pd.DataFrame:
+    """Return what became of the probe's learning curves in every main arm, a row an arm.
+
+    Columns: arm, `STRATUM`, setting, and as intervals over seeds ``slower`` (steps to half the
+    baseline, last over first checkpoint), ``end`` and ``fall`` (loss at the end, and its fall in
+    the last quarter, last checkpoint), ``rougher`` (last minus first relative scatter); ``status``
+    is what `judge_slower` says of the arm.
+    """
+    config = configuration.from_dict(Config, run.config)
+    rows = []
+    for arm in main_arms(run):
+        changes, steps, rough = arms(config)[arm], steps_to_half(run, arm), roughness(run, arm)
+        rows.append(
+            {
+                "arm": arm,
+                **{name: changes[name] for name in STRATUM},
+                "setting": f"{changes['optimizer']}:{changes['learning_rate']:g}",
+                "slower": _ratio(steps[:, -1], steps[:, 0]),
+                "end": statistics.mean_interval(end_of_curve(run, arm)[:, -1]),
+                "fall": statistics.mean_interval(late_fall(run, arm)[:, -1]),
+                "rougher": statistics.paired_difference(rough[:, -1], rough[:, 0]),
+                "status": judge_slower(run, arm).status,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _ratio(a: np.ndarray, b: np.ndarray) -> statistics.Interval:
+    """Return the geometric mean of a / b over seeds, with its interval."""
+    return statistics.mean_interval(np.log(a / b)).map(np.exp)
+
+
+def open_choices(run: Run) -> pd.DataFrame:
+    """Return what each choice that the paper leaves open does to the verdicts, a row a choice.
+
+    Around the first data set, architecture and setting, so three strata and one optimizer. Columns:
+    ``change`` ("as run" first), a column each variant with the plasticity lost (an interval),
+    ``slower`` with the status of slower-not-higher in the first variant, and ``signs turned``: how
+    many of the correlations of Fig. 3's statistics have another sign than as run. A row of agents
+    this small turns signs by chance too; the column says how many, not that it means something.
+    """
+    config = configuration.from_dict(Config, run.config)
+    base = f"{config.datasets[0]}-{config.architectures[0]}-{config.settings[0].replace(':', '_')}"
+    names = {"as run": base, **{name: name for name in SENSITIVITY}}
+    rows, reference = [], None
+    for change, suffix in names.items():
+        chosen = [f"{variant}-{suffix}" for variant in config.variants]
+        table = at_end(run, chosen)
+        lost = {
+            variant: statistics.mean_interval(group.plasticity_loss)
+            for variant, group in table.groupby("variant", sort=False)
+        }
+        found = statistics.sign_stability(table, STATISTICS, "plasticity_loss", ["variant"])
+        signs = np.sign(found.spearman.to_numpy())
+        reference = signs if reference is None else reference
+        turned = int(np.sum(signs * reference < 0))
+        rows.append(
+            {"change": change, **lost, "slower": judge_slower(run, chosen[0]).status}
+            | {"signs turned": turned, "of": int(np.sum(np.isfinite(signs)))}
+        )
+    return pd.DataFrame(rows)
 
 
 CLAIMS = {"statistics-flip-sign": judge_flip_sign, "slower-not-higher": judge_slower}

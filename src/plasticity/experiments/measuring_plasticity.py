@@ -36,7 +36,7 @@ PROFILES: Mapping[str, Config] = {
         probe_every=2_000, probes=2, n_targets=2, probe_steps=800, seeds=2,
     ),
     "laptop": Config(
-        n_images=1_000, mlp_width=64, probe_every=10_000, probes=10, n_targets=2, seeds=5,
+        n_images=1_000, mlp_width=64, probe_every=10_000, probes=5, n_targets=2, seeds=4,
         traps=True, calibration=True,
     ),
     "gpu": Config(probes=20, n_targets=3, seeds=5, calibration=True),
