@@ -44,7 +44,7 @@ class Training:
         return functional.cross_entropy(logits, labels.index_select(0, batch))
 
     def reset(self) -> None:
-                pytorch.load(self.model, self.world.params)
+        pytorch.load(self.model, self.world.params)
         pytorch.forget(self.optimizer)
 
     def step(self, batch: Tensor) -> None:

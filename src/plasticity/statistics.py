@@ -152,14 +152,13 @@ def extremes(rows: pd.DataFrame) -> tuple[Interval, Interval]:
 
     ``rows`` are those of one statistic and adjustment from `sign_stability`. Where all intervals of
     the strata hold at once, the highest correlation lies between the highest lower and the highest
-    upper bound, and the lowest likewise. Strata where it is undefined do not count.
+    upper bound, and the lowest likewise. A stratum where it is undefined could have had any.
     """
-    known = rows[np.isfinite(rows.spearman)]
-    if known.empty:
+    if not np.isfinite(rows.spearman).any():
         return UNKNOWN, UNKNOWN
-    n = int(known.n.sum())
-    high = Interval(known.spearman.max(), known.low_all.max(), known.high_all.max(), n)
-    low = Interval(known.spearman.min(), known.low_all.min(), known.high_all.min(), n)
+    n = int(rows.n.sum())
+    high = Interval(rows.spearman.max(), rows.low_all.max(), rows.high_all.max(), n)
+    low = Interval(rows.spearman.min(), rows.low_all.min(), rows.high_all.min(), n)
     return high, low
 
 

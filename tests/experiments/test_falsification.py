@@ -1,0 +1,227 @@
+"""The population's arms, what its tables say of made-up agents, its judges, its recorded runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from plasticity import checkpoints, cli, configuration, fingerprint, probed_agent, results
+from plasticity.data import DataError
+from plasticity.experiments import falsification as experiment
+from plasticity.experiments.falsification import Config
+from plasticity.results import Run
+
+TINY = Config(
+    variants=("true_label", "random_label"), datasets=("mnist_5k",), architectures=("mlp",),
+    n_images=60, mlp_width=8, batch_size=8, target_period=10, warmup=20, capacity=50,
+    probe_every=20, probes=1, n_targets=1, probe_steps=500, probe_batch_size=8, seeds=6,
+)  # fmt: skip
+
+
+def test_arms_are_every_combination_and_one_change_at_a_time() -> None:
+    config = experiment.PROFILES["laptop"]
+    arms = experiment.arms(config)
+    main = experiment.arms(replace(config, sensitivity=False))
+    assert len(main) == 3 * 2 * 2 * len(config.settings)
+    assert len(arms) == len(main) + 3 * len(experiment.SENSITIVITY)
+    fields = ("variant", "dataset", "architecture", "optimizer", "learning_rate")
+    seen = {tuple(changes[name] for name in fields) for changes in main.values()}
+    assert len(seen) == len(main)
+    base = replace(config, **main["true_label-mnist_5k-mlp-adam_1e-3"])
+    base = replace(base, keep_parameters=False)
+    for name, change in experiment.SENSITIVITY.items():
+        arm = replace(config, **arms[f"true_label-{name}"])
+        assert arm == replace(base, **change) != base
+
+
+def test_the_bank_has_one_network_a_stratum() -> None:
+    config = experiment.PROFILES["laptop"]
+    kept = [c for c in experiment.arms(config).values() if c["keep_parameters"]]
+    assert len(kept) == 12
+    assert {c["learning_rate"] for c in kept} == {1e-3}
+
+
+def test_there_are_agents_enough() -> None:
+    for profile, least in (("laptop", 48), ("paper", 128)):
+        config = replace(experiment.PROFILES[profile], sensitivity=False)
+        assert len(experiment.arms(config)) * config.seeds >= least
+
+
+@pytest.mark.parametrize("setting", ["adam", "adam:fast", "adam:"])
+def test_settings_that_cannot_be_read_are_refused(setting: str) -> None:
+    with pytest.raises(configuration.ConfigError, match="write optimizer:learning rate"):
+        replace(TINY, settings=(setting,))
+
+
+def test_an_empty_population_is_refused() -> None:
+    with pytest.raises(configuration.ConfigError, match="variants: needs at least one"):
+        replace(TINY, variants=())
+
+
+def record(
+    last: float,
+    fresh: float = 0.1,
+    half: tuple[int, int] = (2, 4),
+    fall: float = 0.3,
+    **finally_: Any,
+) -> dict[str, np.ndarray]:
+    """Make up what one agent measured at its two probes."""
+    curve = np.full((2, 10), 0.4)
+    for k, (window, end) in enumerate(zip(half, (fresh, last), strict=True)):
+        curve[k, window - 1 :] = min(0.2, end / (1 - fall)) if k else 0.2
+        curve[k, 9] = end
+    scalars = {name: np.array([0.0, value]) for name, value in finally_.items()}
+    return {
+        "probe_loss": np.array([fresh, last]), "curve": curve, "noise": 0.1 * curve,
+        "loss": np.array([[fresh], [last]]), "diverged": np.zeros(2), **scalars,
+    }  # fmt: skip
+
+
+def made_up(agents: dict[tuple[str, int], dict[str, np.ndarray]]) -> Run:
+    """Make up a run of these agents."""
+    table, arrays = experiment.summarize(TINY, agents)
+    provenance = {"profile": "quick", "config": configuration.to_dict(TINY)}
+    return Run("falsification", "quick", table, arrays, provenance)
+
+
+def population(signs: dict[str, float], **curves: Any) -> Run:
+    """Make up a run in which each statistic goes with plasticity loss by a sign a variant."""
+    rng, agents = np.random.default_rng(0), {}
+    for arm, changes in experiment.arms(TINY).items():
+        sign = signs[str(changes["variant"])]
+        for seed in range(6):
+            lost = 0.1 + 0.05 * rng.random()
+            values = {name: 10 + sign * lost for name in experiment.STATISTICS}
+            agents[arm, seed] = record(0.1 + lost, **{**values, **curves})
+    return made_up(agents)
+
+
+def test_an_agents_row_has_what_it_lost_and_its_statistics() -> None:
+    arm = next(iter(experiment.arms(TINY)))
+    run = made_up({(arm, 0): record(0.4, weight_norm=12.0), (arm, 1): record(0.2, weight_norm=9.0)})
+    table = experiment.at_end(run, [arm])
+    np.testing.assert_allclose(table.plasticity_loss, [0.3, 0.1], atol=1e-6)
+    assert list(table.weight_norm) == [12.0, 9.0]
+    assert list(table.step) == [20, 20] and set(table.setting) == {"adam:0.001"}
+
+
+def test_curves_are_measured_as_said() -> None:
+    arm = next(iter(experiment.arms(TINY)))
+    run = made_up({(arm, 0): record(0.15, half=(2, 6), fall=0.25)})
+    assert experiment.steps_to_half(run, arm).tolist() == [[100, 300]]
+    np.testing.assert_allclose(experiment.end_of_curve(run, arm), [[0.1, 0.15]])
+    np.testing.assert_allclose(experiment.late_fall(run, arm), [[0.5, 0.25]])
+    np.testing.assert_allclose(experiment.roughness(run, arm), 0.1)
+    stuck = made_up({(arm, 0): record(0.4, half=(2, 11), fall=0.0)})
+    assert experiment.steps_to_half(stuck, arm).tolist() == [[100, 500]]  # the whole budget
+
+
+@pytest.mark.parametrize(
+    ("signs", "status"),
+    [
+        ({"true_label": 1.0, "random_label": -1.0}, "supported"),
+        ({"true_label": 1.0, "random_label": 1.0}, "contradicted"),
+        ({"true_label": -1.0, "random_label": -1.0}, "contradicted"),
+        ({"true_label": 1.0, "random_label": 0.0}, "inconclusive"),  # constant: no correlation
+    ],
+)
+def test_the_judge_of_signs_follows_the_ledger(signs: dict[str, float], status: str) -> None:
+    verdict = experiment.judge_flip_sign(population(signs))
+    assert verdict.status == status
+    assert len(verdict.conditions) == 2 * len(experiment.STATISTICS)
+
+
+@pytest.mark.parametrize(
+    ("half", "last", "fall", "status"),
+    [
+        ((2, 6), 0.15, 0.25, "supported"),  # slower, and still falling
+        ((2, 6), 0.19, 0.01, "contradicted"),  # slower, and stuck on a plateau
+        ((6, 6), 0.15, 0.25, "inconclusive"),  # no slower: the ratio is 1 for every seed
+        ((6, 2), 0.15, 0.25, "contradicted"),  # faster
+        ((2, 6), 0.05, 0.0, "supported"),  # slower, and flat only because it has arrived
+    ],
+)
+def test_the_judge_of_curves_follows_the_ledger(
+    half: tuple[int, int], last: float, fall: float, status: str
+) -> None:
+    arms, agents = experiment.arms(TINY), {}
+    for arm in arms:
+        for seed in range(6):
+            agents[arm, seed] = record(last * (1 + 1e-4 * seed), half=half, fall=fall)
+    run = made_up(agents)
+    assert experiment.fig_4_arm(run) == "true_label-mnist_5k-mlp-adam_1e-3"
+    assert experiment.judge_slower(run).status == status
+    assert set(experiment.curves(run).status) == {status}
+
+
+@pytest.mark.slow
+def test_the_whole_of_it_through_driver_bank_and_command_line(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {**configuration.to_dict(TINY), "keep_parameters": "true", "seeds": 1}
+    settings |= {"variants": "true_label", "datasets": "mnist_5k", "architectures": "mlp"}
+    settings |= {"settings": "adam:1e-3", "sensitivity": "false", "double": "false"}
+    settings["layer_norm"] = "false"
+    options = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    arguments = ["run", "falsification", "--profile", "quick", *options, "--workers", "1"]
+    assert cli.main(arguments) == 0
+    (label,) = [path.name for path in (runs / "falsification").iterdir()]
+    run = results.load("falsification", label)
+    (arm,) = run.banks()
+    capsys.readouterr()
+    assert cli.main(["probe", f"falsification/{label}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert arm in lines[0] and len(lines) == 2 + 2
+    for line in lines[2:]:
+        _, recorded, now = line.split()
+        np.testing.assert_allclose(float(now), float(recorded), atol=2e-4)
+    assert cli.main(["probe", f"falsification/{label}", "--set", "probe_steps=1000"]) == 0
+    assert float(capsys.readouterr().out.split()[-1]) < float(lines[-1].split()[1])
+    assert cli.main(["probe", f"falsification/{label}", "--set", "probe_stesp=1"]) == 2
+    assert "unknown field 'probe_stesp'" in capsys.readouterr().err
+    assert cli.main(["probe", f"falsification/{label}", "--arm", "nobody"]) == 2
+    assert arm in capsys.readouterr().err
+    assert cli.main(["probe", "falsification/paper"]) == 1
+    assert "plasticity run falsification --profile paper" in capsys.readouterr().err
+
+
+COMMITTED = [run for run in results.recorded("falsification") if run.profile != "quick"]
+
+
+@pytest.mark.parametrize("run", COMMITTED, ids=lambda run: run.label)
+def test_recorded_runs_are_of_this_code_and_this_profile(run: Run) -> None:
+    """If this fails after a change that is meant, record again: `plasticity run ... --fresh`."""
+    config = configuration.from_dict(Config, run.config)
+    assert run.provenance["code"] == fingerprint.code_digest(experiment)
+    assert config == experiment.PROFILES[run.profile]
+    assert run.provenance["uncommitted_source"] is False
+    assert len(run.table.groupby(["arm", "seed"])) == len(experiment.arms(config)) * config.seeds
+    assert len(run.banks()) == 12
+
+
+@pytest.mark.parametrize("run", COMMITTED, ids=lambda run: run.label)
+def test_recorded_runs_are_of_these_images(run: Run) -> None:
+    config = configuration.from_dict(Config, run.config)
+    try:
+        _, source = probed_agent.load([])  # names only: no images are read
+        found = experiment.load(replace(config, architectures=("mlp",), sensitivity=False))[1]
+    except DataError as error:
+        pytest.skip(f"the run's images are not here: {error}")
+    assert found["images"] == run.provenance["data"]["images"]
+    assert source["images"] == checkpoints.digest(({}, {}))
+
+
+@pytest.mark.parametrize("run", COMMITTED, ids=lambda run: run.label)
+def test_a_kept_network_probed_again_gives_what_was_recorded(run: Run) -> None:
+    """A different processor rounds differently, and 2,000 steps of Adam let that grow a little."""
+    arm = "true_label-mnist_5k-mlp-adam_1e-3"
+    config = configuration.from_dict(Config, run.config)
+    arm_config = replace(config, **experiment.arms(config)[arm])
+    world, _ = probed_agent.load([arm_config])
+    found = probed_agent.reprobe(arm_config, world, run.bank(arm), config.first_seed)
+    recorded = run.select(arm=arm, seed=config.first_seed, metric="probe_loss").value
+    np.testing.assert_allclose(found["probe_loss"], recorded, rtol=0.1)

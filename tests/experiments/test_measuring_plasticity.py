@@ -1,0 +1,94 @@
+"""The arms, the calibration against the paper's numbers, and the recorded runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from plasticity import configuration, fingerprint, paper, probed_agent, results
+from plasticity.experiments import measuring_plasticity as experiment
+from plasticity.experiments.measuring_plasticity import Config
+from plasticity.results import Run
+
+
+def test_arms_are_problems_with_and_without_layer_norm_traps_and_fresh_networks() -> None:
+    assert list(experiment.arms(experiment.PROFILES["quick"])) == [
+        "random_label", "random_label-layer_norm",
+    ]  # fmt: skip
+    config = experiment.PROFILES["laptop"]
+    arms = experiment.arms(config)
+    assert len(arms) == 2 * 3 + 2 + 4 * len(experiment.CALIBRATION)
+    for name, changes in arms.items():
+        arm = replace(config, **changes)
+        assert (probed_agent.chunks(arm) == 1) == name.startswith("fresh")
+        if name.startswith("fresh"):  # A.2's networks
+            assert (arm.mlp_width, arm.cnn_width, arm.channels) == (512, 256, 64)
+
+
+def test_the_paper_prints_four_fresh_losses_for_our_networks() -> None:
+    printed = paper.fresh_losses().set_index(["dataset", "architecture"]).loss
+    assert printed["cifar10", "cnn"] == 0.16 and printed["cifar10", "mlp"] == 0.40
+    assert printed["mnist", "cnn"] == 0.20 and printed["mnist", "mlp"] == 0.25
+    assert len(paper.interventions()) == 360
+
+
+def made_up(offset: dict[str, float]) -> Run:
+    """Make up a run whose fresh losses are the paper's plus an offset for each setting."""
+    printed = paper.fresh_losses().set_index(["dataset", "architecture"]).loss
+    rows = [
+        {
+            "arm": experiment.fresh_arm(dataset, architecture, setting),
+            "seed": seed,
+            "step": 0,
+            "metric": "probe_loss",
+            "value": printed[dataset.partition("_")[0], architecture] + away + 0.001 * seed,
+        }
+        for setting, away in offset.items()
+        for dataset in ("mnist_5k", "cifar10_train")
+        for architecture in ("mlp", "cnn")
+        for seed in (-1, 0, 1)
+    ]
+    rows += [
+        {
+            "arm": "a",
+            "seed": s,
+            "step": t,
+            "metric": "probe_loss",
+            "value": 0.1 + 0.2 * t + 0.01 * s,
+        }
+        for s in (0, 1)
+        for t in (0, 1)
+    ]
+    return Run("measuring_plasticity", "laptop", pd.DataFrame(rows), {}, {})
+
+
+def test_calibration_is_the_distance_to_the_printed_losses() -> None:
+    offset = dict(zip(experiment.CALIBRATION, (0.1, -0.02, 0.3, 0.05), strict=True))
+    run = made_up(offset)
+    table = experiment.calibration(run)
+    for setting, rows in table.groupby("setting"):
+        np.testing.assert_allclose(rows.difference, offset[str(setting)], atol=1e-9)
+    nearest = experiment.nearest_setting(run)
+    assert list(nearest.index) == sorted(offset, key=lambda name: abs(offset[name]))
+    np.testing.assert_allclose(nearest.iloc[0], 0.02, atol=1e-9)
+
+
+def test_the_change_is_paired_by_seed() -> None:
+    change = experiment.change(made_up(dict.fromkeys(experiment.CALIBRATION, 0.0)), "a")
+    np.testing.assert_allclose(change[:3], 0.2)
+
+
+COMMITTED = [run for run in results.recorded("measuring_plasticity") if run.profile != "quick"]
+
+
+@pytest.mark.parametrize("run", COMMITTED, ids=lambda run: run.label)
+def test_recorded_runs_are_of_this_code_and_this_profile(run: Run) -> None:
+    """If this fails after a change that is meant, record again: `plasticity run ... --fresh`."""
+    config = configuration.from_dict(Config, run.config)
+    assert run.provenance["code"] == fingerprint.code_digest(experiment)
+    assert config == experiment.PROFILES[run.profile]
+    assert run.provenance["uncommitted_source"] is False
+    assert len(run.table.groupby(["arm", "seed"])) == len(experiment.arms(config)) * config.seeds
