@@ -207,12 +207,11 @@ def ratios(table: pd.DataFrame, name: str) -> pd.DataFrame:
     Columns: those of the case, contender, steps_per_second, ratio (median over rounds of the ratio
     within a round), low, high (the smallest and the largest of them).
     """
-    case = [c for c in table if c not in ("table", "contender", "round", "steps_per_second")]
-    turn: list[str] = [*case, "round"]
-    ours = table[table.contender == TABLES[name].ours]
-    rows = table[table.table == name].join(
-        ours.set_index(turn).steps_per_second.rename("ours"), turn
-    )
+    measured = ("table", "contender", "round", "steps_per_second")
+    case = [str(column) for column in table if column not in measured]
+    turn = [*case, "round"]
+    ours = table[table.contender == TABLES[name].ours].set_index(turn)
+    rows = table[table.table == name].join(ours.steps_per_second.rename("ours"), turn)
     rows = rows.assign(ratio=rows.ours / rows.steps_per_second)
     return (
         rows.groupby([*case, "contender"], sort=False)
