@@ -214,18 +214,19 @@ def sign_stability(run: Run, names: tuple[str, ...] = STATISTICS) -> pd.DataFram
     )
 
 
-def judge_flip_sign(run: Run) -> Verdict:
+def judge_flip_sign(run: Run, adjustment: str = "within") -> Verdict:
     """Judge statistics-flip-sign: each of Fig. 3's four has one sign here and the other there.
 
-    Within optimizer settings, where a difference between optimizers cannot pass for a property of
-    the statistic. The highest and the lowest of the strata are compared with zero by simultaneous
-    intervals (`plasticity.statistics.sign_stability`): to look for the extremes of a dozen and test
-    those alone would find signs in noise.
+    Judged within optimizer settings, where a difference between optimizers cannot pass for a
+    property of the statistic; ``adjustment`` "pooled" is the paper's own test. The highest and the
+    lowest of the strata are compared with zero by simultaneous intervals
+    (`plasticity.statistics.sign_stability`): to look for the extremes of a dozen and test those
+    alone would find signs in noise.
     """
     found = sign_stability(run)
-    within = found[found.adjustment == "within"]
+    chosen = found[found.adjustment == adjustment]
     conditions = []
-    for name, rows in within.groupby("statistic", sort=False):
+    for name, rows in chosen.groupby("statistic", sort=False):
         highest, lowest = statistics.extremes(rows)
         strata = f"of {len(rows)} strata, {str(name).replace('_', ' ')}"
         conditions.append(Condition(f"highest correlation {strata}", highest, ">", 0.0))
