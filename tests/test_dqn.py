@@ -293,16 +293,16 @@ def test_events_happen_at_target_updates_after_the_copy_with_fresh_keys(
     mdp: MDP, begun: State
 ) -> None:
     agent = replace(AGENT, target_period=10)
-    calls: list[tuple[int, bytes, bytes, bool]] = []
+    calls: list[tuple[int, list[bytes], bool]] = []
 
-    def note(steps: Any, key: Any, kept: Any, copied: Any) -> None:
-        calls.append((int(steps), key.tobytes(), kept.tobytes(), bool(copied)))
+    def note(steps: Any, keys: Any, copied: Any) -> None:
+        calls.append((int(steps), [key.tobytes() for key in keys], bool(copied)))
 
     def event(key: jax.Array, state: State) -> State:
         same = jax.tree.map(jnp.array_equal, state.params, state.target_params)
         copied = jnp.all(jnp.stack(jax.tree.leaves(same)))
-        given, kept = jax.random.key_data(key), jax.random.key_data(state.key)
-        jax.debug.callback(note, state.steps, given, kept, copied)
+        keys = jnp.stack([key, state.key, *jax.random.split(state.key)])
+        jax.debug.callback(note, state.steps, jax.random.key_data(keys), copied)
         params, opt_state = jax.tree.map(jnp.zeros_like, (state.params, state.opt_state))
         return state._replace(params=params, opt_state=opt_state)
 
@@ -311,9 +311,8 @@ def test_events_happen_at_target_updates_after_the_copy_with_fresh_keys(
     jax.effects_barrier()
     assert [steps for steps, *_ in calls] == [10, 20, 30]
     assert all(copied for *_, copied in calls)
-    # None of them is drawn from again: not by another event, not by the agent.
-    keys = [key for call in calls for key in call[1:3]]
-    assert len(set(keys)) == 6
+    # No key is given twice, and none is the agent's own or what the agent will draw from next.
+    assert len({key for _, keys, _ in calls for key in keys}) == 3 * 4
     # A network and momentum of zeros have no gradient but that of the last bias, in a network of
     # which the target after the first event knew nothing.
     for found in (first, state):
