@@ -60,8 +60,7 @@ class Sizes(NamedTuple):
     cnn: Case = CNN
     copies: Case = COPIES
     rounds: int = 5
-    copy_rounds: int = 7  # what copies cost is less than what rounds differ by
-    seconds: float = 2.0  # a turn, at least
+    seconds: float = 1.5  # a turn, at least
     contenders: tuple[str, ...] = tuple(speed.names("agent_speed"))
 
 
@@ -71,7 +70,6 @@ TOY = Sizes(
     cnn=Case("cnn", 8, 4, 8, 64, steps=20, block=2),
     copies=Case("mlp", 16, 0, 8, 64, steps=20, block=0),
     rounds=1,
-    copy_rounds=1,
     seconds=0.02,
     contenders=(
         "agent_pinned", "agent_all", "torch_agent_all", "torch_update_all", "probe_pinned",
@@ -95,14 +93,13 @@ def run(sizes: Sizes, folder: Path) -> tuple[Benchmark, dict[str, Any]]:
         Group(("probes",), (sizes.probe,), sizes.rounds),
         Group(("cnn_updates",), (sizes.cnn,), sizes.rounds),
         Group(("cnn_agents",), (sizes.cnn,), sizes.rounds),
-        Group(("target_copies",), (sizes.copies,), sizes.copy_rounds),
+        Group(("target_copies",), (sizes.copies,), sizes.rounds),
     )
     for group in groups:
         benchmark.run(group)
     world = agent_jax.make_world(sizes.agents[0])
     return benchmark, {
         "rounds": sizes.rounds,
-        "rounds_target_copies": sizes.copy_rounds,
         "seconds": sizes.seconds,
         "cases": {group.tables[0]: [case._asdict() for case in group.cases] for group in groups},
         "agent": Settings(*world.settings.tolist())._asdict(),

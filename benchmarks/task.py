@@ -13,7 +13,7 @@ CHECK_STEPS = 20
 """Optimizer steps after which contenders must have the same parameters."""
 
 LONG_BLOCK = 0.5
-"""Seconds of a block that is too long to be run for warming up alone, and has no need of it."""
+"""Seconds of a block that counts even if it is the first of a turn: waking up is no part of it."""
 
 Named = TypeVar("Named", bound=tuple[Any, ...])
 """A NamedTuple whose fields are arrays or lists of arrays."""
@@ -81,28 +81,19 @@ def in_double(world: Named) -> Named:
     return type(world)(*map(double, world))  # type: ignore[call-arg]
 
 
-def turn(task: Task, seconds: float, warm_up: bool) -> float:
+def turn(task: Task, seconds: float) -> float:
     """Return steps per second from the initial state on, measured for at least ``seconds``.
 
-    A first block, which wakes threads and caches up, is not counted.
+    A first block, which wakes threads and caches up, is not counted unless it is a long one.
     """
     task.reset()
-    if warm_up:
-        task.block()
-    steps, began = 0, time.perf_counter()
+    began = time.perf_counter()
+    steps = task.block()
+    if time.perf_counter() - began < LONG_BLOCK:
+        steps, began = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - began) < seconds or not steps:
         steps += task.block()
     return steps / elapsed
-
-
-def first_blocks(task: Task) -> tuple[float, float]:
-    """Return what the very first block takes beyond a second one, to compile, and the second."""
-    times = []
-    for _ in range(2):
-        began = time.perf_counter()
-        task.block()
-        times.append(time.perf_counter() - began)
-    return max(0.0, times[0] - times[1]), times[1]
 
 
 def distance(

@@ -36,6 +36,7 @@ def over_training(
             axes.set(title=title, xlabel="optimizer steps", ylim=(0, None))
             if metric == "probe_loss":
                 _baseline(axes)
+                axes.set_ylim(0, max(1.1 * BASELINE, axes.get_ylim()[1]))
         handles, names = panels[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper left", ncols=3, fontsize=9)
         return finish(figure, run)
