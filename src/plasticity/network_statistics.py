@@ -121,7 +121,7 @@ def weight_rank(params: Any) -> Float[Array, ""]:
 
 
 def dormant_ratio(activations: Matrix, tau: float = 0.025) -> Float[Array, ""]:
-    """Return the share of units whose mean |h| is at most τ times the layer's mean of mean |h|.
+    """Return the share of units whose mean size is at most τ times the layer's mean of these.
 
     Source: Sokar et al. (2023, Definition 3.1). ``activations`` is (batch, units), of one layer.
     The means are compared and not divided, so that in a layer of zeros every unit is dormant.
