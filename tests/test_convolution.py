@@ -103,17 +103,14 @@ def test_values_and_gradients_are_those_of_xla(
         np.testing.assert_allclose(ours, theirs, atol=terms**2 * largest * EPS, err_msg=name)
 
 
-IGNORED = pytest.mark.xfail(reason="taken by **_ and ignored")
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
         {"lhs_dilation": (2, 1)},
         {"rhs_dilation": (1, 2)},
         {"feature_group_count": 2},
-        pytest.param({"batch_group_count": 2}, marks=IGNORED),
-        pytest.param({"dimension_numbers": ("NCHW", "OIHW", "NCHW")}, marks=IGNORED),
+        {"batch_group_count": 2},
+        {"dimension_numbers": ("NCHW", "OIHW", "NCHW")},
     ],
     ids=str,
 )
@@ -129,10 +126,7 @@ def test_channels_must_agree() -> None:
         plain(jnp.ones((1, 4, 4, 3)), jnp.ones((3, 3, 2, 4)), (1, 1), "SAME")
 
 
-@pytest.mark.parametrize(
-    "cpu",
-    [True, pytest.param(False, marks=pytest.mark.xfail(reason="lax takes NCHW if not told"))],
-)
+@pytest.mark.parametrize("cpu", [True, False])
 def test_the_axes_are_the_same_on_every_device(cpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "is_cpu", lambda: cpu)
     images, kernel = jnp.asarray(random(2, 5, 6, 3)), jnp.asarray(random(3, 2, 3, 4, seed=1))

@@ -141,9 +141,9 @@ def test_fresh_networks_need_no_training(world: World) -> None:
     assert int(state.agent.steps) == 0 and np.isfinite(record["probe_loss"])
 
 
-def test_the_source_names_every_set() -> None:
+def test_the_source_names_every_set_and_counts_subsets_once() -> None:
     _, source = probed_agent.load([TINY, replace(TINY, n_images=70)])
-    assert source["records"] == 130 and source["dataset"] == "mnist_5k"
+    assert source["records"] == 70 and source["dataset"] == "mnist_5k"
     assert set(source["sets"]) == {"mnist_5k-60", "mnist_5k-70"}  # type: ignore[call-overload]
 
 

@@ -16,6 +16,9 @@ import jax.numpy as jnp
 from plasticity import devices
 from plasticity.shapes import Array, Float
 
+AXES = ("NHWC", "HWIO", "NHWC")
+"""Of images, kernel and result, as flax has them: batch, height, width, channels."""
+
 
 def convolve(
     images: Float[Array, "batch height width channels"],
@@ -29,6 +32,7 @@ def convolve(
     The signature is that of `jax.lax.conv_general_dilated`, so that it can stand in for it as
     ``flax.linen.Conv(conv_general_dilated=convolve)``; the axes are those of flax's ``Conv``.
     """
+    lax_arguments = {"dimension_numbers": AXES} | lax_arguments
     if devices.is_cpu():
         return by_patches(images, kernel, window_strides, padding, **lax_arguments)
     return jax.lax.conv_general_dilated(images, kernel, window_strides, padding, **lax_arguments)
@@ -43,15 +47,22 @@ def by_patches(
     lhs_dilation: Sequence[int] = (1, 1),
     rhs_dilation: Sequence[int] = (1, 1),
     feature_group_count: int = 1,
-    **_: Any,
+    batch_group_count: int = 1,
+    dimension_numbers: Any = AXES,
+    precision: Any = None,
+    preferred_element_type: Any = None,
 ) -> Float[Array, "batch out_height out_width features"]:
     """Return the convolution as kh · kw strided slices, concatenated, times the kernel as a matrix.
 
-    Raises NotImplementedError for dilated or grouped convolutions, ValueError if the kernel's
-    channels are not the images'.
+    Raises NotImplementedError for dilated or grouped convolutions and for axes other than `AXES`,
+    ValueError if the kernel's channels are not the images'.
     """
-    if (*lhs_dilation, *rhs_dilation, feature_group_count) != (1, 1, 1, 1, 1):
+    groups = (feature_group_count, batch_group_count)
+    if (*lhs_dilation, *rhs_dilation, *groups) != (1, 1, 1, 1, 1, 1):
         raise NotImplementedError("dilated and grouped convolutions have no form by patches")
+    order = jax.lax.conv_dimension_numbers(images.shape, kernel.shape, dimension_numbers)
+    if order != jax.lax.conv_dimension_numbers(images.shape, kernel.shape, AXES):
+        raise NotImplementedError(f"axes {dimension_numbers}: by patches they must be {AXES}")
     height, width, channels, features = kernel.shape
     if images.shape[-1] != channels:
         raise ValueError(f"the images have {images.shape[-1]} channels, the kernel {channels}")
@@ -80,5 +91,10 @@ def by_patches(
     )
     matrix = kernel.reshape(height * width * channels, features)
     # Two axes only: XLA on a CPU takes its fast product for a matrix, not for a batch of them.
-    flat = matrix.T @ patches.reshape(height * width * channels, -1)
+    flat = jnp.matmul(
+        matrix.T,
+        patches.reshape(height * width * channels, -1),
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+    )
     return flat.reshape(features, -1, out_height, out_width).transpose(1, 2, 3, 0)

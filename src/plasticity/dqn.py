@@ -150,11 +150,10 @@ def train(
 
 def _update_target(event: Event | None) -> Callable[[State], State]:
     def update(state: State) -> State:
-        state = state._replace(target_params=state.params)
-        if event is None:
-            return state
+        # With and without an event, so that agents that differ in it share their other numbers.
         key, event_key = jax.random.split(state.key)
-        return event(event_key, state._replace(key=key))
+        state = state._replace(target_params=state.params, key=key)
+        return state if event is None else event(event_key, state)
 
     return update
 

@@ -70,16 +70,25 @@ class Result(NamedTuple):
 
     def __str__(self) -> str:
         """Say it in words."""
-        if not np.isfinite(self.loss).all():
+        diverged = int(np.sum(~np.isfinite(self.loss)))
+        if diverged:
+            what = (
+                "cannot learn at all" if diverged == self.loss.size else "does not learn reliably"
+            )
             return (
-                f"The probe diverged on {np.sum(~np.isfinite(self.loss))} of {self.loss.size} "
-                "targets: from these parameters this optimizer cannot learn at all."
+                f"The probe diverged on {diverged} of {self.loss.size} targets: from these "
+                f"parameters this optimizer {what}."
             )
         base, loss = self.baseline.mean(), self.loss.mean()
+        scatter = (
+            "one target"
+            if self.loss.size == 1
+            else f"mean of {self.loss.size} targets, whose losses lie between "
+            f"{self.loss.min():.3f} and {self.loss.max():.3f}"
+        )
         words = (
             f"Plasticity {self.plasticity:.3f}: the network gets to a loss of {loss:.3f} on random "
-            f"targets, where a constant has {base:.3f} (mean of {self.loss.size} targets, whose "
-            f"losses lie between {self.loss.min():.3f} and {self.loss.max():.3f}). "
+            f"targets, where a constant has {base:.3f} ({scatter}). "
         )
         if loss >= base:
             return words + "It learned nothing that a constant does not know."
@@ -116,8 +125,10 @@ def measure(
         n_targets, steps, batch_size: the size of the probe. Minibatches are drawn with
             replacement; the paper does not give their size.
 
-    Raises ValueError for inputs that are empty or not finite, or sizes that are not positive.
+    Raises ValueError for inputs that are empty or not finite, sizes that are not positive, or an
+    ``opt_state`` of another optimizer or network.
     """
+    _check_fit(params, optimizer, opt_state, steps, batch_size)
     target_key, fit_key = jax.random.split(key)
     drawn = targets(apply, init, inputs, target_key, n_targets)
     run = jax.jit(fit_all, static_argnames=("apply", "optimizer", "steps", "batch_size"))
@@ -149,7 +160,8 @@ def targets(
     if n < 1:
         raise ValueError(f"{n} targets: need at least one")
     drawn = []
-    with jax.default_device(_host()), jax.enable_x64(True):
+    exact = jax.default_matmul_precision("highest")  # a narrower one would hold for float64 as well
+    with jax.default_device(_host()), jax.enable_x64(True), exact:
         draw, predict = jax.jit(init), jax.jit(apply)
         for target_key in jax.random.split(jax.device_put(key, _host()), n):
             omega = jax.tree.map(_in_double, draw(target_key))
@@ -158,7 +170,11 @@ def targets(
                 np.asarray(predict(omega, jnp.asarray(values[k : k + PART], jnp.float64)))
                 for k in range(0, len(values), PART)
             ]
+            if any(part.ndim < 1 for part in parts):
+                raise ValueError(f"{len(values)} inputs gave predictions of shape ()")
             drawn.append(np.concatenate(parts))
+            if not np.isfinite(drawn[-1]).all():
+                raise ValueError("a network fresh from init gives predictions that are not finite")
     if drawn[0].dtype != np.float64:
         warnings.warn(
             f"the network computes in {drawn[0].dtype} whatever its inputs are: its targets are "
@@ -208,13 +224,10 @@ def fit(
     """Fit one target function from ``params``; jittable. The fields lack their leading axis.
 
     The target is shifted by a, the mean prediction of ``params`` over all inputs (§3.1). Raises
-    ValueError if the target's shape is not the predictions' or a size is not positive.
+    ValueError if the target's shape is not the predictions', a size is not positive, or
+    ``opt_state`` is that of another optimizer or network.
     """
-    if steps < WINDOW or steps % WINDOW or batch_size < 1:
-        raise ValueError(
-            f"steps = {steps}, batch_size = {batch_size}: steps must be a multiple of {WINDOW}, "
-            "and a batch needs an input"
-        )
+    _check_fit(params, optimizer, opt_state, steps, batch_size)
     predicted = apply(params, inputs)
     if predicted.shape != target.shape:
         raise ValueError(f"predictions of shape {predicted.shape}, targets {target.shape}")
@@ -235,6 +248,27 @@ def fit(
     windows = trace.reshape(-1, WINDOW)
     final = jnp.mean((apply(params, inputs) - shifted) ** 2)
     return Fits(final, windows.mean(axis=1), windows.std(axis=1))
+
+
+def _check_fit(
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    opt_state: Any,
+    steps: int,
+    batch_size: int,
+) -> None:
+    if steps < WINDOW or steps % WINDOW or batch_size < 1:
+        raise ValueError(
+            f"steps = {steps}, batch_size = {batch_size}: steps must be a multiple of {WINDOW}, "
+            "and a batch needs an input"
+        )
+    if opt_state is not None:
+        expected = jax.eval_shape(optimizer.init, params)
+        if jax.tree.map(jnp.shape, opt_state) != jax.tree.map(jnp.shape, expected):
+            raise ValueError(
+                "opt_state is not a state of this optimizer for these parameters: pass the one "
+                "that the network was trained with, or None for a fresh one"
+            )
 
 
 def fit_all(

@@ -183,7 +183,9 @@ def load(configs: Iterable[Config]) -> tuple[World, dict[str, object]]:
         key = network_key(config)
         if key not in targets:
             targets[key] = jnp.asarray(draw_targets(config, np.asarray(images[name])))
-    several = list(sources.values())
+    # Subsets of one data set are counted as the largest of them.
+    ordered = sorted(sources.values(), key=lambda source: int(source["records"]))
+    several = list({source["dataset"]: source for source in ordered}.values())
     source = {
         "dataset": " and ".join(sorted({str(s["dataset"]) for s in several})),
         "records": sum(s["records"] for s in several),

@@ -36,7 +36,7 @@ PROFILES: Mapping[str, Config] = {
         probe_every=2_000, probes=2, n_targets=2, probe_steps=800, seeds=2,
     ),
     "laptop": Config(
-        n_images=1_000, mlp_width=64, probe_every=10_000, probes=5, n_targets=2, seeds=3,
+        n_images=1_000, mlp_width=64, probe_every=10_000, probes=5, n_targets=2, seeds=5,
         traps=True, calibration=True,
     ),
     "gpu": Config(probes=20, n_targets=3, seeds=5, calibration=True),
@@ -53,6 +53,7 @@ CALIBRATION: Mapping[str, Mapping[str, Any]] = {
     "1e-3, batch 32": {"learning_rate": 1e-3, "probe_batch_size": 32},
     "3e-4, batch 32": {"learning_rate": 3e-4, "probe_batch_size": 32},
     "1e-4, batch 32": {"learning_rate": 1e-4, "probe_batch_size": 32},
+    "1e-3, batch 128": {"learning_rate": 1e-3, "probe_batch_size": 128},
 }
 """Adam's learning rate and the probe's minibatch: the paper states neither."""
 
