@@ -11,6 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := $(VENV)/.peers
 NOTEBOOKS := $(wildcard book/*.ipynb)
+BENCH ?= training_speed agent_speed
 LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--extra data --extra atari --extra book --extra test pyproject.toml -o requirements.lock
 
@@ -78,8 +79,8 @@ unit: $(STAMP) ## pytest on tests/, two processes
 	$(BIN)/python -m pytest -n 2 --dist loadscope
 
 .PHONY: bench
-bench: $(PEERS) ## Training speed against PyTorch; writes the table of the page Speed
-	$(BIN)/python benchmarks/training_speed.py
+bench: $(PEERS) ## Speed against PyTorch; writes the page Speed's tables (BENCH=agent_speed: one benchmark)
+	@set -e; for name in $(BENCH); do echo "$$name" >&2; $(BIN)/python benchmarks/$$name.py; done
 
 .PHONY: figure
 figure: $(STAMP) ## Draw the README's figure from the best recorded run

@@ -1,4 +1,4 @@
-"""One contender of `training_speed`: a process of its own that works only when it is told to.
+"""One contender of a benchmark: a process of its own that works only when it is told to.
 
 It reads one JSON document a line from standard input, first what it is, then what to do, and
 answers each on standard output. Between two turns it waits in a read and should take no core;
@@ -17,27 +17,38 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from task import Case, Task, compile_seconds, in_double, read_world, turn
+from task import Task, in_double, read_world, turn
 
 
-def module_of(name: str) -> ModuleType:
-    """Import what the named contender needs, and nothing that it does not."""
-    return importlib.import_module("torch_contenders" if "torch" in name else "jax_contenders")
+class Server:
+    """What a contender knows from one order to the next."""
 
+    def __init__(self) -> None:
+        self.name = ""
+        self.module: ModuleType | None = None
+        self.tasks: dict[Any, Task] = {}
 
-def obey(order: Mapping[str, Any], name: str, tasks: dict[Case, Task]) -> dict[str, Any]:
-    """Prepare a case, train for a check, or take a turn; return the answer."""
-    case, module = Case(*order["case"]), module_of(name)
-    make = module.TASKS[name]
-    if order["do"] == "prepare":
-        tasks[case] = make(case, read_world(order["world"]))
-        return {"compile_seconds": compile_seconds(tasks[case])}
-    if order["do"] == "check":
-        with module.double_precision():
-            double = make(case, in_double(read_world(order["world"])))
-            np.savez(order["out"], *double.check(np.load(order["indices"])))
-        return {}
-    return {"steps_per_second": turn(tasks[case], order["seconds"])}
+    def obey(self, order: Mapping[str, Any]) -> dict[str, Any]:
+        """Become somebody, prepare a case, train for a check, or take a turn; return the answer."""
+        if order["do"] == "start":
+            if order["core"] is not None:
+                os.sched_setaffinity(0, {order["core"]})  # before any library counts the cores
+            # What the contender needs, and nothing that it does not.
+            self.name, self.module = order["contender"], importlib.import_module(order["module"])
+            return {}
+        assert self.module is not None
+        case, make = self.module.Case(*order["case"]), self.module.TASKS[self.name]
+        if order["do"] == "prepare":
+            self.tasks[case] = make(case, read_world(order["world"], self.module.World))
+            began = time.perf_counter()
+            steps = self.tasks[case].block()
+            return {"seconds": time.perf_counter() - began, "steps": steps}
+        if order["do"] == "check":
+            with self.module.double_precision():
+                double = make(case, in_double(read_world(order["world"], self.module.World)))
+                np.savez(order["out"], *double.check(np.load(order["given"])))
+            return {}
+        return {"steps_per_second": turn(self.tasks[case], order["seconds"])}
 
 
 def main() -> None:
@@ -45,16 +56,13 @@ def main() -> None:
     # Libraries print to standard output as they like; the answers get a descriptor of their own.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    job = json.loads(sys.stdin.readline())
-    if job["core"] is not None:
-        os.sched_setaffinity(0, {job["core"]})  # before any library counts the cores
-    tasks: dict[Case, Task] = {}
+    server = Server()
     answered = time.process_time()
     for line in sys.stdin:
         # What was computed since the last answer disturbed the others' measurements.
         idle = time.process_time() - answered
         try:
-            answer = obey(json.loads(line), job["contender"], tasks)
+            answer = server.obey(json.loads(line))
         except Exception as error:
             answer = {
                 "failed": f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

@@ -1,33 +1,34 @@
-"""What the contenders of `training_speed` share: the case, the world they start from, the clock."""
+"""What all contenders share: a task's contract, the world it starts from, clock and distance."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 CHECK_STEPS = 20
 """Optimizer steps after which contenders must have the same parameters."""
 
+LONG_BLOCK = 0.5
+"""Seconds of a block that counts even if it is the first of a turn: waking up is no part of it."""
 
-class Case(NamedTuple):
-    """What is trained: Fig. 1's network, at some width, on minibatches of some size."""
-
-    width: int  # units a hidden layer
-    batch_size: int  # images
-    n_images: int
-    block: int  # optimizer steps between two looks at the clock
+Named = TypeVar("Named", bound=tuple[Any, ...])
+"""A NamedTuple whose fields are arrays or lists of arrays."""
 
 
-class World(NamedTuple):
-    """What every contender starts from, bit for bit."""
+class Case(Protocol):
+    """The size of a problem: a NamedTuple of numbers and words."""
 
-    inputs: np.ndarray  # (images, 784), standardised
-    labels: np.ndarray  # (images,), random
-    params: list[np.ndarray]  # (bias, kernel) of the first layer, of the second, of the third
-    adam: np.ndarray  # learning rate, b1, b2, eps
+    @property
+    def name(self) -> str:
+        """What the JSON file calls it."""
+
+    @property
+    def columns(self) -> dict[str, str | int]:
+        """What the table says of it."""
 
 
 class Task(Protocol):
@@ -39,64 +40,71 @@ class Task(Protocol):
     def block(self) -> int:
         """Take the steps of one block, wait until they are done, return how many."""
 
-    def check(self, indices: np.ndarray) -> list[np.ndarray]:
-        """Train from the start on these minibatches; return the parameters in World's order."""
+    def check(self, given: np.ndarray) -> list[np.ndarray]:
+        """Train from the start on the minibatches given; return what must come out equal."""
 
 
-def write_world(path: Path, world: World) -> None:
-    """Store a world for the contenders to read."""
-    params = {f"params_{k}": leaf for k, leaf in enumerate(world.params)}
-    np.savez(path, inputs=world.inputs, labels=world.labels, adam=world.adam, **params)
+def write_world(path: Path, world: Any) -> None:
+    """Store the arrays, and lists of arrays, of a NamedTuple."""
+    arrays: dict[str, np.ndarray] = {}
+    for name, value in world._asdict().items():
+        if isinstance(value, list):
+            arrays |= {f"{name}_{k}": leaf for k, leaf in enumerate(value)}
+        else:
+            arrays[name] = value
+    with open(path, "wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-def read_world(path: Path) -> World:
-    """Return what `write_world` stored."""
+def read_world(path: Path | str, kind: type[Named]) -> Named:
+    """Return what `write_world` stored, as ``kind``."""
+    fields: dict[str, Any] = {}
     with np.load(path, allow_pickle=False) as stored:
-        params = [stored[f"params_{k}"] for k in range(len(stored.files) - 3)]
-        return World(stored["inputs"], stored["labels"], params, stored["adam"])
+        for name in kind._fields:  # type: ignore[attr-defined]
+            leaves = [key for key in stored.files if key.startswith(f"{name}_")]
+            fields[name] = stored[name] if name in stored else [stored[key] for key in leaves]
+    return kind(**fields)
 
 
-def turn(task: Task, seconds: float) -> float:
-    """Return steps per second from the initial state on, measured for at least ``seconds``.
-
-    A first block, which wakes threads and caches up, is not counted.
-    """
-    task.reset()
-    task.block()
-    steps, began = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - began) < seconds or not steps:
-        steps += task.block()
-    return steps / elapsed
-
-
-def compile_seconds(task: Task) -> float:
-    """Return what the very first block takes beyond a second one."""
-    times = []
-    for _ in range(2):
-        began = time.perf_counter()
-        task.block()
-        times.append(time.perf_counter() - began)
-    return max(0.0, times[0] - times[1])
-
-
-def distance(
-    a: list[np.ndarray], b: list[np.ndarray], origin: list[np.ndarray] | None = None
-) -> float:
-    """Return |a - b| / |a - origin| over all arrays together, in Euclidean norm."""
-    origin = origin or [np.zeros_like(x) for x in a]
-    apart = sum(float(np.sum((x - y) ** 2.0)) for x, y in zip(a, b, strict=True))
-    whole = sum(float(np.sum((x - y) ** 2.0)) for x, y in zip(a, origin, strict=True))
-    return (apart / whole) ** 0.5
-
-
-def in_double(world: World) -> World:
+def in_double(world: Named) -> Named:
     """Return the same world in float64, for a check.
 
     In float32 equal computations part within a few steps: of a million inputs to ReLUs some lie
     within rounding of zero, fall on different sides of it, and have another gradient.
     """
-    params = [leaf.astype(np.float64) for leaf in world.params]
-    return world._replace(inputs=world.inputs.astype(np.float64), params=params)
+
+    def double(value: Any) -> Any:
+        if isinstance(value, list):
+            return [double(leaf) for leaf in value]
+        return value.astype(np.float64) if np.issubdtype(value.dtype, np.floating) else value
+
+    return type(world)(*map(double, world))  # type: ignore[call-arg]
+
+
+def turn(task: Task, seconds: float) -> float:
+    """Return steps per second from the initial state on, measured for at least ``seconds``.
+
+    A first block, which wakes threads and caches up, is not counted unless it is a long one.
+    """
+    task.reset()
+    began = time.perf_counter()
+    steps = task.block()
+    if time.perf_counter() - began < LONG_BLOCK:
+        steps, began = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - began) < seconds or not steps:
+        steps += task.block()
+    return steps / elapsed
+
+
+def distance(
+    a: Iterable[np.ndarray], b: Iterable[np.ndarray], origin: Iterable[np.ndarray] | None = None
+) -> float:
+    """Return |a - b| / |a - origin| over all arrays together, in Euclidean norm."""
+    a = list(a)
+    origin = origin or [np.zeros_like(x) for x in a]
+    apart = sum(float(np.sum((x - y) ** 2.0)) for x, y in zip(a, b, strict=True))
+    whole = sum(float(np.sum((x - y) ** 2.0)) for x, y in zip(a, origin, strict=True))
+    return (apart / whole) ** 0.5
 
 
 TOLERANCE = CHECK_STEPS * float(np.finfo(np.float64).eps) ** 0.5

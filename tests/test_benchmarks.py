@@ -1,4 +1,4 @@
-"""The benchmark measures what it says, and its tables say what it measured. No test is timed."""
+"""The benchmarks measure what they say, and tables say what was measured. No test is timed."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def benchmark_module(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_peers_compute_the_same(benchmark_module: Any, tmp_path: Path, name: str) -> None:
     """Twenty steps from equal parameters on equal minibatches; another ε would be noticed."""
     pytest.importorskip("torch", reason="PyTorch is not installed (make bench installs it)")
-    task, ours, theirs = map(benchmark_module, ("task", "jax_contenders", "torch_contenders"))
-    case = task.Case(width=32, batch_size=16, n_images=64, block=1)
+    task, ours, theirs = map(benchmark_module, ("task", "training_jax", "training_torch"))
+    case = ours.Case(width=32, batch_size=16, n_images=64, block=1)
     task.write_world(tmp_path / "world.npz", ours.make_world(case))
-    world = task.in_double(task.read_world(tmp_path / "world.npz"))
-    indices = ours.check_indices(case)
+    world = task.in_double(task.read_world(tmp_path / "world.npz", ours.World))
+    indices = ours.given(case, world)
     with ours.double_precision():
         a = ours.Scan(case, world).check(indices)
     with theirs.double_precision():
@@ -50,8 +50,8 @@ def test_peers_compute_the_same(benchmark_module: Any, tmp_path: Path, name: str
 
 def test_python_loop_and_vmap_train_too(benchmark_module: Any) -> None:
     """They step on other minibatches: their loss on all images must fall as the scan's does."""
-    task, ours = map(benchmark_module, ("task", "jax_contenders"))
-    case = task.Case(width=32, batch_size=16, n_images=32, block=100)
+    ours = benchmark_module("training_jax")
+    case = ours.Case(width=32, batch_size=16, n_images=32, block=100)
     world = ours.make_world(case)
     for kind in (ours.Scan, ours.PythonLoop, ours.Vmap):
         contender = kind(case, world)
@@ -66,8 +66,8 @@ def test_python_loop_and_vmap_train_too(benchmark_module: Any) -> None:
 
 
 def test_products_alone_are_the_gradient_of_the_linear_network(benchmark_module: Any) -> None:
-    task, ours = map(benchmark_module, ("task", "jax_contenders"))
-    case = task.Case(width=16, batch_size=8, n_images=64, block=1)
+    task, ours = map(benchmark_module, ("task", "training_jax"))
+    case = ours.Case(width=16, batch_size=8, n_images=64, block=1)
     world = ours.make_world(case)
     kernels = [leaf.astype(np.float64) for leaf in world.params[1::2]]
     x = world.inputs[:8].astype(np.float64)
@@ -81,6 +81,157 @@ def test_products_alone_are_the_gradient_of_the_linear_network(benchmark_module:
     # each entry is a sum of at most 784 products, through five products in a row
     bound = 5 * np.sqrt(784) * np.finfo(np.float32).eps
     assert task.distance([np.asarray(leaf) for leaf in expected], found) < bound
+
+
+@pytest.fixture(params=["mlp", "cnn"])
+def agents(request: pytest.FixtureRequest, benchmark_module: Any) -> Any:
+    """The second benchmark's modules, a small case, its world in float64, a check's minibatches."""
+    task, ours = map(benchmark_module, ("task", "agent_jax"))
+    case = ours.Case(request.param, 16, 4, 8, 64, steps=20, block=3)
+    world = task.in_double(ours.make_world(case))
+    return task, ours, case, world, ours.given(case, world)
+
+
+def test_a_check_trains_on_what_the_agents_draw(agents: Any) -> None:
+    """The minibatches are transitions of the problem; the update on them is that of `train`."""
+    task, ours, case, world, given = agents
+    observation, action, reward, following = given.transpose(1, 0, 2)
+    assert given.shape == (task.CHECK_STEPS, 4, case.batch_size)
+    assert ((world.labels[observation.astype(int)] == action) == (reward == 1)).all()
+    assert set(np.unique(reward)) == {0, 1}
+    assert following.min() >= 0 and following.max() < case.n_images
+    with ours.double_precision():
+        whole = ours.TASKS["agent_all"](case, world).check(given)
+        both = ours.TASKS["agent_vmap"](case, world).check(given)
+        bare = ours.TASKS["cnn_update_all"](case, world).check(given)
+        native = ours.TASKS["cnn_update_native"](case, world).check(given)
+        others = given.copy()
+        others[:, 2] = 0  # nobody was ever rewarded
+        unpaid = ours.TASKS["cnn_update_all"](case, world).check(others)
+    for same in (both, bare, native):
+        assert {leaf.dtype for leaf in same} == {np.dtype(np.float64)}
+        assert task.distance(whole, same, world.params) <= task.TOLERANCE
+    assert task.distance(whole, unpaid, world.params) > task.TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "name", ["torch_agent_all", "torch_update_fused_pinned", "torch_cnn_update_last_all"]
+)
+def test_agents_in_pytorch_compute_the_same(agents: Any, benchmark_module: Any, name: str) -> None:
+    """Whole and bare, by MLP and CNN; another ε, or no target copy, would be noticed."""
+    pytest.importorskip("torch", reason="PyTorch is not installed (make bench installs it)")
+    task, ours, case, world, given = agents
+    theirs = benchmark_module("agent_torch")
+    with ours.double_precision():
+        a = ours.TASKS["agent_all"](case, world).check(given)
+    with theirs.double_precision():
+        b = theirs.TASKS[name](case, world).check(given)
+        larger = world._replace(adam=world.adam * [1, 1, 1, 10])
+        c = theirs.TASKS[name](case, larger).check(given)
+        lazy = theirs.TASKS[name](case, world)
+        copy, lazy.copy_target = lazy.copy_target, lambda: None
+        copy()
+        d = lazy.check(given)
+    assert [leaf.shape for leaf in a] == [leaf.shape for leaf in b]
+    assert task.distance(a, b, world.params) <= task.TOLERANCE
+    assert task.distance(a, c, world.params) > task.TOLERANCE
+    assert task.distance(a, d, world.params) > task.TOLERANCE
+
+
+def test_a_whole_agent_in_pytorch_acts_and_learns(benchmark_module: Any) -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed (make bench installs it)")
+    ours, theirs = map(benchmark_module, ("agent_jax", "agent_torch"))
+    case = ours.Case("mlp", 64, 0, 32, 32, steps=1, block=1_000)
+    agent = theirs.TASKS["torch_agent_all"](case, ours.make_world(case))
+    warmup = int(agent.settings.warmup)
+    assert agent.ring.added == warmup and agent.ring.rewards[:warmup].mean() < 0.5
+    assert agent.block() == 1_000
+    assert agent.ring.added == warmup + 1_000
+    ring = agent.ring
+    # each observation is the one that followed the action before it
+    np.testing.assert_array_equal(ring.observations[1:900], ring.following[:899])
+    # γ = .99 and 1,000 steps: the policy is good long before the values are
+    late = ring.rewards[warmup + 500 : warmup + 1_000].mean()
+    assert late > 0.6, "90 % of the actions are greedy and the labels of 32 images easily learnt"
+    target = agent.target.state_dict()
+    for name, leaf in agent.model.state_dict().items():  # the period has just ended
+        np.testing.assert_array_equal(leaf.numpy(), target[name].numpy())
+
+
+@pytest.fixture
+def probes(benchmark_module: Any) -> Any:
+    """As `agents`, for a probe."""
+    task, ours = map(benchmark_module, ("task", "agent_jax"))
+    case = ours.Case("mlp", 16, 0, 8, 64, steps=50, block=0, targets=2)
+    world = task.in_double(ours.make_world(case))
+    return task, ours, case, world, ours.given(case, world)
+
+
+def test_fits_by_map_and_by_vmap_are_the_same(probes: Any) -> None:
+    task, ours, case, world, given = probes
+    assert world.targets.shape == (2, 64, 10)
+    with ours.double_precision():
+        a = ours.TASKS["probe_all"](case, world).check(given)
+        b = ours.TASKS["probe_vmap"](case, world).check(given)
+    assert task.distance(a, b) <= task.TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["torch_probe_all", "torch_probe_fused_pinned"])
+def test_fits_in_pytorch_are_the_same(probes: Any, benchmark_module: Any, name: str) -> None:
+    """A probe of fifty steps; another ε, or other minibatches, would be noticed."""
+    pytest.importorskip("torch", reason="PyTorch is not installed (make bench installs it)")
+    task, ours, case, world, given = probes
+    theirs = benchmark_module("agent_torch")
+    with ours.double_precision():
+        a = ours.TASKS["probe_all"](case, world).check(given)
+    with theirs.double_precision():
+        b = theirs.TASKS[name](case, world).check(given)
+        larger = world._replace(adam=world.adam * [1, 1, 1, 10])
+        c = theirs.TASKS[name](case, larger).check(given)
+        d = theirs.TASKS[name](case, world).check(given[:, ::-1])
+    assert [part.shape for part in a] == [part.shape for part in b] == [(2,), (2, 1), (2, 1)]
+    assert task.distance(a, b) <= task.TOLERANCE
+    assert task.distance(a, c) > task.TOLERANCE
+    assert task.distance(a, d) > task.TOLERANCE
+
+
+def test_target_periods_make_the_tables_that_they_say(
+    benchmark_module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = benchmark_module("agent_jax")
+    case = ours.Case("mlp", 16, 0, 8, 64, steps=20, block=0)
+    world = ours.make_world(case)
+    stretches: list[int] = []
+    original = ours.dqn._stretch
+
+    def listening(*arguments: Any) -> Any:
+        stretches.append(arguments[-1])
+        return original(*arguments)
+
+    monkeypatch.setattr(ours.dqn, "_stretch", listening)
+    moved = {}
+    for name in ("copies", "no_copies", "one_table"):
+        contender = ours.TASKS[name](case, world)
+        assert contender.block() == 40
+        target = jax.tree.leaves(contender.state.target_params)
+        fresh = zip(target, world.params, strict=True)
+        moved[name] = any((np.asarray(leaf) != old).any() for leaf, old in fresh)
+        assert stretches.pop() == (40 if name == "one_table" else 20)
+    assert moved == {"copies": True, "no_copies": False, "one_table": False}
+
+
+def test_worlds_keep_their_arrays(benchmark_module: Any, tmp_path: Path) -> None:
+    task, sizes = map(benchmark_module, ("task", "agent_task"))
+    draw = np.random.default_rng(0)
+    params = [draw.random(k + 1, np.float32) for k in range(12)]  # more than ten: 10 after 9
+    fields = [draw.random(3, np.float32) for _ in sizes.World._fields]
+    world = sizes.World(*fields)._replace(params=params, labels=np.arange(3))
+    task.write_world(tmp_path / "a name, with a comma.npz", world)
+    again = task.read_world(tmp_path / "a name, with a comma.npz", sizes.World)
+    assert [leaf.shape for leaf in again.params] == [(k + 1,) for k in range(12)]
+    double = task.in_double(again)
+    assert double.labels.dtype == world.labels.dtype and double.images.dtype == np.float64
+    assert {leaf.dtype for leaf in double.params} == {np.dtype(np.float64)}
 
 
 def test_step_flops_by_hand() -> None:
@@ -129,41 +280,106 @@ def test_tables_and_sentences_carry_the_ratios() -> None:
     assert "pinned processes take 1.60 times the steps of one after the other" in text
 
 
+AGENT_TOY = pd.DataFrame(
+    [
+        ("agents", "agent_pinned", 32, [600.0, 500.0, 600.0]),
+        ("agents", "torch_agent_all", 32, [200.0, 125.0, 150.0]),
+        ("agents", "torch_agent_pinned", 32, [100.0, 100.0, 100.0]),
+        ("agents", "torch_update_all", 32, [500.0, 400.0, 500.0]),
+        ("probes", "probe_pinned", 32, [400.0, 500.0, 400.0]),
+        ("probes", "probe_all", 32, [300.0, 300.0, 300.0]),
+        ("probes", "probe_vmap", 32, [200.0, 150.0, 100.0]),
+        ("target_copies", "copies", 32, [99.0, 99.0, 98.0]),
+        ("target_copies", "no_copies", 32, [100.0, 99.0, 98.0]),
+        ("target_copies", "one_table", 32, [110.0, 110.0, 98.0]),
+    ],
+    columns=["table", "contender", "batch_size", "steps_per_second"],
+).explode("steps_per_second", ignore_index=True)
+AGENT_TOY["steps_per_second"] = AGENT_TOY.steps_per_second.astype(float)
+AGENT_TOY["network"] = "mlp"
+AGENT_TOY["round"] = [0, 1, 2] * 10
+
+
+def test_findings_say_which_aims_were_reached() -> None:
+    lines = speed.findings(AGENT_TOY).splitlines()
+    whole, bare, probe, vmap, copies = lines
+    # rounds: 3, 4, 4 against all cores and 6, 5, 6 pinned; the fastest peer counts
+    assert "whole agents: 4.00 times" in whole and "CleanRL" in whole and "all cores" in whole
+    assert whole.endswith("The aim was 3: reached.")
+    # rounds: 1.2, 1.25, 1.2
+    assert "1.20 times" in bare and bare.endswith("The aim was 1.5: **missed**.")
+    # ten targets of 2,000 steps at 400 steps a second
+    assert "10 targets of 2,000 steps, takes 50 s" in probe
+    # rounds: 1.5, 2, 3
+    assert "2.00 times the steps of ours: two targets batched with vmap" in vmap
+    # rounds: .99, 1, 1 and .9, .9, 1
+    assert "costs 0.0% of the time" in copies and "10.0% with the table" in copies
+    assert copies.endswith("At most 2% was the aim: **not kept**.")
+    assert "**90.0%** | 90.0%, 100.0% |" in speed.as_markdown(AGENT_TOY, "target_copies")
+
+
+def test_every_contender_stands_in_one_table_and_has_a_task(benchmark_module: Any) -> None:
+    both = speed.names("training_speed") + speed.names("agent_speed")
+    assert sorted(both) == sorted(speed.NAMES)
+    for benchmark in ("training", "agent"):
+        names = speed.names(f"{benchmark}_speed")
+        ours = set(benchmark_module(f"{benchmark}_jax").TASKS)
+        assert ours == {name for name in names if "torch" not in name}
+    for aim in speed.AIMS:
+        assert set(aim.contenders) <= set(speed.TABLES[aim.table].contenders)
+
+
 @pytest.mark.slow
-def test_runs_from_end_to_end_at_toy_size(repository: Path, tmp_path: Path) -> None:
-    command = [sys.executable, str(repository / "benchmarks" / "training_speed.py"), "--toy"]
+@pytest.mark.parametrize("benchmark", ["training_speed", "agent_speed"])
+def test_runs_from_end_to_end_at_toy_size(
+    repository: Path, tmp_path: Path, benchmark_module: Any, benchmark: str
+) -> None:
+    command = [sys.executable, str(repository / "benchmarks" / f"{benchmark}.py"), "--toy"]
     done = subprocess.run([*command, "--output", str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    table, machine = speed.read(tmp_path)
+    table, machine = speed.read(tmp_path, benchmark)
     assert speed.findings(table) in done.stdout
-    ours = {"scan", "jax_dot", "one_process", "pinned_processes"}
-    assert ours <= set(table.contender) <= set(speed.NAMES)
+    expected = set(benchmark_module(benchmark).TOY.contenders)
+    ours = {name for name in expected if "torch" not in name}
+    assert ours <= set(table.contender) <= expected
+    assert set(table.contender) | set(machine["failed"]) == expected
     assert all("torch" in reason for reason in machine["failed"].values())
     assert (table.steps_per_second > 0).all()
-    (tmp_path / "training_speed.csv").write_text("table,contender\n")
+    (tmp_path / f"{benchmark}.csv").write_text("table,contender\n")
     with pytest.raises(results.ResultsError, match="make bench"):
-        speed.read(tmp_path)
+        speed.read(tmp_path, benchmark)
 
 
 def test_nothing_recorded_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match="make bench"):
-        speed.read()
+    for benchmark in ("training_speed", "agent_speed"):
+        with pytest.raises(FileNotFoundError, match=f"no recorded {benchmark}: `make bench`"):
+            speed.read(benchmark=benchmark)
 
 
-def test_recorded_benchmark_is_complete(repository: Path) -> None:
-    table, machine = speed.read(repository / "benchmarks")
+CHECKED = {
+    "training_speed": ("torch_eager_default", "torch_eager_fused", "torch_mm"),
+    "agent_speed": (
+        "agent_vmap", "torch_agent_all", "torch_update_all", "torch_update_fused_pinned",
+        "probe_vmap", "torch_probe_all", "torch_probe_fused_pinned", "cnn_update_native",
+        "torch_cnn_update_all", "torch_cnn_update_last_all", "torch_cnn_agent_all",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("benchmark", ["training_speed", "agent_speed"])
+def test_recorded_benchmark_is_complete(repository: Path, benchmark: str) -> None:
+    table, machine = speed.read(repository / "benchmarks", benchmark)
     counts = table.groupby(["table", "batch_size", "contender"])["round"].nunique()
     rounds = machine["settings"]["rounds"]
-    assert rounds >= 5 and (counts == rounds).all()
-    assert {128, 512} == set(table[table.table == "training"].batch_size)
-    assert set(table.contender) | set(machine["failed"]) == set(speed.NAMES)
-    assert {"scan", "python_loop", "torch_eager_default", "torch_eager_fused"} <= set(
-        table.contender
-    )
+    assert rounds >= 5 and (counts >= rounds).all()
+    for name, batches in (("training", {128, 512}), ("agents", {32, 512})):
+        if speed.TABLES[name].benchmark == benchmark:
+            assert batches == set(table[table.table == name].batch_size)
+    assert set(table.contender) | set(machine["failed"]) == set(speed.names(benchmark))
+    assert set(CHECKED[benchmark]) <= set(table.contender), "some could not take part"
+    assert set(CHECKED[benchmark]) <= set(machine["distances"])
     assert machine["idle_cpu_share"] < 0.01, "contenders at rest disturbed the others"
-    checked = {"torch_eager_default", "torch_eager_fused", "torch_mm"}
-    assert checked <= set(machine["distances"])
     for away in machine["distances"].values():
         assert max(away.values()) <= machine["tolerance"]
     assert machine["packages"]["torch"] and machine["finished"] and machine["commit"]

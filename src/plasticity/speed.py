@@ -1,56 +1,201 @@
-"""The recorded benchmark of `benchmarks/training_speed.py`, as tables and sentences."""
+"""The recorded benchmarks of `benchmarks/`, as tables and sentences."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
+from plasticity import probe
 from plasticity.results import ResultsError
 
-NAMES = {
-    "scan": "ours: one jitted scan",
-    "python_loop": "ours: a jitted step in a Python loop",
-    "torch_eager_default": "PyTorch eager, default Adam",
-    "torch_eager_fused": "PyTorch eager, fused Adam",
-    "torch_compile_default": "torch.compile, default Adam",
-    "torch_compile_fused": "torch.compile, fused Adam",
-    "torch_compile_all": "torch.compile, Adam compiled too",
-    "jax_dot": "the products alone, jnp.dot",
-    "torch_mm": "the products alone, torch.mm",
-    "one_process": "one after the other, all cores",
-    "pinned_processes": "one process pinned to each core",
-    "vmap": "two seeds batched with vmap, all cores",
+
+class Table(NamedTuple):
+    """Contenders that are compared with each other."""
+
+    benchmark: str  # the script that measures it, and its files' name
+    ours: str  # whose rate stands above the others' in the ratios
+    heading: str  # of the rates and of the ratios
+    contenders: dict[str, str]  # in words, in the order in which they are shown
+    form: str = "{:.2f} ×"  # of a ratio
+
+
+TABLES = {
+    "training": Table(
+        "training_speed",
+        "scan",
+        "steps/s | ours is faster by",
+        {
+            "scan": "ours: one jitted scan",
+            "python_loop": "ours: a jitted step in a Python loop",
+            "torch_eager_default": "PyTorch eager, default Adam",
+            "torch_eager_fused": "PyTorch eager, fused Adam",
+            "torch_compile_default": "torch.compile, default Adam",
+            "torch_compile_fused": "torch.compile, fused Adam",
+            "torch_compile_all": "torch.compile, Adam compiled too",
+        },
+    ),
+    "gemm": Table(
+        "training_speed",
+        "scan",
+        "GFLOP/s | our step reaches",
+        {
+            "jax_dot": "the products alone, jnp.dot",
+            "torch_mm": "the products alone, torch.mm",
+        },
+        "{:.0%}",
+    ),
+    "seeds": Table(
+        "training_speed",
+        "pinned_processes",
+        "steps/s in all | pinned processes are faster by",
+        {
+            "one_process": "one after the other, all cores",
+            "pinned_processes": "one process pinned to each core",
+            "vmap": "two seeds batched with vmap, all cores",
+        },
+    ),
+    "agents": Table(
+        "agent_speed",
+        "agent_pinned",
+        "steps/s in all | ours is faster by",
+        {
+            "agent_pinned": "ours: whole agents, one pinned to each core",
+            "agent_all": "ours: a whole agent on all cores",
+            "agent_vmap": "ours: two whole agents batched with vmap, all cores",
+            "torch_agent_all": "PyTorch: a whole agent in CleanRL's style, all cores",
+            "torch_agent_pinned": (
+                "PyTorch: whole agents in CleanRL's style, one pinned to each core"
+            ),
+            "torch_update_all": "PyTorch eager: the bare update, all cores",
+            "torch_update_pinned": "PyTorch eager: bare updates, pinned",
+            "torch_update_fused_pinned": "PyTorch eager: bare updates, fused Adam, pinned",
+            "torch_update_compiled_pinned": "torch.compile: bare updates, fused Adam, pinned",
+        },
+    ),
+    "probes": Table(
+        "agent_speed",
+        "probe_pinned",
+        "steps/s in all | ours is faster by",
+        {
+            "probe_pinned": "ours: targets shared by processes pinned to each core",
+            "probe_all": "ours: one target after the other, all cores",
+            "probe_vmap": "ours: two targets batched with vmap, all cores",
+            "torch_probe_all": "PyTorch eager: one target after the other, all cores",
+            "torch_probe_pinned": "PyTorch eager: targets shared by pinned processes",
+            "torch_probe_fused_pinned": "PyTorch eager: the same with fused Adam",
+            "torch_probe_compiled_pinned": "torch.compile: the same with fused Adam",
+        },
+    ),
+    "cnn_updates": Table(
+        "agent_speed",
+        "cnn_update_pinned",
+        "updates/s in all | ours is faster by",
+        {
+            "cnn_update_pinned": "ours: bare updates, pinned",
+            "cnn_update_all": "ours: the bare update, all cores",
+            "cnn_update_native": "the same with XLA's own convolution, all cores",
+            "torch_cnn_update_all": "PyTorch eager, all cores",
+            "torch_cnn_update_last_all": "PyTorch eager, channels last, all cores",
+            "torch_cnn_update_compiled_all": "torch.compile, fused Adam, all cores",
+            "torch_cnn_update_pinned": "PyTorch eager, pinned",
+            "torch_cnn_update_last_pinned": "PyTorch eager, channels last, pinned",
+            "torch_cnn_update_compiled_pinned": "torch.compile, fused Adam, pinned",
+        },
+    ),
+    "cnn_agents": Table(
+        "agent_speed",
+        "cnn_agent_pinned",
+        "steps/s in all | ours is faster by",
+        {
+            "cnn_agent_pinned": "ours: whole agents, one pinned to each core",
+            "cnn_agent_all": "ours: a whole agent on all cores",
+            "torch_cnn_agent_all": "PyTorch: a whole agent in CleanRL's style, all cores",
+            "torch_cnn_agent_pinned": (
+                "PyTorch: whole agents in CleanRL's style, one pinned to each core"
+            ),
+        },
+    ),
+    "target_copies": Table(
+        "agent_speed",
+        "copies",
+        "steps/s | with copies every 1,000 steps we reach",
+        {
+            "copies": "a copy and a new table of target values every 1,000 steps",
+            "no_copies": "no copy, the table made as often",
+            "one_table": "no copy, the table made half as often",
+        },
+        "{:.1%}",
+    ),
 }
+"""Every table of both benchmarks. A contender stands in one of them."""
 
-OURS = {"training": "scan", "gemm": "scan", "seeds": "pinned_processes"}
-"""Whose rate stands above the others' in the ratios of each table: what the driver uses."""
-
-
-HEADINGS = {
-    "training": "steps/s | ours is faster by",
-    "gemm": "GFLOP/s | our step reaches",
-    "seeds": "steps/s in all | pinned processes are faster by",
-}
+NAMES = {name: words for table in TABLES.values() for name, words in table.contenders.items()}
 
 
-def read(folder: Path | None = None) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return the recorded rates, and what `training_speed.json` says of machine, date and checks.
+class Aim(NamedTuple):
+    """By how much ours should be faster than its peers; set before anything was measured."""
 
-    Columns: table, contender, batch_size, width, round, steps_per_second. Looked for in
-    ``benchmarks`` in the working directory and above it, if no folder is named. Raises
-    FileNotFoundError if nothing is recorded, `ResultsError` if the files do not belong together.
+    table: str
+    batch_size: int
+    ours: str
+    peers: str  # in words
+    contenders: tuple[str, ...]  # the peers: the fastest of them counts
+    least: float
+
+
+_WHOLE = ("torch_agent_all", "torch_agent_pinned")
+_BARE = ("torch_update_all", "torch_update_pinned", "torch_update_fused_pinned")
+_COMPILED = ("torch_update_compiled_pinned",)
+
+
+def _peers(table: str) -> tuple[str, ...]:
+    return tuple(name for name in TABLES[table].contenders if name.startswith("torch"))
+
+
+AIMS = (
+    Aim("agents", 32, "whole agents", "a loop in CleanRL's style", _WHOLE, 3.0),
+    Aim("agents", 32, "whole agents", "PyTorch eager's bare update", _BARE, 1.5),
+    Aim("agents", 32, "whole agents", "a compiled bare update", _COMPILED, 1.0),
+    Aim("agents", 512, "whole agents", "a loop in CleanRL's style", _WHOLE, 1.3),
+    Aim("agents", 512, "whole agents", "PyTorch eager's bare update", _BARE, 1.3),
+    Aim("agents", 512, "whole agents", "a compiled bare update", _COMPILED, 1.0),
+    Aim("probes", 32, "probes", "PyTorch", _peers("probes"), 2.0),
+    Aim("cnn_updates", 32, "the CNN's bare updates", "PyTorch", _peers("cnn_updates"), 1.0),
+    Aim("cnn_agents", 32, "whole agents with the CNN", "a loop in CleanRL's style",
+        _peers("cnn_agents"), 1.0),
+)  # fmt: skip
+
+COPIES_AT_MOST = 0.02
+"""What target updates should cost at most, of all time."""
+
+
+def names(benchmark: str) -> list[str]:
+    """Return the contenders of a benchmark."""
+    found = [table.contenders for table in TABLES.values() if table.benchmark == benchmark]
+    return [name for contenders in found for name in contenders]
+
+
+def read(
+    folder: Path | None = None, benchmark: str = "training_speed"
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return the recorded rates, and what the JSON file says of machine, date and checks.
+
+    Columns: table, contender, those of the case (batch_size and width or network), round,
+    steps_per_second. Looked for in ``benchmarks`` in the working directory and above it, if no
+    folder is named. Raises FileNotFoundError if nothing is recorded, `ResultsError` if the files do
+    not belong together.
     """
     here = Path.cwd()
     folders = [folder] if folder else [path / "benchmarks" for path in (here, *here.parents)]
-    found = [path for path in folders if (path / "training_speed.json").is_file()]
+    found = [path for path in folders if (path / f"{benchmark}.json").is_file()]
     if not found:
-        raise FileNotFoundError("no recorded benchmark: `make bench` records one")
-    machine = json.loads((found[0] / "training_speed.json").read_text(encoding="utf-8"))
-    table = found[0] / "training_speed.csv"
+        raise FileNotFoundError(f"no recorded {benchmark}: `make bench` records one")
+    machine = json.loads((found[0] / f"{benchmark}.json").read_text(encoding="utf-8"))
+    table = found[0] / f"{benchmark}.csv"
     if hashlib.sha256(table.read_bytes()).hexdigest() != machine["sha256"]:
         raise ResultsError(f"{table} is not what the benchmark wrote: run `make bench` again")
     return pd.read_csv(table), machine
@@ -59,20 +204,25 @@ def read(folder: Path | None = None) -> tuple[pd.DataFrame, dict[str, Any]]:
 def ratios(table: pd.DataFrame, name: str) -> pd.DataFrame:
     """Return, for each contender of table ``name``, its median rate and ours divided by it.
 
-    Columns: batch_size, width, contender, steps_per_second, ratio (median over rounds of the ratio
+    Columns: those of the case, contender, steps_per_second, ratio (median over rounds of the ratio
     within a round), low, high (the smallest and the largest of them).
     """
-    case = ["batch_size", "width", "round"]
-    ours = table[table.contender == OURS[name]].set_index(case).steps_per_second.rename("ours")
-    rows = table[table.table == name].join(ours, on=case)
+    measured = ("table", "contender", "round", "steps_per_second")
+    case = [str(column) for column in table if column not in measured]
+    turn = [*case, "round"]
+    ours = table[table.contender == TABLES[name].ours].set_index(turn)
+    rows = table[table.table == name].join(ours.steps_per_second.rename("ours"), turn)
     rows = rows.assign(ratio=rows.ours / rows.steps_per_second)
-    groups = rows.groupby(["batch_size", "width", "contender"], sort=False)
-    return groups.agg(
-        steps_per_second=("steps_per_second", "median"),
-        ratio=("ratio", "median"),
-        low=("ratio", "min"),
-        high=("ratio", "max"),
-    ).reset_index()
+    return (
+        rows.groupby([*case, "contender"], sort=False)
+        .agg(
+            steps_per_second=("steps_per_second", "median"),
+            ratio=("ratio", "median"),
+            low=("ratio", "min"),
+            high=("ratio", "max"),
+        )
+        .reset_index()
+    )
 
 
 def step_flops(width: int, batch_size: int) -> int:
@@ -85,14 +235,15 @@ def step_flops(width: int, batch_size: int) -> int:
 
 def as_markdown(table: pd.DataFrame, name: str) -> str:
     """Return the rates and ratios of table ``name`` as a Markdown table."""
+    form = TABLES[name].form
     lines = [
-        f"| batch | contender | {HEADINGS[name]} | smallest, largest |",
+        f"| batch | contender | {TABLES[name].heading} | smallest, largest |",
         "|--:|---|--:|--:|--:|",
     ]
     for row in ratios(table, name).to_dict("records"):
-        rate, form = row["steps_per_second"], "{:.2f} ×"
+        rate = row["steps_per_second"]
         if name == "gemm":
-            rate, form = rate * step_flops(row["width"], row["batch_size"]) / 1e9, "{:.0%}"
+            rate *= step_flops(row["width"], row["batch_size"]) / 1e9
         ratio, low, high = (form.format(row[column]) for column in ("ratio", "low", "high"))
         cells = f"{row['batch_size']} | {NAMES[row['contender']]} | {rate:,.1f}"
         lines.append(f"| {cells} | **{ratio}** | {low}, {high} |")
@@ -100,7 +251,24 @@ def as_markdown(table: pd.DataFrame, name: str) -> str:
 
 
 def findings(table: pd.DataFrame) -> str:
-    """Return what the ratios say, one Markdown bullet a matter."""
+    """Return what the ratios of a benchmark say, one Markdown bullet a matter."""
+    measured = set(table.table)
+    lines: list[str] = []
+    if "training" in measured:
+        lines += _training(table)
+    if "seeds" in measured:
+        lines += _seeds(table)
+    lines += _aims(table[table.table.isin({aim.table for aim in AIMS})])
+    if "probes" in measured:
+        lines += _whole_probe(table)
+    for name, other in (("probes", "probe_vmap"), ("cnn_updates", "cnn_update_native")):
+        lines += _other_form(table, name, other)
+    if "target_copies" in measured:
+        lines += _copies(table)
+    return "\n".join(lines)
+
+
+def _training(table: pd.DataFrame) -> list[str]:
     lines = []
     gemm = ratios(table, "gemm").set_index("contender")
     for batch, rows in ratios(table, "training").groupby("batch_size"):
@@ -114,12 +282,66 @@ def findings(table: pd.DataFrame) -> str:
                 f"Adam; {peers.min():.2f} times the fastest PyTorch, {NAMES[str(peers.idxmin())]}"
             )
         lines.append(line + ".")
-    for row in ratios(table, "seeds").query("contender != @OURS['seeds']").to_dict("records"):
-        line = (
-            f"- Width {row['width']}, batch {row['batch_size']}, several seeds: pinned processes "
+    return lines
+
+
+def _seeds(table: pd.DataFrame) -> list[str]:
+    lines = []
+    for row in ratios(table, "seeds").to_dict("records"):
+        if row["contender"] != TABLES["seeds"].ours:
+            lines.append(
+                f"- Width {row['width']}, batch {row['batch_size']}, several seeds: pinned "
+                f"processes take {row['ratio']:.2f} times the steps of {NAMES[row['contender']]}."
+            )
+    return lines
+
+
+def _aims(table: pd.DataFrame) -> list[str]:
+    lines = []
+    for aim in AIMS:
+        rows = table[(table.table == aim.table) & (table.batch_size == aim.batch_size)]
+        if not set(aim.contenders) & set(rows.contender):
+            continue
+        ratio = ratios(rows, aim.table).set_index("contender").ratio
+        ratio = ratio[ratio.index.isin(aim.contenders)]
+        reached = "reached" if ratio.min() >= aim.least else "**missed**"
+        lines.append(
+            f"- Batch {aim.batch_size}, {aim.ours}: {ratio.min():.2f} times the steps of "
+            f"{aim.peers} at its fastest ({NAMES[str(ratio.idxmin())]}). The aim was "
+            f"{aim.least:g}: {reached}."
         )
-        lines.append(f"{line}take {row['ratio']:.2f} times the steps of {NAMES[row['contender']]}.")
-    return "\n".join(lines)
+    return lines
+
+
+def _whole_probe(table: pd.DataFrame) -> list[str]:
+    rates = ratios(table, "probes").set_index("contender").steps_per_second
+    seconds = probe.TARGETS * probe.STEPS / rates[TABLES["probes"].ours]
+    return [
+        f"- At this rate a whole probe, {probe.TARGETS} targets of {probe.STEPS:,} steps, takes "
+        f"{seconds:.0f} s."
+    ]
+
+
+def _other_form(table: pd.DataFrame, name: str, other: str) -> list[str]:
+    """Compare our form with the one that is not chosen on this device."""
+    if other not in set(table.contender):
+        return []
+    ours = TABLES[name].ours.replace("pinned", "all")
+    rates = table[table.table == name].pivot(index="round", columns="contender")
+    ratio = (rates.steps_per_second[ours] / rates.steps_per_second[other]).median()
+    return [f"- {NAMES[ours]}: {ratio:.2f} times the steps of {NAMES[other]}."]
+
+
+def _copies(table: pd.DataFrame) -> list[str]:
+    ratio = 1 - ratios(table, "target_copies").set_index("contender").ratio
+    line = f"- Copying the target network costs {ratio['no_copies']:.1%} of the time"
+    if "one_table" in ratio:
+        kept = "kept" if ratio["one_table"] <= COPIES_AT_MOST else "**not kept**"
+        line += (
+            f", and {ratio['one_table']:.1%} with the table of target values that is made anew "
+            f"after every other copy. At most {COPIES_AT_MOST:.0%} was the aim: {kept}"
+        )
+    return [line + "."]
 
 
 def describe(machine: dict[str, Any]) -> str:
@@ -136,6 +358,8 @@ def describe(machine: dict[str, Any]) -> str:
         f"{commit}{changed}. {settings['rounds']} rounds, turns of at least "
         f"{settings['seconds']:g} s; those at rest took {machine['idle_cpu_share']:.2%} of a core."
     )
+    if "extrapolation" in settings:
+        text += f" {settings['extrapolation']}"
     failed = [
         f" {NAMES[name]} did not run: {reason}." for name, reason in machine["failed"].items()
     ]

@@ -66,7 +66,7 @@ def made_up(offset: dict[str, float]) -> Run:
 
 
 def test_calibration_is_the_distance_to_the_printed_losses() -> None:
-    offset = dict(zip(experiment.CALIBRATION, (0.1, -0.02, 0.3, 0.2), strict=True))
+    offset = dict(zip(experiment.CALIBRATION, (0.1, -0.02, 0.3, 0.2, 0.4), strict=True))
     run = made_up(offset)
     table = experiment.calibration(run)
     for setting, rows in table.groupby("setting"):

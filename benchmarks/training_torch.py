@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
+import pytorch
 import torch
-from task import Case, Task, World
-from torch import Tensor, nn
+from pytorch import double_precision as double_precision
+from task import Task
+from torch import Tensor
 from torch.nn import functional
-
-
-def use_all_cores() -> None:
-    """Let PyTorch use every core that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    torch.set_num_threads(len(affinity(0)) if affinity else os.cpu_count() or 1)
-
-
-@contextmanager
-def double_precision() -> Iterator[None]:
-    """Make float64 PyTorch's default, that of Adam's step count included."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+from training_task import Case as Case
+from training_task import World as World
 
 
 class Training:
@@ -37,19 +25,13 @@ class Training:
     """
 
     def __init__(self, case: Case, world: World, *, fused: bool | None, compiled: str) -> None:
-        use_all_cores()
+        pytorch.use_all_cores()
         torch.manual_seed(0)
         self.case, self.world = case, world
         self.inputs = torch.from_numpy(world.inputs)
         self.labels = torch.from_numpy(world.labels).long()
-        layers: list[nn.Module] = []
-        for kernel in world.params[1::2]:
-            layers += [nn.Linear(*kernel.shape), nn.ReLU()]
-        self.model = nn.Sequential(*layers[:-1])
-        rate, b1, b2, eps = world.adam.tolist()
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=rate, betas=(b1, b2), eps=eps, fused=fused
-        )
+        self.model = pytorch.network(world.params)
+        self.optimizer = pytorch.adam(self.model, world.adam, fused)
         whole = partial(torch.compile, dynamic=False)
         self.loss: Callable[..., Tensor] = whole(self.plain_loss) if compiled else self.plain_loss
         self.update: Any = self.optimizer.step
@@ -62,16 +44,8 @@ class Training:
         return functional.cross_entropy(logits, labels.index_select(0, batch))
 
     def reset(self) -> None:
-        """See `Task`; in place, so that nothing is compiled anew."""
-        layers = [layer for layer in self.model if isinstance(layer, nn.Linear)]
-        leaves = map(torch.from_numpy, self.world.params)
-        with torch.no_grad():
-            for layer, bias, kernel in zip(layers, leaves, leaves, strict=True):
-                layer.bias.copy_(bias)
-                layer.weight.copy_(kernel.T)
-        for state in self.optimizer.state.values():
-            for moment in state.values():
-                moment.zero_()
+        pytorch.load(self.model, self.world.params)
+        pytorch.forget(self.optimizer)
 
     def step(self, batch: Tensor) -> None:
         self.optimizer.zero_grad()
@@ -83,20 +57,18 @@ class Training:
             self.step(torch.randint(len(self.inputs), (self.case.batch_size,)))
         return self.case.block
 
-    def check(self, indices: np.ndarray) -> list[np.ndarray]:
+    def check(self, given: np.ndarray) -> list[np.ndarray]:
         self.reset()
-        for batch in torch.tensor(indices, dtype=torch.long):
+        for batch in torch.tensor(given, dtype=torch.long):
             self.step(batch)
-        layers = [layer for layer in self.model if isinstance(layer, nn.Linear)]
-        pairs = [(layer.bias, layer.weight.T) for layer in layers]
-        return [leaf.detach().numpy().copy() for pair in pairs for leaf in pair]
+        return pytorch.read(self.model)
 
 
 class Mm:
-    """The eight matrix products of a step; see `jax_contenders.Dot`."""
+    """The eight matrix products of a step; see `training_jax.Dot`."""
 
     def __init__(self, case: Case, world: World) -> None:
-        use_all_cores()
+        pytorch.use_all_cores()
         self.case = case
         self.x = torch.from_numpy(world.inputs[: case.batch_size])
         self.kernels = [torch.from_numpy(kernel) for kernel in world.params[1::2]]
@@ -126,7 +98,7 @@ class Mm:
             self.products()
         return self.case.block
 
-    def check(self, indices: np.ndarray) -> list[np.ndarray]:
+    def check(self, given: np.ndarray) -> list[np.ndarray]:
         """Return the three weight gradients."""
         self.products()
         return [product.numpy() for product in self.results]

@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from task import CHECK_STEPS, Case, Task, World
+from task import CHECK_STEPS, Task
+from training_task import Case, World
 
 from plasticity import data, optimizers
 from plasticity.experiments import optimizer_instability
@@ -42,7 +43,7 @@ def double_precision() -> AbstractContextManager[Any]:
     return jax.enable_x64(True)
 
 
-def check_indices(case: Case) -> np.ndarray:
+def given(case: Case, world: World) -> np.ndarray:
     """Return the minibatches, (steps, batch), that `train` draws in a check."""
     with double_precision():  # it changes what is drawn
         shape = (CHECK_STEPS, case.batch_size)
@@ -82,10 +83,10 @@ class Scan:
         self.advance(self.case.block, jax.random.key(self.blocks))
         return self.seeds * self.case.block
 
-    def check(self, indices: np.ndarray) -> list[np.ndarray]:
-        """See `Task`; the key draws the very minibatches of `check_indices`."""
+    def check(self, given: np.ndarray) -> list[np.ndarray]:
+        """See `Task`; the key draws the very minibatches of `given`."""
         self.reset()
-        self.advance(len(indices), jax.random.key(SEED))
+        self.advance(len(given), jax.random.key(SEED))
         return [np.asarray(leaf) for leaf in jax.tree.leaves(self.state.params)]
 
 
@@ -161,7 +162,7 @@ class Dot:
         jax.block_until_ready(self.results)
         return self.case.block
 
-    def check(self, indices: np.ndarray) -> list[np.ndarray]:
+    def check(self, given: np.ndarray) -> list[np.ndarray]:
         """Return the three weight gradients."""
         self.results = self.run(*self.arrays, self.results)
         return [np.asarray(product) for product in self.results]

@@ -1,0 +1,291 @@
+"""Our ways to train and probe agents: `dqn.train` and `probe.fit_all` as the experiments call them.
+
+`plasticity.probed_agent` makes the agents, so that what is timed is what is run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from agent_task import CHECK_PERIOD, PROBE_CHECK_STEPS, Case, Settings, World
+from task import CHECK_STEPS, Task, in_double
+
+from plasticity import (
+    classification_mdp,
+    devices,
+    dqn,
+    losses,
+    optimizers,
+    probe,
+    probed_agent,
+    replay,
+)
+
+SEED = 0
+
+
+def config_of(case: Case) -> probed_agent.Config:
+    """Return the settings of the experiments' true-label agents at the size of the case."""
+    size = {"mlp_width": case.width}
+    if case.network == "cnn":
+        size = {"cnn_width": case.width, "channels": case.channels}
+    return probed_agent.Config(
+        variant="true_label", architecture=case.network, n_images=case.n_images, **size,
+        batch_size=case.batch_size, probe_batch_size=case.batch_size,
+        n_targets=max(case.targets, 1), warmup=max(case.batch_size, min(1_000, case.n_images)),
+    )  # fmt: skip
+
+
+def make_world(case: Case) -> World:
+    """Return standardised MNIST digits, fresh parameters, and a probe's targets if it is one."""
+    config = config_of(case)
+    found, _ = probed_agent.load([config])
+    images = found.images[probed_agent.image_key(config)]
+    params = probed_agent.initialise(config, images.shape[1:], jax.random.key(SEED))
+    adam = (config.learning_rate, *optimizers.DEFAULT_ADAM[:3])
+    settings = [getattr(config, name) for name in Settings._fields]
+    return World(
+        np.asarray(images),
+        np.asarray(found.labels[probed_agent.image_key(config)]),
+        [np.asarray(leaf) for leaf in jax.tree.leaves(params)],
+        np.array(adam),
+        np.array(settings, float),
+        np.asarray(found.targets[probed_agent.network_key(config)]),
+    )
+
+
+@contextlib.contextmanager
+def double_precision() -> Iterator[None]:
+    """Let jax keep float64."""
+    with jax.enable_x64(True), warnings.catch_warnings():
+        # The replay buffer casts indices, which are wider by default now, to what it stores.
+        warnings.filterwarnings("ignore", "scatter inputs have incompatible types", FutureWarning)
+        yield
+
+
+def given(case: Case, world: World) -> np.ndarray:
+    """Return the minibatches of a check, drawn as ours draw them.
+
+    For training (steps, 4, batch): observation, action, reward and following, listened to while
+    `dqn.train` samples its buffer. For a probe (targets, steps, batch): indices of inputs.
+    """
+    if case.targets:
+        with double_precision():  # it changes what is drawn
+            keys = jax.random.split(jax.random.key(SEED), case.targets)
+            shape = (PROBE_CHECK_STEPS, case.batch_size)
+            draw = partial(jax.random.randint, shape=shape, minval=0, maxval=case.n_images)
+            return np.stack([draw(key) for key in keys])
+    heard: list[np.ndarray] = []
+    original = replay.sample
+
+    def listening(buffer: replay.Buffer, uniform: Any) -> Any:
+        batch = original(buffer, uniform)
+        jax.debug.callback(lambda seen: heard.append(np.stack(seen)), batch, ordered=True)
+        return batch
+
+    with mock.patch.object(replay, "sample", listening), double_precision():
+        Agents(case, in_double(world)).check(np.zeros(CHECK_STEPS))
+        jax.effects_barrier()
+    return np.stack(heard)
+
+
+class Agents:
+    """`dqn.train` compiled as the driver does: static settings, data as arguments, donated state.
+
+    One agent, or several batched with vmap.
+    """
+
+    def __init__(self, case: Case, world: World, agents: int = 1) -> None:
+        self.case, self.agents, self.config = case, agents, config_of(case)
+        self.images = jnp.asarray(world.images)
+        self.mdp = classification_mdp.make(
+            "true_label", jnp.asarray(world.labels), jax.random.key(SEED)
+        )
+        params = probed_agent.initialise(self.config, world.images.shape[1:], jax.random.key(SEED))
+        leaves = map(jnp.asarray, world.params)
+        self.params = jax.tree.structure(params).unflatten(leaves)
+        self.agent = probed_agent.agent(self.config)
+        self.start = jax.jit(dqn.start, static_argnums=0)
+        self.run = jax.jit(self.train, static_argnums=(0, 4), donate_argnums=3)
+        self.reset()
+
+    def train(
+        self, agent: dqn.Agent, mdp: Any, images: Any, states: dqn.State, steps: int
+    ) -> tuple[dqn.State, Any]:
+        if self.agents == 1:
+            return dqn.train(agent, mdp, images, states, steps)
+        return jax.vmap(lambda state: dqn.train(agent, mdp, images, state, steps))(states)
+
+    def reset(self) -> None:
+        with jax.enable_x64(False):  # indices are 32 bits wide, whatever the parameters are
+            single = jax.tree.map(jnp.float32, self.params)
+            states = [
+                self.start(self.agent, self.mdp, single, jax.random.key(SEED + k))
+                for k in range(self.agents)
+            ]
+        for k in range(self.agents):  # training donates its state: copies
+            params, target = (jax.tree.map(jnp.copy, self.params) for _ in range(2))
+            opt_state = self.agent.optimizer.init(params)
+            states[k] = states[k]._replace(params=params, target_params=target, opt_state=opt_state)
+        self.state = states[0]
+        if self.agents > 1:
+            self.state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        jax.block_until_ready(self.state)
+
+    def advance(self, agent: dqn.Agent, steps: int) -> None:
+        self.state, _ = self.run(agent, self.mdp, self.images, self.state, steps)
+        jax.block_until_ready(self.state)
+
+    def block(self) -> int:
+        self.advance(self.agent, self.case.steps)
+        return self.agents * self.case.steps
+
+    def check(self, given: np.ndarray) -> list[np.ndarray]:
+        """See `Task`; of several the first agent draws the very minibatches of `given`."""
+        self.reset()
+        self.advance(replace(self.agent, target_period=CHECK_PERIOD), len(given))
+        params = self.state.params
+        if self.agents > 1:
+            params = jax.tree.map(lambda leaf: leaf[0], params)
+        return [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
+
+
+class Periods(Agents):
+    """One agent with a target period of so many times ``case.steps``, in calls of twice those."""
+
+    def __init__(self, case: Case, world: World, multiple: int) -> None:
+        super().__init__(case, world)
+        self.agent = replace(self.agent, target_period=multiple * case.steps)
+
+    def block(self) -> int:
+        self.advance(self.agent, 2 * self.case.steps)
+        return 2 * self.case.steps
+
+
+class Updates(Agents):
+    """The bare update: minibatches are given, by index, and nobody acts.
+
+    The target network's values are computed batch by batch, as the peers do it.
+    """
+
+    def __init__(self, case: Case, world: World, native: bool = False) -> None:
+        self.native = native  # XLA's own convolution
+        super().__init__(case, world)
+        self.update = jax.jit(self.updates, static_argnums=0, donate_argnums=(2, 4))
+        count = np.random.default_rng(SEED)
+        shape = (case.block, case.batch_size)
+        self.batches = dqn.Transition(
+            jnp.asarray(count.integers(0, case.n_images, shape, np.int32)),
+            jnp.asarray(count.integers(0, classification_mdp.STATES, shape, np.int32)),
+            jnp.asarray(count.integers(0, 2, shape).astype(np.float32)),
+            jnp.asarray(count.integers(0, case.n_images, shape, np.int32)),
+        )
+
+    @staticmethod
+    def updates(
+        agent: dqn.Agent, images: Any, params: Any, target: Any, opt_state: Any, batches: Any
+    ) -> tuple[Any, Any]:
+        def step(carry: Any, batch: dqn.Transition) -> tuple[Any, None]:
+            q_t = agent.values(target, images[batch.following])
+            goals = jax.vmap(losses.q_target, (0, None, 0))(batch.reward, agent.discount, q_t)
+            seen = images[batch.observation]
+            params, opt_state, _ = dqn.learn(agent, *carry, seen, batch.action, goals)
+            return (params, opt_state), None
+
+        return jax.lax.scan(step, (params, opt_state), batches)[0]
+
+    def take(self, batches: dqn.Transition) -> None:
+        state = self.state
+        on_cpu = mock.patch.object(devices, "is_cpu", return_value=False)
+        with on_cpu if self.native else contextlib.nullcontext():
+            params, opt_state = self.update(
+                self.agent, self.images, state.params, state.target_params, state.opt_state, batches
+            )
+        self.state = state._replace(params=params, opt_state=opt_state)
+        jax.block_until_ready(self.state)
+
+    def block(self) -> int:
+        self.take(self.batches)
+        return self.case.block
+
+    def check(self, given: np.ndarray) -> list[np.ndarray]:
+        self.reset()
+        for part in np.split(given, len(given) // CHECK_PERIOD):
+            observation, action, reward, following = part.transpose(1, 0, 2)
+            indices = (jnp.asarray(x.astype(np.int32)) for x in (observation, action, following))
+            seen, chosen, led = indices
+            self.take(dqn.Transition(seen, chosen, jnp.asarray(reward), led))
+            params = jax.tree.map(jnp.copy, self.state.params)
+            self.state = self.state._replace(target_params=params)
+        return [np.asarray(leaf) for leaf in jax.tree.leaves(self.state.params)]
+
+
+class Fits:
+    """`probe.fit_all`; with ``batched`` in the form that it has on an accelerator, vmap."""
+
+    def __init__(self, case: Case, world: World, batched: bool = False) -> None:
+        self.case, self.batched, self.config = case, batched, config_of(case)
+        self.inputs, self.targets = jnp.asarray(world.images), jnp.asarray(world.targets)
+        params = probed_agent.initialise(self.config, world.images.shape[1:], jax.random.key(SEED))
+        leaves = map(jnp.asarray, world.params)
+        self.params = jax.tree.structure(params).unflatten(leaves)
+        self.optimizer = optimizers.of_name("adam", self.config.learning_rate)
+        sizes = ("apply", "optimizer", "steps", "batch_size")
+        self.run = jax.jit(probe.fit_all, static_argnames=sizes)
+        self.blocks = 0
+
+    def reset(self) -> None:
+        """Nothing to do: every fit starts from the parameters of the world."""
+
+    def apply(self, params: Any, x: Any) -> Any:
+        return probed_agent.forward(self.config, params, x).output
+
+    def fit(self, key: Any, steps: int) -> probe.Fits:
+        batched = mock.patch.object(devices, "is_cpu", return_value=False)
+        with batched if self.batched else contextlib.nullcontext():
+            found = self.run(
+                apply=self.apply, params=self.params, inputs=self.inputs, targets=self.targets,
+                optimizer=self.optimizer, key=key, steps=steps, batch_size=self.case.batch_size,
+            )  # fmt: skip
+        jax.block_until_ready(found)
+        return found
+
+    def block(self) -> int:
+        self.blocks += 1
+        self.fit(jax.random.key(self.blocks), self.case.steps)
+        return self.case.targets * self.case.steps
+
+    def check(self, given: np.ndarray) -> list[np.ndarray]:
+        """Return final losses, learning curves and their noise, of every target."""
+        found = self.fit(jax.random.key(SEED), given.shape[1])
+        return [np.asarray(part) for part in found]
+
+
+TASKS: dict[str, Callable[[Case, World], Task]] = {
+    "agent_pinned": Agents,
+    "agent_all": Agents,
+    "agent_vmap": partial(Agents, agents=2),
+    "probe_pinned": Fits,
+    "probe_all": Fits,
+    "probe_vmap": partial(Fits, batched=True),
+    "cnn_update_pinned": Updates,
+    "cnn_update_all": Updates,
+    "cnn_update_native": partial(Updates, native=True),
+    "cnn_agent_pinned": Agents,
+    "cnn_agent_all": Agents,
+    "copies": partial(Periods, multiple=1),
+    # Beyond any run. What a call and the period have in common decides how often the table of
+    # target values is made: once each `case.steps` if the multiple is odd, as with copies, and
+    # once a call if it is even.
+    "no_copies": partial(Periods, multiple=1_000_001),
+    "one_table": partial(Periods, multiple=1_000_000),
+}

@@ -1,0 +1,294 @@
+"""What both benchmarks share: contenders in processes of their own, rounds, checks, the record.
+
+Machines drift and neighbours come and go, so contenders take turns round by round, each in a
+process of its own that rests while another works, and what is reported are medians of the ratios
+within a round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from task import TOLERANCE, Case, distance, read_world, write_world
+
+from plasticity import results, speed
+
+HERE = Path(__file__).parent
+
+
+class Group(NamedTuple):
+    """Contenders that take turns with each other."""
+
+    tables: tuple[str, ...]  # of `plasticity.speed.TABLES`: each contender of theirs takes part
+    cases: Sequence[Case]
+    rounds: int
+
+
+class Agreement(NamedTuple):
+    """With whom the contenders of a table must compute the same."""
+
+    reference: str
+    moved: bool  # what they return are parameters: differences are relative to how far they went
+    without: tuple[str, ...] = ()  # contenders of the table that are not checked
+
+
+class DifferentComputations(RuntimeError):
+    """Two contenders that should compute the same do not."""
+
+
+class Contender:
+    """A named contender: one process, or one pinned to each core, whose rates add up."""
+
+    def __init__(self, benchmark: str, table: str, name: str, folder: Path) -> None:
+        self.table, self.name = table, name
+        cores: list[int | None] = [None]
+        if "pinned" in name:
+            cores = list(sorted(os.sched_getaffinity(0)))  # as `plasticity.driver` does
+        environment = {
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
+        }
+        module = f"{benchmark}_{'torch' if 'torch' in name else 'jax'}"
+        self.processes = []
+        for core in cores:
+            with open(folder / f"{name}_{core}.log", "w") as log:
+                process = subprocess.Popen(
+                    [sys.executable, str(HERE / "contender.py")],
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+                    env=environment,
+                )  # fmt: skip
+            self.processes.append(process)
+            order = {"do": "start", "contender": name, "module": module, "core": core}
+            self._send(process, order)
+
+    @staticmethod
+    def _send(process: subprocess.Popen[str], message: Mapping[str, Any]) -> None:
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(message) + "\n")
+        process.stdin.flush()
+
+    def ask(self, do: str, case: Case, **details: Any) -> dict[str, Any]:
+        """Give one order to every process; return the sums of their answers, or what failed."""
+        for process in self.processes:
+            self._send(process, {"do": do, "case": case, **details})
+        return self.answer()
+
+    def answer(self) -> dict[str, Any]:
+        """Return the sums of the answers to the last order, or what failed."""
+        answers = []
+        for process in self.processes:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            answers.append(json.loads(line) if line else {"failed": "its process died"})
+        for answer in answers:
+            if "failed" in answer:
+                return answer
+        return {name: sum(answer[name] for answer in answers) for name in answers[0]}
+
+    def check(self, case: Case, **files: str) -> dict[str, Any]:
+        """Let the first process, whose work the others repeat, train for a check."""
+        self._send(self.processes[0], {"do": "check", "case": case, **files})
+        line = self.processes[0].stdout.readline()  # type: ignore[union-attr]
+        answer: dict[str, Any] = json.loads(line) if line else {"failed": "its process died"}
+        return answer
+
+    def close(self) -> None:
+        """End the processes; nothing that they hold is worth keeping."""
+        for process in self.processes:
+            with process:
+                process.kill()
+
+
+class Benchmark:
+    """Contenders, what was measured of them, and what went wrong.
+
+    ``ours`` is the benchmark's module of contenders in JAX. It also has ``make_world(case)`` and
+    ``given(case, world)``, the minibatches of a check.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        ours: ModuleType,
+        agreements: Mapping[str, Agreement],
+        contenders: Iterable[str],
+        seconds: float,
+        folder: Path,
+    ) -> None:
+        self.name, self.ours, self.agreements = name, ours, agreements
+        self.contenders, self.seconds, self.folder = tuple(contenders), seconds, folder
+        self.groups: list[Group] = []
+        self.rows: list[dict[str, Any]] = []
+        self.first_blocks: dict[tuple[str, str], tuple[float, int]] = {}
+        self.compile_seconds: dict[str, dict[str, float]] = {}
+        self.distances: dict[str, dict[str, float]] = {}
+        self.failed: dict[str, str] = {}
+        self.idle_seconds = self.turn_seconds = 0.0
+
+    def run(self, group: Group) -> None:
+        """Start the group's contenders, check that they agree, let them take turns; end them."""
+        self.groups.append(group)
+        with contextlib.ExitStack() as stack:
+            contenders = []
+            for table in group.tables:
+                for name in speed.TABLES[table].contenders:
+                    if name in self.contenders:
+                        contenders.append(Contender(self.name, table, name, self.folder))
+                        stack.callback(contenders[-1].close)
+            contenders = [c for c in contenders if self.takes_part(c, c.answer())]
+            for case in group.cases:
+                contenders = [c for c in contenders if self.prepare(c, case)]
+                self.check(contenders, case)
+            for number in range(group.rounds if contenders else 0):
+                for case in group.cases:
+                    # Nobody comes first, or after the same neighbour, every time.
+                    first = number % len(contenders)
+                    for contender in contenders[first:] + contenders[:first]:
+                        self.turn(contender, case, number)
+                say(f"{', '.join(group.tables)}: round {number + 1} of {group.rounds}")
+
+    def world(self, case: Case) -> Path:
+        """Return the file of what every contender starts from."""
+        path = self.folder / f"world {case.name}.npz"
+        if not path.exists():
+            write_world(path, self.ours.make_world(case))
+        return path
+
+    def takes_part(self, contender: Contender, answer: Mapping[str, Any]) -> bool:
+        """Return whether nothing failed; note the reason of a contender that cannot take part."""
+        if "failed" in answer:
+            self.failed[contender.name] = answer["failed"]
+            say(f"{contender.name} does not take part: {answer['failed']}")
+        return "failed" not in answer
+
+    def prepare(self, contender: Contender, case: Case) -> bool:
+        """Compile, by a first block; return whether the contender can take part."""
+        answer = contender.ask("prepare", case, world=str(self.world(case)))
+        if not self.takes_part(contender, answer):
+            return False
+        self.first_blocks[contender.name, case.name] = answer["seconds"], answer["steps"]
+        say(f"{contender.name}, {case.name}: ready after {answer['seconds']:.1f} s")
+        return True
+
+    def check(self, contenders: Iterable[Contender], case: Case) -> None:
+        """Raise `DifferentComputations` unless contenders of one table end with equal numbers."""
+        given, out = self.folder / "given.npy", self.folder / "out.npz"
+        files = {"world": str(self.world(case)), "given": str(given), "out": str(out)}
+        world = read_world(self.world(case), self.ours.World)
+        found: dict[str, list[np.ndarray]] = {}
+        for contender in contenders:
+            if contender.table not in self.agreements:
+                continue
+            reference, moved, without = self.agreements[contender.table]
+            if contender.name in without:
+                continue
+            if not found:
+                np.save(given, self.ours.given(case, world))
+            answer = contender.check(case, **files)
+            if "failed" in answer:
+                raise RuntimeError(f"{contender.name}: {answer['failed']}")
+            with np.load(out) as stored:
+                found[contender.name] = list(stored.values())
+            origin = world.params if moved else None
+            away = distance(found[reference], found[contender.name], origin)
+            self.distances.setdefault(contender.name, {})[case.name] = away
+            if not away <= TOLERANCE:
+                raise DifferentComputations(
+                    f"{contender.name} and {reference} differ by {away:.1e} of what they computed "
+                    f"({case.name}); rounding explains {TOLERANCE:.1e}"
+                )
+
+    def turn(self, contender: Contender, case: Case, number: int) -> None:
+        """Let one contender work, all others resting; note its rate."""
+        began = perf_counter()
+        answer = contender.ask("turn", case, seconds=self.seconds)
+        if "failed" in answer:
+            raise RuntimeError(f"{contender.name}: {answer['failed']}")
+        self.turn_seconds += perf_counter() - began
+        self.idle_seconds += answer["idle_cpu_seconds"]
+        if number == 0:
+            # What the very first block took beyond its steps; rates and times of processes add up.
+            seconds, steps = self.first_blocks[contender.name, case.name]
+            beyond = seconds - len(contender.processes) * steps / answer["steps_per_second"]
+            found = self.compile_seconds.setdefault(contender.name, {})
+            found[case.name] = round(max(0.0, beyond), 2)
+        row = {
+            "table": contender.table,
+            "contender": contender.name,
+            **case.columns,
+            "round": number,
+            "steps_per_second": round(answer["steps_per_second"], 3),
+        }
+        self.rows.append(row)
+
+    def document(self) -> dict[str, Any]:
+        """Return what the JSON file says of contenders and turns."""
+        return {
+            "idle_cpu_share": round(self.idle_seconds / self.turn_seconds, 5),
+            "compile_seconds": self.compile_seconds,
+            "distances": self.distances,
+            "tolerance": TOLERANCE,
+            "failed": self.failed,
+        }
+
+
+def say(text: str) -> None:
+    """Tell whoever waits how far it has come."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def main(
+    name: str,
+    description: str,
+    measure: Callable[[bool, Path], tuple[Benchmark, dict[str, Any]]],
+) -> None:
+    """Measure, record, print.
+
+    ``measure(toy, folder)`` returns a benchmark that was run, with a folder for its files, and the
+    settings to record. Writes ``name``.csv, one rate a row, and ``name``.json: machine, date,
+    versions, settings, what was checked; each atomically and the table first.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--toy", action="store_true", help="tiny, one round: does it work at all?")
+    parser.add_argument("--output", type=Path, default=HERE, help="folder to write to")
+    options = parser.parse_args()
+    began, load = results.now(), os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as folder:
+        benchmark, settings = measure(options.toy, Path(folder))
+    table = pd.DataFrame(benchmark.rows).to_csv(index=False).encode()
+    environment = results.environment()
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        environment["packages"]["torch"] = importlib.metadata.version("torch")
+    machine = {
+        **environment,
+        "began": began,
+        "finished": results.now(),
+        "load_before": round(load, 2),  # runnable processes, average of the last minute
+        "settings": settings,
+        **benchmark.document(),
+        "sha256": hashlib.sha256(table).hexdigest(),
+    }
+    text = json.dumps(machine, indent=1, ensure_ascii=False) + "\n"
+    results.write_atomically(options.output / f"{name}.csv", table)
+    results.write_atomically(options.output / f"{name}.json", text.encode())
+    recorded, machine = speed.read(options.output, name)
+    tables = [
+        speed.as_markdown(recorded, key) for key in speed.TABLES if key in set(recorded.table)
+    ]
+    print("\n\n".join([speed.describe(machine), *tables, speed.findings(recorded)]))
