@@ -317,8 +317,9 @@ def curves(run: Run) -> pd.DataFrame:
 
     Columns: arm, `STRATUM`, setting, and as intervals over seeds ``slower`` (steps to half the
     baseline, last over first checkpoint), ``end`` and ``fall`` (loss at the end, and its fall in
-    the last quarter, last checkpoint), ``rougher`` (last minus first relative scatter); ``status``
-    is what `judge_slower` says of the arm.
+    the last quarter, last checkpoint), ``rougher`` (last minus first relative scatter). ``never``
+    is the share of the last probes that do not get to half, and ``status`` what `judge_slower` says
+    of the arm.
     """
     config = configuration.from_dict(Config, run.config)
     rows = []
@@ -330,6 +331,9 @@ def curves(run: Run) -> pd.DataFrame:
                 **{name: changes[name] for name in STRATUM},
                 "setting": f"{changes['optimizer']}:{changes['learning_rate']:g}",
                 "slower": _ratio(steps[:, -1], steps[:, 0]),
+                "never": float(
+                    np.mean(run.arrays[f"curve/{arm}"][:, -1].min(axis=1) > BASELINE / 2)
+                ),
                 "end": statistics.mean_interval(end_of_curve(run, arm)[:, -1]),
                 "fall": statistics.mean_interval(late_fall(run, arm)[:, -1]),
                 "rougher": statistics.paired_difference(rough[:, -1], rough[:, 0]),

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.lines import Line2D
 
 from plasticity.figures.style import COLOURS, GREY, MARKERS, STYLE, Figure, finish
+from plasticity.report import readable
 from plasticity.results import Run
 
 PANELS: Mapping[str, tuple[str, str]] = {
@@ -39,11 +40,15 @@ def scatter(run: Run, table: pd.DataFrame) -> Figure:
                         chosen[statistic], chosen.plasticity_loss,
                         MARKERS[settings.index(str(setting))],
                         color=COLOURS[k], alpha=0.65, markersize=5,
-                        label=str(value) if setting == settings[0] else None,
+                        label=readable(str(value)) if setting == settings[0] else None,
                     )  # fmt: skip
             axes.axhline(0, color=GREY, linewidth=0.8)
-            axes.set(xlabel=name, ylabel="plasticity loss", title=f"by {group}")
-            axes.legend(fontsize=8)
+            axes.set(xlabel=name, ylabel="plasticity loss")
+            # Above the panel: a legend inside would lie on agents.
+            axes.legend(
+                loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8, borderaxespad=0.2,
+                columnspacing=1, handletextpad=0.2,
+            )  # fmt: skip
         handles = [
             Line2D([], [], color=GREY, marker=MARKERS[k], linestyle="", label=setting)
             for k, setting in enumerate(settings)
@@ -61,7 +66,7 @@ def correlations(run: Run, stability: pd.DataFrame) -> Figure:
     names = list(stability.statistic.unique())
     with mpl.rc_context(STYLE):
         strata = stability[["variant", "dataset", "architecture"]].drop_duplicates()
-        labels = [" · ".join(row).replace("_", " ") for row in strata.itertuples(index=False)]
+        labels = [readable(*row) for row in strata.to_numpy()]
         rows = -(-len(names) // 4)
         figure = Figure(figsize=(8, (0.9 + 0.32 * len(labels)) * rows + 0.6))
         grid = np.atleast_1d(figure.subplots(rows, min(4, len(names)), sharex=True, sharey=True))
@@ -82,8 +87,9 @@ def correlations(run: Run, stability: pd.DataFrame) -> Figure:
                         color=COLOURS[k], markerfacecolor=fill,
                     )  # fmt: skip
             axes.axvline(0, color=GREY, linewidth=0.8)
-            axes.set(title=str(name).replace("_", " "), xlim=(-1.05, 1.05))
-        grid.ravel()[0].set_yticks(range(len(labels)), labels, fontsize=8)
+            axes.set(title=readable(str(name)), xlim=(-1.05, 1.05))
+            axes.tick_params(axis="y", labelsize=8)
+        grid.ravel()[0].set_yticks(range(len(labels)), labels)
         grid.ravel()[0].invert_yaxis()
         for axes in grid.ravel()[len(names) :]:
             axes.set_visible(False)

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 
 from plasticity.figures.style import COLOURS, GREY, MARKERS, STYLE, Figure, finish
 from plasticity.probe import WINDOW, Result
+from plasticity.report import readable
 from plasticity.results import Run
 from plasticity.statistics import mean_interval
 
@@ -26,7 +27,10 @@ def over_training(
     ``arms`` maps an arm to its name in the legend, ``metrics`` a metric to its panel's title. Thin
     lines are seeds, thick ones means with their 95 % intervals.
     """
-    metrics = metrics or {"probe_loss": "Probe loss: higher is less plastic", "accuracy": "Task"}
+    metrics = metrics or {
+        "probe_loss": "Probe loss: higher is less plastic",
+        "accuracy": "Task: share of images right",
+    }
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8, 3.6))
         panels = np.atleast_1d(figure.subplots(1, len(metrics)))
@@ -56,8 +60,8 @@ def _band(axes: Axes, rows: pd.DataFrame, colour: str, marker: str, name: str) -
 def _baseline(axes: Axes) -> None:
     axes.axhline(BASELINE, color=GREY, linestyle=":", linewidth=1)
     axes.text(
-        0.01, BASELINE, "a constant", transform=axes.get_yaxis_transform(), color=GREY,
-        fontsize=8, va="bottom",
+        0.99, BASELINE, "a constant", transform=axes.get_yaxis_transform(), color=GREY,
+        fontsize=8, ha="right", va="bottom",
     )  # fmt: skip
 
 
@@ -98,7 +102,7 @@ def probe_curves(run: Run, arms: Mapping[str, str], columns: int = 3) -> Figure:
 def _upper(run: Run, arms: Mapping[str, str]) -> float:
     """Return an upper end that leaves out the first points, where the head is still wrong."""
     tails = [run.arrays[f"curve/{arm}"][..., 2:].max() for arm in arms]
-    return float(min(1.0, 1.1 * np.nanmax(tails)))
+    return float(np.clip(1.1 * np.nanmax(tails), 1.2 * BASELINE, 1.0))
 
 
 def answers(results: Mapping[str, Result], note: str) -> Figure:
@@ -142,7 +146,7 @@ def calibration(run: Run, table: pd.DataFrame, settings: Sequence[str]) -> Figur
                 label = setting if x == 0 else None
                 axes.plot(at, ours.estimate, MARKERS[k], color=COLOURS[k], label=label)
         axes.plot([], [], "k", label="printed in the paper")
-        names = [f"{str(arch).upper()}\n{dataset}" for (dataset, arch), _ in cells]
+        names = [f"{readable(str(arch))}\n{readable(str(dataset))}" for (dataset, arch), _ in cells]
         axes.set_xticks(range(len(cells)), names)
         axes.set(ylabel="probe loss of fresh networks", ylim=(0, None))
         figure.legend(loc="outside upper left", ncols=3, fontsize=9)

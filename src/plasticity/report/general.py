@@ -13,6 +13,17 @@ from plasticity import claims, fingerprint, results
 from plasticity.claims import Verdict
 from plasticity.results import Run
 
+_NAMES = {
+    "mnist_5k": "MNIST", "mnist_train": "MNIST", "mnist_test": "MNIST",
+    "cifar10_train": "CIFAR-10", "cifar10_test": "CIFAR-10", "mlp": "MLP", "cnn": "CNN",
+    "true_label": "true-label", "random_label": "random-label", "sparse_reward": "sparse-reward",
+}  # fmt: skip
+
+
+def readable(*names: str) -> str:
+    """Return how figures and tables write the code's names, such as ``true_label, mnist_5k``."""
+    return " · ".join(_NAMES.get(name, name.replace("_", " ")) for name in names)
+
 
 def provenance(run: Run) -> str:
     """Return a note that says which run the numbers beside it come from."""

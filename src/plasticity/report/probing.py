@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from plasticity.report.general import readable
 from plasticity.results import Run
 from plasticity.statistics import Interval, mean_interval, paired_difference
 
@@ -61,7 +62,7 @@ def calibration(table: pd.DataFrame) -> pd.DataFrame:
     """Return the calibration with one row a setting and one column a network."""
     cells = table.assign(
         cell=table.ours.map(short),
-        network=table.dataset.str.partition("_")[0] + " " + table.architecture.str.upper(),
+        network=[readable(*pair) for pair in zip(table.dataset, table.architecture, strict=True)],
     )
     wide = cells.pivot(index="setting", columns="network", values="cell")
     wide = wide.loc[list(dict.fromkeys(table.setting)), list(dict.fromkeys(cells.network))]
@@ -89,7 +90,7 @@ def sign_table(stability: pd.DataFrame) -> pd.DataFrame:
     for (name, adjustment), found in stability.groupby(["statistic", "adjustment"], sort=False):
         rows.append(
             {
-                "statistic": str(name).replace("_", " "),
+                "statistic": readable(str(name)),
                 "correlated": "pooled over settings" if adjustment == "pooled" else "within them",
                 "strata": int(np.isfinite(found.spearman).sum()),
                 "clearly positive": int((found.low > 0).sum()),
@@ -121,13 +122,37 @@ def pooling(stability: pd.DataFrame) -> str:
     )
 
 
+def one_sided(stability: pd.DataFrame, adjustment: str = "pooled") -> str:
+    """Return which statistics' clear correlations all have one sign, in a sentence."""
+    said = []
+    for name, rows in stability[stability.adjustment == adjustment].groupby(
+        "statistic", sort=False
+    ):
+        positive, negative = int((rows.low > 0).sum()), int((rows.high < 0).sum())
+        if (positive == 0) != (negative == 0):
+            side = "positive" if positive else "negative"
+            count = f"{side} in {positive or negative} of {len(rows)} strata"
+            said.append(f"**{readable(str(name))}** ({count})")
+    how = {"pooled": "Pooled over settings", "within": "Within settings"}[adjustment]
+    if not said:
+        return f"{how}, no statistic is clear of zero on one side only."
+    return f"{how}, clear of zero on one side only: {', '.join(said)}."
+
+
 def curve_table(curves: pd.DataFrame) -> pd.DataFrame:
     """Return the table of `plasticity.experiments.falsification.curves` in words and intervals."""
     return pd.DataFrame(
         {
-            "network": curves.variant + " · " + curves.dataset + " · " + curves.architecture,
+            "network": [
+                readable(*stratum)
+                for stratum in curves[["variant", "dataset", "architecture"]].to_numpy()
+            ],
             "setting": curves.setting,
-            "steps to half, last / first": curves.slower.map(short),
+            # Probes that never got there count with their budget: the ratio is a bound.
+            "steps to half, last / first": [
+                ("≥ " if never else "") + short(ratio)
+                for ratio, never in zip(curves.slower, curves.never, strict=True)
+            ],
             "loss at the end": curves.end.map(short),
             "fall in the last quarter": curves.fall.map(short),
             "rougher by": curves.rougher.map(short),
@@ -138,13 +163,13 @@ def curve_table(curves: pd.DataFrame) -> pd.DataFrame:
 
 def sensitivity_table(sensitivity: pd.DataFrame) -> pd.DataFrame:
     """Return the sensitivity table with its intervals written out."""
-    written = sensitivity.copy()
+    written = sensitivity.assign(change=sensitivity.change.map(readable))
     for column in written.columns:
         if isinstance(written[column].iloc[0], Interval):
             written[column] = written[column].map(short)
     signs = written.pop("signs turned").astype(str) + " of " + written.pop("of").astype(str)
     return written.assign(**{"signs turned": signs}).rename(
-        columns=lambda name: str(name).replace("_", " ")
+        columns=lambda name: readable(str(name))
     )
 
 

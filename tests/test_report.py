@@ -1,0 +1,79 @@
+"""What reports say of made-up tables; their pages are executed by the book's own build."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from plasticity import report
+from plasticity.statistics import Interval
+
+
+def stability(rows: list[tuple[str, str, float, float, float]]) -> pd.DataFrame:
+    """A table as `statistics.sign_stability` makes it, one stratum after the other."""
+    table = pd.DataFrame(rows, columns=["statistic", "adjustment", "spearman", "low", "high"])
+    stratum = table.groupby(["statistic", "adjustment"]).cumcount()
+    return table.assign(variant="v" + stratum.astype(str), dataset="d", architecture="a")
+
+
+TURNS = [("norm", "pooled", 0.8, 0.5, 0.9), ("norm", "pooled", -0.6, -0.8, -0.1)]
+KEEPS = [("some_rank", "pooled", -0.8, -0.9, -0.5), ("some_rank", "pooled", 0.1, -0.3, 0.4)]
+NOTHING = [("units", "pooled", 0.2, -0.3, 0.5), ("units", "pooled", -0.2, -0.5, 0.3)]
+WITHIN = [(name, "within", -0.1, -0.4, 0.2) for name in ("norm", "norm", "some_rank", "some_rank")]
+
+
+def test_names_of_the_code_are_made_readable() -> None:
+    found = report.readable("true_label", "cifar10_train", "cnn", "dead_units")
+    assert found == "true-label · CIFAR-10 · CNN · dead units"
+
+
+def test_a_statistic_clear_of_zero_on_one_side_only_is_named() -> None:
+    said = report.one_sided(stability(TURNS + KEEPS + NOTHING + WITHIN))
+    assert said == (
+        "Pooled over settings, clear of zero on one side only: **some rank** "
+        "(negative in 1 of 2 strata)."
+    )
+    assert report.one_sided(stability(WITHIN), "within").startswith("Within settings, no statistic")
+
+
+def test_the_sign_table_counts_clear_strata() -> None:
+    table = report.sign_table(stability(TURNS + NOTHING)).set_index("statistic")
+    counts = table[["strata", "clearly positive", "clearly negative"]].to_numpy().tolist()
+    assert counts == [[2, 1, 1], [2, 0, 0]]
+    assert table.loc["norm", ["lowest", "highest", "mean size"]].tolist() == [
+        "-0.60",
+        "0.80",
+        "0.70",
+    ]
+
+
+def test_pooling_compares_sizes_clear_intervals_and_signs() -> None:
+    within = [("norm", "within", -0.2, -0.5, 0.2), ("norm", "within", -0.1, -0.4, 0.3)]
+    said = report.pooling(stability(TURNS + within))
+    assert "Over 2 combinations" in said
+    assert "**0.70** pooled" in said and "**0.15** within" in said
+    assert "2 are clear of zero pooled, 0 within" in said
+    assert "In 1 of them the sign turns" in said
+
+
+def test_a_ratio_with_probes_that_never_got_there_is_a_bound() -> None:
+    interval = Interval(2.0, 1.5, 2.5, 3)
+    rows = [
+        {
+            "variant": "true_label", "dataset": "mnist_5k", "architecture": "mlp", "setting": "s",
+            "slower": interval, "never": never, "end": interval, "fall": interval,
+            "rougher": interval, "status": "supported",
+        }
+        for never in (0.0, 0.2)
+    ]  # fmt: skip
+    table = report.curve_table(pd.DataFrame(rows))
+    assert table["steps to half, last / first"].tolist() == [
+        "2.00 [1.50, 2.50]",
+        "≥ 2.00 [1.50, 2.50]",
+    ]
+    assert table.network.tolist() == ["true-label · MNIST · MLP"] * 2
+
+
+def test_the_nearest_setting_comes_first() -> None:
+    said = report.nearest(pd.Series({"b": 0.1, "a": 0.25, "c": 0.3}))
+    assert "**b**, whose root mean square distance from them is 0.10" in said
+    assert said.endswith("(the others: a: 0.25; c: 0.30).")
