@@ -143,6 +143,7 @@ def test_the_judge_of_signs_follows_the_ledger(signs: dict[str, float], status: 
         ((6, 6), 0.15, 0.25, "inconclusive"),  # no slower: the ratio is 1 for every seed
         ((6, 2), 0.15, 0.25, "contradicted"),  # faster
         ((2, 6), 0.05, 0.0, "supported"),  # slower, and flat only because it has arrived
+        ((2, 11), 0.4, 0.25, "supported"),  # so slow that it never gets to half
     ],
 )
 def test_the_judge_of_curves_follows_the_ledger(
@@ -155,7 +156,9 @@ def test_the_judge_of_curves_follows_the_ledger(
     run = made_up(agents)
     assert experiment.fig_4_arm(run) == "true_label-mnist_5k-mlp-adam_1e-3"
     assert experiment.judge_slower(run).status == status
-    assert set(experiment.curves(run).status) == {status}
+    table = experiment.curves(run)
+    assert set(table.status) == {status}
+    assert (table.never == (half[1] > 10)).all()
 
 
 @pytest.mark.slow
