@@ -54,12 +54,12 @@ def make_world(case: Case) -> World:
     adam = (config.learning_rate, *optimizers.DEFAULT_ADAM[:3])
     settings = [getattr(config, name) for name in Settings._fields]
     return World(
-        np.asarray(images),
-        np.asarray(found.labels[probed_agent.image_key(config)]),
-        [np.asarray(leaf) for leaf in jax.tree.leaves(params)],
+        np.array(images),
+        np.array(found.labels[probed_agent.image_key(config)]),
+        [np.array(leaf) for leaf in jax.tree.leaves(params)],
         np.array(adam),
         np.array(settings, float),
-        np.asarray(found.targets[probed_agent.network_key(config)]),
+        np.array(found.targets[probed_agent.network_key(config)]),
     )
 
 

@@ -143,7 +143,7 @@ class Aim(NamedTuple):
     batch_size: int
     ours: str
     peers: str  # in words
-    contenders: tuple[str, ...]  # the peers: the fastest of them counts
+    contenders: tuple[str, ...]  # the peers: first as it comes, then in forms that may be faster
     least: float
 
 
@@ -153,6 +153,7 @@ _COMPILED = ("torch_update_compiled_pinned",)
 
 
 def _peers(table: str) -> tuple[str, ...]:
+    """Return the table's peers; eager on all cores, PyTorch as it comes, stands first in each."""
     return tuple(name for name in TABLES[table].contenders if name.startswith("torch"))
 
 
@@ -304,10 +305,18 @@ def _aims(table: pd.DataFrame) -> list[str]:
             continue
         ratio = ratios(rows, aim.table).set_index("contender").ratio
         ratio = ratio[ratio.index.isin(aim.contenders)]
-        reached = "reached" if ratio.min() >= aim.least else "**missed**"
+        plain = ratio.get(aim.contenders[0], ratio.min())
+        said = [f"{plain:.2f} times the steps of {aim.peers} as it comes"]
+        if ratio.min() < plain:
+            said.append(f"{ratio.min():.2f} times at its fastest ({NAMES[str(ratio.idxmin())]})")
+        if ratio.min() >= aim.least:
+            reached = "reached"
+        elif plain >= aim.least:
+            reached = "reached against the first, **missed** against the second"
+        else:
+            reached = "**missed**"
         lines.append(
-            f"- Batch {aim.batch_size}, {aim.ours}: {ratio.min():.2f} times the steps of "
-            f"{aim.peers} at its fastest ({NAMES[str(ratio.idxmin())]}). The aim was "
+            f"- Batch {aim.batch_size}, {aim.ours}: {', '.join(said)}. The aim was "
             f"{aim.least:g}: {reached}."
         )
     return lines
