@@ -132,6 +132,27 @@ def test_plain_papermill_refuses_an_unknown_profile(repository: Path, tmp_path: 
     assert "unknown profile 'fast': choose from quick, laptop, gpu, paper" in done.stderr
 
 
+RECORDED = [run for name in cli.experiment_names() for run in results.recorded(name)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "run", [r for r in RECORDED if r.label == r.profile != "quick"], ids=lambda run: run.experiment
+)
+def test_a_chapter_runs_at_the_profiles_that_are_recorded(
+    repository: Path, tmp_path: Path, run: results.Run
+) -> None:
+    """Its own checks hold there too, and it needs no data that is not in the checkout."""
+    chapter = repository / "book" / f"{run.experiment}.ipynb"
+    environment = {name: value for name, value in os.environ.items() if name != "PLASTICITY_DATA"}
+    done = subprocess.run(
+        [sys.executable, "-m", "papermill", chapter, tmp_path / "o.ipynb", "-p", "profile",
+         run.profile],
+        capture_output=True, text=True, cwd=repository, check=False, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2_000:]
+
+
 @pytest.mark.parametrize(
     ("exceptions", "succeeded"),
     [([False, False], True), ([False, None], False), ([False, True], False), ([None, None], False)],

@@ -342,12 +342,18 @@ def _other_form(table: pd.DataFrame, name: str, other: str) -> list[str]:
 
 
 def _copies(table: pd.DataFrame) -> list[str]:
-    ratio = 1 - ratios(table, "target_copies").set_index("contender").ratio
-    line = f"- Copying the target network costs {ratio['no_copies']:.1%} of the time"
-    if "one_table" in ratio:
-        kept = "kept" if ratio["one_table"] <= COPIES_AT_MOST else "**not kept**"
+    found = ratios(table, "target_copies").set_index("contender")
+    share = 1 - found.ratio
+
+    def rounds(name: str) -> str:
+        low, high = 1 - found.high[name], 1 - found.low[name]
+        return f"{share[name]:.1%} ({low:.1%} to {high:.1%} over rounds)"
+
+    line = f"- Copying the target network costs {rounds('no_copies')} of the time"
+    if "one_table" in share:
+        kept = "kept" if share["one_table"] <= COPIES_AT_MOST else "**not kept**"
         line += (
-            f", and {ratio['one_table']:.1%} with the table of target values that is made anew "
+            f", and {rounds('one_table')} with the table of target values that is made anew "
             f"after every other copy. At most {COPIES_AT_MOST:.0%} was the aim: {kept}"
         )
     return [line + "."]
