@@ -22,7 +22,7 @@ LAYERS = [
     {"devices", "configuration", "statistics"},
     {"data", "classification_mdp", "environments"},
     {"convolution", "networks", "losses", "optimizers", "replay", "dqn"},
-    {"network_statistics", "probe"},
+    {"curvature", "gradient_covariance", "network_statistics", "probe"},
     {"fingerprint", "results", "checkpoints", "claims", "paper"},
     {"probed_agent"},
     {"driver", "worker", "report", "figures", "speed"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -74,3 +75,60 @@ def test_default_adam_can_move_six_learning_rates_at_once_and_b2_equal_b1_never_
     assert 6.5 < default.max() < 6.6
     assert steps[default.argmax()] == 12
     assert optimizers.ratio_after_jump(steps, TUNED_ADAM).max() <= 1.0
+
+
+# The random walk beside an optimizer.
+
+
+def test_the_walk_goes_as_far_at_every_step_in_other_directions() -> None:
+    rng = np.random.default_rng(0)
+    params = {
+        "kernel": jnp.asarray(rng.normal(size=(40, 30)), jnp.float32),
+        "bias": jnp.zeros((30,)),
+    }
+    plain = optimizers.of_name("adam", 1e-2)
+    beside = optimizers.with_random_walk(plain, jax.random.key(0))
+    state, alone = beside.init(params), plain.init(params)
+    assert float(optax.tree.norm(state.whole)) == float(optax.tree.norm(state.per_tensor)) == 0.0
+    cosines, lengths = [], []
+    for k in range(5):
+        gradient = {
+            name: jnp.asarray(k * rng.normal(size=leaf.shape), jnp.float32)
+            for name, leaf in params.items()
+        }
+        before = state
+        step, state = beside.update(gradient, state, params)
+        expected, alone = plain.update(gradient, alone, params)
+        for ours, theirs in zip(jax.tree.leaves(step), jax.tree.leaves(expected), strict=True):
+            assert ours.tobytes() == theirs.tobytes()  # the optimizer is not disturbed
+        whole = jax.tree.map(jnp.subtract, state.whole, before.whole)
+        single = jax.tree.map(jnp.subtract, state.per_tensor, before.per_tensor)
+        length = float(optax.tree.norm(step))
+        assert float(optax.tree.norm(whole)) == pytest.approx(length, rel=1e-5, abs=1e-9)
+        for name, part in single.items():
+            wanted = float(jnp.linalg.norm(step[name]))
+            assert float(jnp.linalg.norm(part)) == pytest.approx(wanted, rel=1e-5, abs=1e-9)
+        lengths.append(length)
+        if length:
+            along = float(optax.tree.vdot(whole, step)) / length**2
+            cosines.append(along)
+            # a Gaussian direction in 1,230 dimensions: five deviations
+            assert abs(along) < 5 / 1_230**0.5
+        params = optax.apply_updates(params, step)
+    assert len(set(cosines)) == len(cosines) == 4
+    # steps are independent: the squares of their lengths add up, nearly
+    total = float(optax.tree.norm(state.whole)) ** 2
+    assert 0.7 < total / sum(length**2 for length in lengths) < 1.3
+
+
+def test_the_walk_depends_on_its_key_alone() -> None:
+    params, gradient = {"w": jnp.ones((50,))}, {"w": jnp.ones((50,))}
+    found = []
+    for seed in (0, 0, 1):
+        walk = optimizers.with_random_walk(optax.sgd(0.1), jax.random.key(seed))
+        state = walk.init(params)
+        for _ in range(3):
+            _, state = walk.update(gradient, state, params)
+        found.append(np.asarray(state.whole["w"]))
+    np.testing.assert_array_equal(found[0], found[1])
+    assert (found[0] != found[2]).all()

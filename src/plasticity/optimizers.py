@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from plasticity.shapes import Array, Float
+from plasticity.shapes import Array, Float, Key
 
 
 class AdamSettings(NamedTuple):
@@ -93,3 +93,49 @@ def of_name(name: OptimizerName, learning_rate: float) -> optax.GradientTransfor
     raise ValueError(
         f"unknown optimizer {name!r}: choose from {', '.join(get_args(OptimizerName))}"
     )
+
+
+class Walk(NamedTuple):
+    """An optimizer's state with that of a random walk beside it, which starts where it starts."""
+
+    optimizer: Any
+    whole: Any  # displacement of the walk whose steps are as long as the optimizer's
+    per_tensor: Any  # of the walk that keeps the length of each tensor's step
+    key: Key[Array, ""]
+
+
+def with_random_walk(
+    optimizer: optax.GradientTransformation, key: Key[Array, ""]
+) -> optax.GradientTransformation:
+    """Return ``optimizer``, unchanged, with the Brownian motion of §4.2 beside it.
+
+    At each step the walk moves in a Gaussian direction, as far as the optimizer moves the network:
+    ‖θ_{t+1} - θ_t‖ is equal, the direction is not. The paper does not say whether the norm is that
+    of all parameters or of each tensor; the state, a `Walk`, has both, as displacements from where
+    the network began. A walk whose steps are c times as long is c times as far away.
+
+    ``key`` is used by ``init`` alone.
+    """
+
+    def init(params: Any) -> Walk:
+        whole, per_tensor = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
+        return Walk(optimizer.init(params), whole, per_tensor, key)
+
+    def update(gradient: Any, state: Walk, params: Any = None, **more: Any) -> tuple[Any, Walk]:
+        step, inner = optimizer.update(gradient, state.optimizer, params, **more)
+        key, now = jax.random.split(state.key)
+        direction = optax.tree.random_like(now, step)
+
+        def along(size: Array, way: Any) -> Any:
+            length = optax.tree.norm(way)
+            return jax.tree.map(lambda x: x * (size / length), way)
+
+        whole = along(optax.tree.norm(step), direction)
+        per_tensor = jax.tree.map(
+            lambda x, way: along(jnp.linalg.norm(x.ravel()), way), step, direction
+        )
+        whole = optax.tree.add(state.whole, whole)
+        per_tensor = optax.tree.add(state.per_tensor, per_tensor)
+        return step, Walk(inner, whole, per_tensor, key)
+
+    return optax.GradientTransformation(init, update)

@@ -1,0 +1,290 @@
+"""Whether examples pull a network the same way: C_k of Lyle et al. (2023, Eq. 3).
+
+.. math:: C_k[i, j] = \\frac{\\langle g_i, g_j \\rangle}{\\lVert g_i \\rVert \\lVert g_j \\rVert},
+    \\qquad g_i = \\nabla_\\theta \\ell(\\theta, x_i)
+
+For k examples and d parameters the gradients are k · d numbers. None of them is needed: of a dense
+layer with inputs H and gradients D at its outputs the inner products are (H Hᵀ + 1) ∘ (D Dᵀ), and
+of a convolution only k small kernels have to be held. `gram` knows dense, convolutional and
+normalising layers of any flax network, `naive_gram` takes any loss and all the memory it needs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from scipy.cluster.vq import kmeans2
+
+from plasticity import devices, network_statistics
+from plasticity.shapes import Array, Float, Int
+
+ExampleLoss = Callable[[Any, Any], Float[Array, " examples"]]
+"""(what the network returns for a batch, targets) → the loss of each example by itself."""
+
+HELD = 2**26
+"""Entries of gradients that are held at once: 256 MiB of float32."""
+
+
+class Covariance(NamedTuple):
+    """C_k, and what it was made from."""
+
+    cosines: Float[Array, "k k"]  # C_k; rows and columns of examples without gradient are zero
+    norms: Float[Array, " k"]  # of each example's gradient
+
+
+class Summary(NamedTuple):
+    """C_k in a few numbers; pairs are those off the diagonal whose gradients are not zero."""
+
+    negative_share: Float[Array, ""]  # of pairs with a cosine below -0.1: they interfere
+    collinearity: Float[Array, ""]  # mean |cosine| of pairs: 1 if all gradients share a line
+    mean: Float[Array, ""]  # mean cosine of pairs
+    rank: Float[Array, ""]  # of C_k: `plasticity.network_statistics.effective_rank`
+    zero_share: Float[Array, ""]  # of examples without any gradient, as in a dead network
+
+
+def covariance(gram: Float[Array, "k k"]) -> Covariance:
+    """Return C_k (Eq. 3) from the inner products of the gradients."""
+    norms = jnp.sqrt(jnp.maximum(jnp.diag(gram), 0))
+    inverse = jnp.where(norms > 0, 1 / jnp.where(norms > 0, norms, 1), 0)
+    return Covariance(gram * inverse[:, None] * inverse[None, :], norms)
+
+
+def summary(found: Covariance) -> Summary:
+    """Return `Summary`. With fewer than two gradients that are not zero, pairs have NaN."""
+    k = found.norms.shape[0]
+    alive = found.norms > 0
+    pairs = alive[:, None] & alive[None, :] & ~jnp.eye(k, dtype=bool)
+    count = jnp.sum(pairs)
+
+    def mean(values: Array) -> Float[Array, ""]:
+        return jnp.sum(jnp.where(pairs, values, 0)) / count
+
+    return Summary(
+        negative_share=mean(found.cosines < -0.1),
+        collinearity=mean(jnp.abs(found.cosines)),
+        mean=mean(found.cosines),
+        rank=network_statistics.effective_rank(found.cosines),
+        zero_share=1 - jnp.mean(alive),
+    )
+
+
+def kmeans_order(cosines: np.ndarray, clusters: int, seed: int = 0) -> Int[np.ndarray, " k"]:
+    """Return an order of the examples in which those of a cluster stand together (A.1).
+
+    Rows of C_k are clustered by k-means, the largest cluster comes first. Raises ValueError unless
+    1 <= clusters <= k and for entries that are not finite.
+    """
+    cosines = np.asarray(cosines, np.float64)
+    if not 1 <= clusters <= len(cosines):
+        raise ValueError(f"{clusters} clusters of {len(cosines)} examples")
+    if not np.isfinite(cosines).all():
+        raise ValueError("there are entries that are not finite")
+    _, label = kmeans2(cosines, clusters, minit="++", rng=np.random.default_rng(seed))
+    size = np.bincount(label, minlength=clusters)
+    place = np.empty(clusters, int)
+    place[np.argsort(-size, kind="stable")] = np.arange(clusters)
+    return np.argsort(place[label], kind="stable")
+
+
+# Inner products of gradients.
+
+
+def naive_gram(
+    loss: Callable[[Any, Any], Float[Array, ""]], params: Any, batch: Any
+) -> Float[Array, "k k"]:
+    """Return the inner products of the gradients of ``loss(params, example)``, holding them all.
+
+    For any loss of one example, whose leaves lack the leading axis of those of ``batch``.
+    """
+    gradients = jax.vmap(jax.grad(loss), (None, 0))(params, batch)
+    flat = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(gradients)]
+    return sum((leaf @ leaf.T for leaf in flat), jnp.zeros(()))
+
+
+def gram(
+    network: nn.Module, params: Any, inputs: Array, example_loss: ExampleLoss, targets: Any
+) -> Float[Array, "k k"]:
+    """Return the inner products of the gradients of each example's loss, layer by layer.
+
+    ``example_loss`` takes what ``network.apply(params, inputs)`` returns and ``targets``. Examples
+    must not see each other: no batch normalisation. Layers of other kinds than `flax.linen.Dense`,
+    `Conv` and `LayerNorm`, and layers that are used more than once, are computed from gradients by
+    example, leaf by leaf. Raises ValueError for an empty batch or if the losses are not one an
+    example.
+    """
+    examples = inputs.shape[0]
+    if examples < 1:
+        raise ValueError("there are no examples")
+    layers = _plain_layers(network, params, inputs)
+
+    def total(offsets: dict[Path, Array]) -> tuple[Float[Array, ""], dict[Path, Array]]:
+        seen: dict[Path, Array] = {}
+        with nn.intercept_methods(_listen(layers, offsets, seen)):
+            losses = example_loss(network.apply(params, inputs), targets)
+        if losses.shape != (examples,):
+            raise ValueError(f"losses of shape {losses.shape} for {examples} examples")
+        return jnp.sum(losses), seen
+
+    zeros = {
+        path: jnp.zeros(layer.output.shape, layer.output.dtype) for path, layer in layers.items()
+    }
+    # The derivative by something added to a layer's output is the gradient at that output, and
+    # that of the sum holds each example's own: examples do not see each other.
+    deltas, seen = jax.grad(total, has_aux=True)(zeros)
+    parts = [_of_layer(layer.module, seen[path], deltas[path]) for path, layer in layers.items()]
+    parts += [
+        _of_leaf(network, params, path, inputs, example_loss, targets)
+        for path in _leaves(params)
+        if path[:-1] not in layers
+    ]
+    return sum(parts, jnp.zeros(()))
+
+
+Path = tuple[str, ...]
+
+
+class _Layer(NamedTuple):
+    module: nn.Module
+    output: Any  # its shape and type
+
+
+def _plain_layers(network: nn.Module, params: Any, inputs: Array) -> dict[Path, _Layer]:
+    """Return the layers that `_of_layer` knows and that are called once, by their path."""
+    layers: dict[Path, _Layer] = {}
+    calls: dict[Path, int] = {}
+
+    def listen(proceed: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        found = proceed(*args, **kwargs)
+        module = context.module
+        if context.method_name == "__call__":
+            calls[module.path] = calls.get(module.path, 0) + 1
+            if args and _is_plain(module, args[0], inputs.shape[0]):
+                layers[module.path] = _Layer(module.clone(parent=None, name=None), found)
+        return found
+
+    with nn.intercept_methods(listen):
+        jax.eval_shape(network.apply, params, inputs)
+    return {path: layer for path, layer in layers.items() if calls[path] == 1}
+
+
+def _is_plain(module: Any, x: Array, examples: int) -> bool:
+    if jnp.ndim(x) < 2 or x.shape[0] != examples:
+        return False
+    kind = type(module)  # exactly these: what a subclass does is not known
+    if kind is nn.Dense:
+        return True
+    if kind is nn.LayerNorm:
+        return bool(module.feature_axes == -1)
+    if kind is nn.Conv:
+        grouped = module.feature_group_count != 1 or module.mask is not None
+        dilations = (module.input_dilation, module.kernel_dilation)
+        dilated = any(dilation not in (None, 1, (1, 1), [1, 1]) for dilation in dilations)
+        named = module.padding in ("SAME", "VALID")
+        return x.ndim == 4 and len(module.kernel_size) == 2 and named and not (grouped or dilated)
+    return False
+
+
+def _listen(
+    layers: dict[Path, _Layer], offsets: dict[Path, Array], seen: dict[Path, Array]
+) -> Callable[..., Any]:
+    """Return an interceptor that notes each layer's input and adds to its output."""
+
+    def listen(proceed: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        found = proceed(*args, **kwargs)
+        path = context.module.path
+        if context.method_name == "__call__" and path in layers:
+            seen[path] = args[0]
+            found = found + offsets[path]
+        return found
+
+    return listen
+
+
+def _of_layer(module: Any, x: Array, delta: Array) -> Float[Array, "k k"]:
+    """Return the inner products of one layer's gradients, from its inputs and output gradients."""
+    k, kind = x.shape[0], type(module)
+    with jax.default_matmul_precision("highest"):
+        if kind is nn.LayerNorm:
+            plain = module.clone(use_scale=False, use_bias=False)
+            pieces = []
+            if module.use_scale:
+                pieces.append((plain.apply({}, x) * delta).reshape(k, -1, x.shape[-1]).sum(axis=1))
+            if module.use_bias:
+                pieces.append(delta.reshape(k, -1, x.shape[-1]).sum(axis=1))
+            return sum((piece @ piece.T for piece in pieces), jnp.zeros((k, k), x.dtype))
+        if kind is nn.Dense and x.ndim == 2:
+            product: Array = (x @ x.T + module.use_bias) * (delta @ delta.T)
+            return product
+        spread = delta.reshape(k, -1, delta.shape[-1])  # positions as one axis
+        if kind is nn.Dense:
+            found = _of_kernels(lambda h: h.T, x.reshape(k, -1, x.shape[-1]), spread, x.shape[-1])
+        else:
+            found = _of_kernels(
+                _patches(module), x, spread, math.prod(module.kernel_size) * x.shape[-1]
+            )
+        bias = spread.sum(axis=1)
+        return found + bias @ bias.T if module.use_bias else found
+
+
+def _patches(module: Any) -> Callable[[Array], Array]:
+    """Return what gives the entries of an image that the kernel sees, (entries, rows, columns)."""
+    strides = module.strides if isinstance(module.strides, tuple) else (module.strides or 1,) * 2
+
+    def patches(image: Float[Array, "height width channels"]) -> Array:
+        (found,) = jax.lax.conv_general_dilated_patches(
+            image[None], module.kernel_size, strides, module.padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )  # fmt: skip
+        rows: Array = found.transpose(2, 0, 1)
+        return rows
+
+    return patches
+
+
+def _of_kernels(
+    seen: Callable[[Array], Array], x: Array, delta: Float[Array, "k positions out"], width: int
+) -> Float[Array, "k k"]:
+    """Return the inner products of the kernels seen(x) delta, one (width, out) an example."""
+    k, _, out = delta.shape
+    columns = max(1, HELD // (k * width))
+    total = jnp.zeros((k, k), delta.dtype)
+    for begin in range(0, out, columns):
+        part = delta[..., begin : begin + columns]
+        kernels = devices.map_lanes(lambda x, delta: seen(x).reshape(width, -1) @ delta, x, part)
+        flat = kernels.reshape(k, -1)
+        total = total + flat @ flat.T
+    return total
+
+
+def _leaves(params: Any) -> dict[Path, Array]:
+    """Return the trained parameters by their path, without the name of their collection."""
+    flat, _ = jax.tree.flatten_with_path(params["params"])
+    return {tuple(step.key for step in path): leaf for path, leaf in flat}
+
+
+def _of_leaf(
+    network: nn.Module, params: Any, path: Path, inputs: Array, example_loss: ExampleLoss,
+    targets: Any,
+) -> Float[Array, "k k"]:  # fmt: skip
+    """Return the inner products of the gradients of one leaf, from gradients by example."""
+    flat, structure = jax.tree.flatten(params["params"])
+    place = list(_leaves(params)).index(path)
+
+    def loss(leaf: Array, x: Array, target: Any) -> Float[Array, ""]:
+        leaves = [*flat[:place], leaf, *flat[place + 1 :]]
+        changed = {**params, "params": jax.tree.unflatten(structure, leaves)}
+        alone = jax.tree.map(lambda leaf: leaf[None], target)
+        return example_loss(network.apply(changed, x[None]), alone)[0]
+
+    gradients = devices.map_lanes(
+        lambda x, target: jax.grad(loss)(flat[place], x, target), inputs, targets
+    )
+    rows: Array = gradients.reshape(inputs.shape[0], -1)
+    with jax.default_matmul_precision("highest"):
+        return rows @ rows.T
