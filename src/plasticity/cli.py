@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.command(options)
     except (configuration.ConfigError, KeyError) as error:
-        print(f"plasticity: {error}", file=sys.stderr)
+        print(f"plasticity: {error.args[0]}", file=sys.stderr)  # a KeyError quotes its own words
         return 2
     except (*KNOWN_ERRORS, NotebookFailed) as error:
         print(f"plasticity: {error}", file=sys.stderr)

@@ -81,11 +81,11 @@ class Run:
     def bank(self, arm: str) -> dict[str, np.ndarray]:
         """Return what the run kept of ``arm``: each parameter at every probe, (probes, ...).
 
-        Raises `ResultsError`, naming what there is, if nothing was kept of it.
+        Raises KeyError, naming what there is, if nothing was kept of it.
         """
         if arm not in self.banks():
             known = ", ".join(self.banks()) or "none"
-            raise ResultsError(f"no parameters of {arm!r} were kept; there are {known}")
+            raise KeyError(f"no parameters of {arm!r} were kept; there are {known}")
         path = folder(self.experiment, self.label) / "bank" / f"{arm}.npz"
         with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}

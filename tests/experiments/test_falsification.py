@@ -187,7 +187,8 @@ def test_the_whole_of_it_through_driver_bank_and_command_line(
     assert cli.main(["probe", f"falsification/{label}", "--set", "probe_stesp=1"]) == 2
     assert "unknown field 'probe_stesp'" in capsys.readouterr().err
     assert cli.main(["probe", f"falsification/{label}", "--arm", "nobody"]) == 2
-    assert arm in capsys.readouterr().err
+    said = f"plasticity: no parameters of 'nobody' were kept; there are {arm}\n"
+    assert capsys.readouterr().err == said
     assert cli.main(["probe", "falsification/paper"]) == 1
     assert "plasticity run falsification --profile paper" in capsys.readouterr().err
 
