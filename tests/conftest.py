@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -19,6 +20,13 @@ install_import_hook([f"plasticity.{name}" for name in SHAPED], CHECKER)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    """Let jax keep float64, in which rounding hides nothing."""
+    with jax.enable_x64(True):
+        yield
 
 
 @pytest.fixture

@@ -120,6 +120,19 @@ def test_what_has_no_form_by_patches_says_so(arguments: dict[str, Any]) -> None:
         convolution.by_patches(images, kernel, (1, 1), "SAME", **arguments)
 
 
+def test_precision_and_type_are_those_asked_for() -> None:
+    images = jnp.asarray(random(1, 3, 3, 2), jnp.bfloat16)
+    kernel = jnp.asarray(random(2, 2, 2, 3, seed=1), jnp.bfloat16)
+    found = convolution.by_patches(
+        images, kernel, (1, 1), "VALID", preferred_element_type=jnp.float32
+    )
+    assert found.dtype == jnp.float32
+    jaxpr = jax.make_jaxpr(
+        lambda x, w: convolution.by_patches(x, w, (1, 1), "VALID", precision="highest")
+    )(images, kernel)
+    assert "Precision.HIGHEST" in str(jaxpr)
+
+
 def test_channels_must_agree() -> None:
     plain = convolution.by_patches.__wrapped__  # the shape checker would be first
     with pytest.raises(ValueError, match="the images have 3 channels, the kernel 2"):

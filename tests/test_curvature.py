@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,13 +17,6 @@ from plasticity.curvature import Operator
 
 KEY = jax.random.key(0)
 EPS32 = float(np.finfo(np.float32).eps)
-
-
-@pytest.fixture
-def double() -> Iterator[None]:
-    """Let jax keep float64, in which rounding hides nothing."""
-    with jax.enable_x64(True):
-        yield
 
 
 # Products with Hessians.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,13 +16,6 @@ from plasticity import networks
 
 KEY = jax.random.key(0)
 K = 7
-
-
-@pytest.fixture
-def double() -> Iterator[None]:
-    """Let jax keep float64, in which rounding hides nothing."""
-    with jax.enable_x64(True):
-        yield
 
 
 class Shared(nn.Module):
@@ -54,7 +47,7 @@ class Odd(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         x = nn.tanh(nn.Conv(4, (3, 3), kernel_dilation=2)(x))
         x = nn.tanh(nn.Conv(4, (2, 3), strides=2, use_bias=False, feature_group_count=2)(x))
-        x = nn.tanh(nn.Conv(3, (2, 3), strides=(1, 2), padding="VALID", use_bias=False)(x))
+        x = nn.tanh(nn.Conv(3, (2, 3), strides=[1, 2], padding="VALID", use_bias=False)(x))
         x = nn.tanh(nn.Conv(3, (2, 2), padding=((1, 0), (0, 1)))(x))
         rows = nn.tanh(nn.Dense(2)(x.reshape(-1, x.shape[-1])))
         return nn.Dense(3)(rows.reshape(x.shape[0], -1))

@@ -11,7 +11,7 @@ k × k matrix whose eigenvalues show the spectrum: its extremes exactly, its den
 Any ``loss(params, batch)`` will do that is a mean over the examples of the batch. All functions
 are jittable; a linear operator works on flat vectors, the parameters raveled.
 
-Cost: k products a probe, each about three gradients, and k vectors of d numbers to keep.
+Cost: k products a probe vector, each some gradients, and k vectors of d numbers to keep.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def hessian(loss: Loss, params: Any, batch: Any, chunk_size: int | None = None) 
     """Return the Hessian of ``loss(·, batch)`` at ``params`` (Eq. 2).
 
     The gradient is linearised once, which keeps the activations of the whole batch. With a
-    ``chunk_size`` it is recomputed at every product for so many examples at a time: the memory is
-    that of a chunk, and a product costs about half as much again.
+    ``chunk_size`` it is recomputed at every product for so many examples at a time, which takes
+    longer but only the memory of a chunk.
 
     Raises ValueError for parameters that are not all floating-point numbers, an empty batch or a
     loss that is no scalar, and outside of jit also for a loss that is not finite.
@@ -336,15 +336,16 @@ def spectrum(
     1 <= order <= d and probes >= 1.
     """
     _check_order(operator, order)
-    starts = _probe_keys(key, probes)
+    if probes < 1:
+        raise ValueError(f"probes = {probes}: must be above 0")
 
     def one(key: Array) -> Spectrum:
         found = lanczos(operator, _random_direction(key, operator), order)
         nodes, vectors = ritz(found.diagonal, found.off_diagonal)
         return Spectrum(nodes, vectors[0] ** 2)
 
-    density: Spectrum = jax.lax.map(one, starts)
-    return density
+    found: Spectrum = jax.lax.map(one, jax.random.split(key, probes))
+    return found
 
 
 def density(
@@ -405,7 +406,7 @@ def extremes(
 def largest_eigenvalue(
     loss: Loss, params: Any, batch: Any, key: Key[Array, ""], order: int = 16
 ) -> Float[Array, ""]:
-    """Return λ₁ of the Hessian by ``order`` products: cheap enough to be logged in training.
+    """Return λ₁ of the Hessian by a fixed number of products, to be logged in training.
 
     A lower bound, and for the outliers of a network's spectrum a tight one; `extremes` also says
     how tight. Raises as `hessian` and `lanczos` do.
@@ -413,12 +414,6 @@ def largest_eigenvalue(
     operator = hessian(loss, params, batch)
     found = lanczos(operator, _random_direction(key, operator), order)
     return ritz(found.diagonal, found.off_diagonal)[0][-1]
-
-
-def _probe_keys(key: Key[Array, ""], probes: int) -> Key[Array, " probes"]:
-    if probes < 1:
-        raise ValueError(f"probes = {probes}: must be above 0")
-    return jax.random.split(key, probes)
 
 
 def _random_direction(key: Key[Array, ""], operator: Operator) -> Float[Array, " d"]:

@@ -131,9 +131,7 @@ def gram(
             raise ValueError(f"losses of shape {losses.shape} for {examples} examples")
         return jnp.sum(losses), seen
 
-    zeros = {
-        path: jnp.zeros(layer.output.shape, layer.output.dtype) for path, layer in layers.items()
-    }
+    zeros = {path: jnp.zeros(layer.shape, layer.dtype) for path, layer in layers.items()}
     # The derivative by something added to a layer's output is the gradient at that output, and
     # that of the sum holds each example's own: examples do not see each other.
     deltas, seen = jax.grad(total, has_aux=True)(zeros)
@@ -151,7 +149,8 @@ Path = tuple[str, ...]
 
 class _Layer(NamedTuple):
     module: nn.Module
-    output: Any  # its shape and type
+    shape: tuple[int, ...]  # of its output
+    dtype: Any
 
 
 def _plain_layers(network: nn.Module, params: Any, inputs: Array) -> dict[Path, _Layer]:
@@ -165,7 +164,9 @@ def _plain_layers(network: nn.Module, params: Any, inputs: Array) -> dict[Path, 
         if context.method_name == "__call__":
             calls[module.path] = calls.get(module.path, 0) + 1
             if args and _is_plain(module, args[0], inputs.shape[0]):
-                layers[module.path] = _Layer(module.clone(parent=None, name=None), found)
+                layers[module.path] = _Layer(
+                    module.clone(parent=None, name=None), found.shape, found.dtype
+                )
         return found
 
     with nn.intercept_methods(listen):
@@ -234,7 +235,7 @@ def _of_layer(module: Any, x: Array, delta: Array) -> Float[Array, "k k"]:
 
 def _patches(module: Any) -> Callable[[Array], Array]:
     """Return what gives the entries of an image that the kernel sees, (entries, rows, columns)."""
-    strides = module.strides if isinstance(module.strides, tuple) else (module.strides or 1,) * 2
+    strides = np.broadcast_to(module.strides or 1, 2).tolist()
 
     def patches(image: Float[Array, "height width channels"]) -> Array:
         (found,) = jax.lax.conv_general_dilated_patches(
