@@ -66,6 +66,30 @@ def by_patches(
     height, width, channels, features = kernel.shape
     if images.shape[-1] != channels:
         raise ValueError(f"the images have {images.shape[-1]} channels, the kernel {channels}")
+    slices = patches(images, (height, width), window_strides, padding)
+    matrix = kernel.reshape(height * width * channels, features)
+    # Two axes only: XLA on a CPU takes its fast product for a matrix, not for a batch of them.
+    flat = jnp.matmul(
+        matrix.T,
+        slices.reshape(height * width * channels, -1),
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+    )
+    return flat.reshape(features, *slices.shape[1:]).transpose(1, 2, 3, 0)
+
+
+def patches(
+    images: Float[Array, "batch height width channels"],
+    size: Sequence[int],
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+) -> Float[Array, "entries batch out_height out_width"]:
+    """Return what a kernel of ``size`` sees at each of its positions.
+
+    Entries are (kernel row, kernel column, channel), as a kernel (kh, kw, channels, features) has
+    them when it is reshaped to a matrix.
+    """
+    height, width = size
     rows, columns = window_strides
     pads = (
         jax.lax.padtype_to_pads(images.shape[1:3], (height, width), window_strides, padding)
@@ -77,7 +101,7 @@ def by_patches(
     padded = jnp.pad(planes, [(0, 0), (0, 0), *((int(low), int(high)) for low, high in pads)])
     out_height = (padded.shape[2] - height) // rows + 1
     out_width = (padded.shape[3] - width) // columns + 1
-    patches = jnp.concatenate(
+    return jnp.concatenate(
         [
             padded[
                 :,
@@ -89,12 +113,3 @@ def by_patches(
             for j in range(width)
         ]
     )
-    matrix = kernel.reshape(height * width * channels, features)
-    # Two axes only: XLA on a CPU takes its fast product for a matrix, not for a batch of them.
-    flat = jnp.matmul(
-        matrix.T,
-        patches.reshape(height * width * channels, -1),
-        precision=precision,
-        preferred_element_type=preferred_element_type,
-    )
-    return flat.reshape(features, -1, out_height, out_width).transpose(1, 2, 3, 0)

@@ -241,7 +241,14 @@ def learn(
     targets: Float[Array, " batch"],
 ) -> tuple[Any, Any, Float[Array, ""]]:
     """Take one optimizer step on the temporal-difference loss, Eq. (1); also return the loss."""
+    value, gradient = jax.value_and_grad(_loss(agent, images, actions, targets))(params)
+    update, opt_state = agent.optimizer.update(gradient, opt_state, params)
+    return optax.apply_updates(params, update), opt_state, value
 
+
+def _loss(
+    agent: Agent, images: Images, actions: Int[Array, " batch"], targets: Float[Array, " batch"]
+) -> Callable[[Any], Float[Array, ""]]:
     def loss(params: Any) -> Float[Array, ""]:
         found = agent.outputs(params, images)
         if agent.support:
@@ -249,9 +256,18 @@ def learn(
             return jnp.mean(each(found, actions, targets, jnp.asarray(agent.support)))
         return jnp.mean(jax.vmap(losses.regression_loss)(found, actions, targets))
 
-    value, gradient = jax.value_and_grad(loss)(params)
-    update, opt_state = agent.optimizer.update(gradient, opt_state, params)
-    return optax.apply_updates(params, update), opt_state, value
+    return loss
+
+
+def gradient_norm(agent: Agent, images: Images, state: State) -> Float[Array, ""]:
+    """Return the norm of the gradient of the loss over the last `warmup` transitions stored."""
+    newest = state.buffer.added - 1 - jnp.arange(agent.warmup)
+    batch = jax.tree.map(lambda leaf: leaf[newest % agent.capacity], state.buffer.items)
+    table = agent.values(state.target_params, images)
+    goals = _targets(agent, images, state.params, batch, lambda chosen: table[chosen])
+    gradient = jax.grad(_loss(agent, images[batch.observation], batch.action, goals))(state.params)
+    norm: Array = optax.tree.norm(gradient)
+    return norm
 
 
 def _interact(

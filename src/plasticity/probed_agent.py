@@ -22,9 +22,11 @@ from plasticity import (
     checkpoints,
     classification_mdp,
     configuration,
+    curvature,
     data,
     devices,
     dqn,
+    gradient_covariance,
     network_statistics,
     networks,
     optimizers,
@@ -38,8 +40,8 @@ Architecture = Literal["mlp", "cnn"]
 
 
 @dataclass(frozen=True)
-class Config:
-    """Settings of one agent and its probes; where the paper is silent the comment says so."""
+class AgentConfig:
+    """Settings of one agent; where the paper is silent the comment says so."""
 
     # problem (§3.2)
     variant: classification_mdp.Variant = "true_label"
@@ -63,14 +65,6 @@ class Config:
     double: bool = False  # double Q-learning
     warmup: int = 1_000  # random transitions before the first optimizer step
     capacity: int = 10_000  # transitions in the replay buffer
-    # probe (A.2, §5.1: every 5,000 steps, 10 targets, 2,000 steps)
-    probe_every: int = 5_000  # optimizer steps
-    probes: int = 200  # beside the one before training; B.1: 1 M optimizer steps
-    n_targets: int = 10
-    probe_steps: int = 2_000
-    probe_batch_size: int = 32  # inputs; not in the paper
-    probe_state: Literal["fresh", "carried"] = "fresh"  # of the optimizer; the paper allows both
-    keep_parameters: bool = False  # put those of the first seed into the bank, at every probe
     # seeds
     seeds: int = 10
     first_seed: int = 0
@@ -80,20 +74,55 @@ class Config:
         configuration.check(self)
         configuration.require_positive(
             self, "n_images", "mlp_width", "cnn_width", "channels", "stride", "learning_rate",
-            "target_period", "batch_size", "probe_every", "n_targets", "probe_steps",
-            "probe_batch_size", "seeds",
+            "target_period", "batch_size", "seeds",
         )  # fmt: skip
-        for name in ("probes", "first_seed"):
-            value = getattr(self, name)
-            configuration.require(value >= 0, f"{name} = {value}: must not be below 0")
         configuration.require(
-            self.probe_steps % probe.WINDOW == 0,
-            f"probe_steps = {self.probe_steps}: must be a multiple of {probe.WINDOW}",
+            self.first_seed >= 0, f"first_seed = {self.first_seed}: must not be below 0"
         )
         try:
             agent(self)
         except ValueError as error:
             raise configuration.ConfigError(str(error)) from None
+
+
+@dataclass(frozen=True)
+class Config(AgentConfig):
+    """Settings of one agent and of its probes."""
+
+    # probe (A.2, §5.1: every 5,000 steps, 10 targets, 2,000 steps)
+    probe_every: int = 5_000  # optimizer steps
+    probes: int = 200  # beside the one before training; B.1: 1 M optimizer steps
+    n_targets: int = 10
+    probe_steps: int = 2_000
+    probe_batch_size: int = 32  # inputs; not in the paper
+    probe_state: Literal["fresh", "carried"] = "fresh"  # of the optimizer; the paper allows both
+    keep_parameters: bool = False  # put those of the first seed into the bank, at every probe
+    # curvature of the proxy loss (§4.2): its sharpness is logged in training and at every probe
+    sharpness_every: int = 1_000  # optimizer steps
+    sharpness_order: int = 8  # products with the Hessian
+    proxy_examples: int = 128  # images of the proxy loss, and k of C_k
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot run."""
+        super().__post_init__()
+        configuration.require_positive(
+            self, "probe_every", "n_targets", "probe_steps", "probe_batch_size",
+            "sharpness_every", "sharpness_order", "proxy_examples",
+        )  # fmt: skip
+        configuration.require(
+            self.probe_every % self.sharpness_every == 0,
+            f"probe_every = {self.probe_every}: must be a multiple of sharpness_every = "
+            f"{self.sharpness_every}",
+        )
+        configuration.require(
+            self.proxy_examples <= self.n_images,
+            f"proxy_examples = {self.proxy_examples}: there are n_images = {self.n_images}",
+        )
+        configuration.require(self.probes >= 0, f"probes = {self.probes}: must not be below 0")
+        configuration.require(
+            self.probe_steps % probe.WINDOW == 0,
+            f"probe_steps = {self.probe_steps}: must be a multiple of {probe.WINDOW}",
+        )
 
 
 class World(NamedTuple):
@@ -113,7 +142,7 @@ class State(NamedTuple):
     chunk: Int[Array, ""]
 
 
-def network(config: Config) -> nn.Module:
+def network(config: AgentConfig) -> nn.Module:
     """Return A.2's MLP or CNN with an output for each action."""
     actions = classification_mdp.STATES
     if config.architecture == "mlp":
@@ -124,14 +153,18 @@ def network(config: Config) -> nn.Module:
     )  # fmt: skip
 
 
-def forward(config: Config, params: Any, images: dqn.Images) -> networks.Forward:
+def forward(config: AgentConfig, params: Any, images: dqn.Images) -> networks.Forward:
     """Return the action values and hidden activations of a batch of images."""
-    flat = images.reshape(images.shape[0], -1) if config.architecture == "mlp" else images
-    found: networks.Forward = network(config).apply(params, flat)  # type: ignore[assignment]
+    found: networks.Forward = network(config).apply(params, inputs(config, images))  # type: ignore[assignment]
     return found
 
 
-def initialise(config: Config, shape: tuple[int, ...], key: Array) -> Any:
+def inputs(config: AgentConfig, images: dqn.Images) -> Array:
+    """Return images as the network takes them: an MLP's are flat."""
+    return images.reshape(images.shape[0], -1) if config.architecture == "mlp" else images
+
+
+def initialise(config: AgentConfig, shape: tuple[int, ...], key: Array) -> Any:
     """Return fresh parameters for images of ``shape`` (h, w, c)."""
     image = (
         jnp.zeros((1, int(np.prod(shape))))
@@ -141,7 +174,7 @@ def initialise(config: Config, shape: tuple[int, ...], key: Array) -> Any:
     return network(config).init(key, image)
 
 
-def agent(config: Config) -> dqn.Agent:
+def agent(config: AgentConfig) -> dqn.Agent:
     """Return the agent of ``config``."""
     return dqn.Agent(
         apply=lambda params, images: forward(config, params, images).output,
@@ -152,7 +185,7 @@ def agent(config: Config) -> dqn.Agent:
     )  # fmt: skip
 
 
-def network_key(config: Config) -> str:
+def network_key(config: AgentConfig) -> str:
     """Return the name under which `World` keeps the targets that this network is probed with."""
     sizes = (
         f"{config.mlp_width}"
@@ -163,10 +196,11 @@ def network_key(config: Config) -> str:
     return f"{config.dataset}-{config.n_images}-{config.architecture}-{sizes}{norm}"
 
 
-def load(configs: Iterable[Config]) -> tuple[World, dict[str, object]]:
+def load(configs: Iterable[AgentConfig]) -> tuple[World, dict[str, object]]:
     """Return the images and probe targets that these arms need, and where the images come from.
 
-    Targets are drawn here, on the host and once, because of what `plasticity.probe.targets` says.
+    Targets are drawn here, on the host and once, because of what `plasticity.probe.targets` says;
+    agents that are not probed need none.
     """
     images: dict[str, Any] = {}
     labels: dict[str, Any] = {}
@@ -181,7 +215,7 @@ def load(configs: Iterable[Config]) -> tuple[World, dict[str, object]]:
             labels[name] = jnp.asarray(found.labels, jnp.int32)
             sources[name] = found.source
         key = network_key(config)
-        if key not in targets:
+        if isinstance(config, Config) and key not in targets:
             targets[key] = jnp.asarray(draw_targets(config, np.asarray(images[name])))
     # Subsets of one data set are counted as the largest of them.
     ordered = sorted(sources.values(), key=lambda source: int(source["records"]))
@@ -197,7 +231,7 @@ def load(configs: Iterable[Config]) -> tuple[World, dict[str, object]]:
     return World(images, labels, targets), source
 
 
-def image_key(config: Config) -> str:
+def image_key(config: AgentConfig) -> str:
     """Return the name under which `World` keeps the images of this arm."""
     return f"{config.dataset}-{config.n_images}"
 
@@ -234,28 +268,38 @@ def advance(
     """Train until the next probe (the first call does not train), probe, and take statistics.
 
     The record holds scalars, the fits' ``loss`` (targets,), their mean ``curve`` and ``noise``
-    (windows,), and with ``config.keep_parameters`` the parameters as ``params/<path>``.
+    (windows,), ``sharpness_trace`` (every `Config.sharpness_every` steps), and with
+    ``config.keep_parameters`` the parameters as ``params/<path>``.
     """
     images = world.images[image_key(config)]
     learner = agent(config)
+    batch = proxy_batch(config, images, state.probe_key)
+    pieces = config.probe_every // config.sharpness_every
+
+    def piece(state: dqn.State, _: None) -> tuple[dqn.State, tuple[dqn.Metrics, Array]]:
+        state, seen = dqn.train(learner, mdp, images, state, config.sharpness_every, event)
+        return state, (seen, sharpness(config, state.params, batch, probe_key))
 
     def train(state: dqn.State) -> tuple[dqn.State, dict[str, Array]]:
-        state, seen = dqn.train(learner, mdp, images, state, config.probe_every, event)
+        state, (seen, sharp) = jax.lax.scan(piece, state, length=pieces)
         return state, {
             "td_loss": jnp.mean(seen.td_loss),
             "td_loss_max": jnp.max(seen.td_loss_max),
             "reward": jnp.mean(seen.reward),
+            "sharpness_trace": sharp,
         }
 
     def wait(state: dqn.State) -> tuple[dqn.State, dict[str, Array]]:
-        return state, dict.fromkeys(("td_loss", "td_loss_max", "reward"), jnp.asarray(jnp.nan))
+        unknown = dict.fromkeys(("td_loss", "td_loss_max", "reward"), jnp.asarray(jnp.nan))
+        return state, unknown | {"sharpness_trace": jnp.full((pieces,), jnp.nan)}
 
-    mdp = state.mdp
+    mdp, probe_key = state.mdp, state.probe_key
     if config.probes:
         trained, record = jax.lax.cond(state.chunk == 0, wait, train, state.agent)
     else:  # a fresh network, and nothing to train
         trained, record = wait(state.agent)
     record |= measure(config, world, trained, mdp)
+    record |= landscape(config, images, trained, batch, probe_key)
     record |= probe_record(config, world, trained, state.probe_key)
     if config.keep_parameters:
         record |= {f"params/{name}": leaf for name, leaf in named_leaves(trained.params).items()}
@@ -279,6 +323,47 @@ def measure(config: Config, world: World, state: dqn.State, mdp: MDP) -> dict[st
         "diverged": 1.0 - dqn.is_finite(state.params),
         **network_statistics.of_network(hidden, state.params),
     }
+
+
+def proxy_batch(config: Config, images: dqn.Images, key: Array) -> tuple[Array, Array]:
+    """Return images and directions of the proxy loss, the same at every call with this key."""
+    pick_key, direction_key = jax.random.split(jax.random.fold_in(key, 0))
+    chosen = jax.random.permutation(pick_key, images.shape[0])[: config.proxy_examples]
+    shape = (config.proxy_examples, classification_mdp.STATES)
+    return images[chosen], jax.random.normal(direction_key, shape)
+
+
+def sharpness(
+    config: Config, params: Any, batch: tuple[Array, Array], key: Array
+) -> Float[Array, ""]:
+    """Return λ₁ of the proxy loss's Hessian (§4.2)."""
+    loss = curvature.proxy_loss(lambda params, x: forward(config, params, x).output)
+    return curvature.largest_eigenvalue(
+        loss, params, batch, jax.random.fold_in(key, 1), config.sharpness_order
+    )
+
+
+def landscape(
+    config: Config, images: dqn.Images, state: dqn.State, batch: tuple[Array, Array], key: Array
+) -> dict[str, Array]:
+    """Return sharpness and C_k of the proxy loss, and the norm of the agent's own gradient."""
+    pictures, directions = batch
+    gram = gradient_covariance.gram(
+        network(config), state.params, inputs(config, pictures), proxy_losses, directions
+    )
+    found = gradient_covariance.summary(gradient_covariance.covariance(gram))
+    return {
+        "sharpness": sharpness(config, state.params, batch, key),
+        "gradient_norm": dqn.gradient_norm(agent(config), images, state),
+        "interference": found.negative_share,
+        "collinearity": found.collinearity,
+    }
+
+
+def proxy_losses(found: networks.Forward, direction: Array) -> Float[Array, " examples"]:
+    """Return the proxy loss of each example; their mean is `plasticity.curvature.proxy_loss`."""
+    moved = found.output - jax.lax.stop_gradient(found.output) + direction
+    return jnp.mean(moved**2, axis=1)
 
 
 def probe_record(config: Config, world: World, state: dqn.State, key: Array) -> dict[str, Array]:
@@ -331,7 +416,7 @@ def reprobe(
     return {name: np.asarray(array) for name, array in fits.items()}
 
 
-ARRAYS = ("loss", "curve", "noise")
+ARRAYS = ("loss", "curve", "noise", "sharpness_trace")
 """What of a record is not a scalar: kept as arrays."""
 
 
@@ -341,7 +426,7 @@ def tidy(
     """Return rows (arm, swept settings, seed, step, metric, value) and arrays of all agents.
 
     Arrays are ``loss/<arm>`` (seeds, probes, targets), ``curve/<arm>`` and ``noise/<arm>`` (seeds,
-    probes, windows), and for the bank ``bank/<arm>/<path>`` (probes, ...), the parameters of the
+    probes, windows), ``sharpness_trace/<arm>`` (seeds, probes, moments), and for the bank ``bank/<arm>/<path>`` (probes, ...), the parameters of the
     first seed.
     """
     swept = list(swept)
@@ -367,8 +452,8 @@ def tidy(
     return table, {name: np.stack(arrays) for name, arrays in stacks.items()} | bank
 
 
-def flops(config: Config) -> float:
-    """Return the floating-point operations of one seed of one arm, to estimate its cost."""
+def multiplications(config: AgentConfig) -> float:
+    """Return how many multiplications a forward pass takes for one image."""
     pixels, depth = (32.0**2, 3) if config.dataset.startswith("cifar10") else (28.0**2, 1)
     actions = classification_mdp.STATES
     if config.architecture == "mlp":
@@ -379,6 +464,11 @@ def flops(config: Config) -> float:
         first, second = pixels / area, pixels / area**2  # positions of the two layers
         weights = first * 25 * depth * channels + second * 9 * channels**2
         weights += second * channels * width + width**2 + actions * width
+    return weights
+
+
+def flops(config: Config) -> float:
+    """Return the floating-point operations of one seed of one arm, to estimate its cost."""
     training = config.probes * config.probe_every * config.batch_size
     probing = chunks(config) * config.n_targets * config.probe_steps * config.probe_batch_size
-    return 6.0 * weights * (training + probing)
+    return 6.0 * multiplications(config) * (training + probing)

@@ -1,0 +1,340 @@
+"""Gradient descent leads to where the loss is sharp, a random walk does not (§4.2, A.1, Fig. 2).
+
+An agent learns by Q-learning with plain SGD. Beside it goes a random walk from the same parameters
+whose every step is as long as the agent's. At each measurement a proxy loss asks how easily either
+network could move its predictions in random directions: the spectrum of its Hessian, and whether
+the gradients of its examples interfere. Convolutional agents with and without layer normalisation
+show what it does to sharpness (Fig. 14).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pandas as pd
+
+from plasticity import (
+    classification_mdp,
+    configuration,
+    curvature,
+    dqn,
+    gradient_covariance,
+    networks,
+    optimizers,
+    probed_agent,
+    statistics,
+)
+from plasticity.claims import Condition, Verdict, decide
+from plasticity.classification_mdp import MDP
+from plasticity.probed_agent import World
+from plasticity.results import Records, Run
+from plasticity.shapes import Array, Int
+
+
+@dataclass(frozen=True)
+class Config(probed_agent.AgentConfig):
+    """Settings of the agent, its walks and the measurements."""
+
+    # the agent of A.1: plain SGD, batches of 512, a target update every 5,000 steps
+    optimizer: optimizers.OptimizerName = "sgd"
+    batch_size: int = 512
+    target_period: int = 5_000
+    # measurements: at the start and after every `measure_every` optimizer steps
+    measure_every: int = 1_000  # optimizer steps
+    measurements: int = 25  # Fig. 2's top row: after five target updates
+    examples: int = 512  # of the proxy loss; "a single large batch of transitions"
+    order: int = 64  # Lanczos steps
+    vectors: int = 1  # random start vectors of a spectral density
+    covariance_examples: int = 512  # k of C_k (§4.2)
+    walk_scales: tuple[float, ...] = (1.0, 10.0, 100.0)  # walks' step norms, in the agent's
+    # Fig. 14
+    layer_norm_arms: bool = False  # also convolutional agents with and without layer normalisation
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot run."""
+        super().__post_init__()
+        configuration.require_positive(
+            self, "measure_every", "measurements", "examples", "order", "vectors",
+            "covariance_examples",
+        )  # fmt: skip
+        for name in ("examples", "covariance_examples"):
+            value = getattr(self, name)
+            configuration.require(
+                value <= self.n_images,
+                f"{name} = {value}: there are n_images = {self.n_images}",
+            )
+        configuration.require(
+            all(scale > 0 for scale in self.walk_scales),
+            f"walk_scales = {self.walk_scales}: each must be above 0",
+        )
+
+
+PROFILES: Mapping[str, Config] = {
+    "quick": Config(
+        n_images=1_000, mlp_width=64, batch_size=64, learning_rate=3e-3, target_period=250,
+        measure_every=500, measurements=8, examples=256, order=16, covariance_examples=128, seeds=2,
+    ),
+    "laptop": Config(
+        mlp_width=128, batch_size=128, measurements=20, target_period=1_000, order=32,
+        covariance_examples=256, layer_norm_arms=True, channels=16, cnn_width=64,
+    ),
+    "gpu": Config(layer_norm_arms=True),
+    "paper": Config(layer_norm_arms=True, vectors=5),
+}  # fmt: skip
+
+
+def arms(config: Config) -> dict[str, dict[str, Any]]:
+    """Return the changes to ``config`` that define each arm, by name."""
+    found: dict[str, dict[str, Any]] = {"agent": {}}
+    if config.layer_norm_arms:
+        for variant in ("true_label", "random_label"):
+            for layer_norm in (False, True):
+                name = f"cnn-{variant}" + ("-layer_norm" if layer_norm else "")
+                found[name] = {
+                    "variant": variant, "architecture": "cnn", "layer_norm": layer_norm,
+                    "optimizer": "adam", "batch_size": 32, "target_period": 1_000,
+                    "walk_scales": (),
+                }  # fmt: skip
+    return found
+
+
+class State(NamedTuple):
+    """Everything that a chunk hands to the next."""
+
+    agent: dqn.State
+    mdp: MDP
+    origin: Any  # the parameters before training
+    measure_key: Array  # the same at every measurement: equal examples, directions and vectors
+    chunk: Int[Array, ""]
+
+
+def load(config: Config) -> tuple[World, dict[str, object]]:
+    """Return the images of all arms, and where they come from."""
+    return probed_agent.load(replace(config, **changes) for changes in arms(config).values())
+
+
+def chunks(config: Config) -> int:
+    """Return how many times `advance` is called: once a measurement, that of the start included."""
+    return config.measurements + 1
+
+
+def agent(config: Config, key: Array) -> dqn.Agent:
+    """Return the agent with its walks; ``key`` draws their steps and is used at the start alone."""
+    plain = probed_agent.agent(config)
+    if not config.walk_scales:
+        return plain
+    return replace(plain, optimizer=optimizers.with_random_walk(plain.optimizer, key))
+
+
+def start(config: Config, world: World, key: Array) -> State:
+    """Return an agent before its first step; equal keys start equal in every arm."""
+    init_key, mdp_key, agent_key, walk_key, measure_key = jax.random.split(key, 5)
+    name = probed_agent.image_key(config)
+    mdp = classification_mdp.make(config.variant, world.labels[name], mdp_key)
+    params = probed_agent.initialise(config, world.images[name].shape[1:], init_key)
+    state = dqn.start(agent(config, walk_key), mdp, params, agent_key)
+    origin = jax.tree.map(jnp.copy, params)
+    return State(state, mdp, origin, measure_key, jnp.zeros((), jnp.int32))
+
+
+def advance(config: Config, world: World, state: State) -> tuple[State, dict[str, Array]]:
+    """Train until the next measurement (the first call does not train), and measure.
+
+    The record holds, for each process of `processes`, scalars ``<process>/<metric>``, the
+    spectrum's ``<process>/nodes`` and ``weights`` (vectors, order), and for the agent and its walk
+    C_k as ``<process>/cosines`` (k, k).
+    """
+    images = world.images[probed_agent.image_key(config)]
+    learner = agent(config, state.measure_key)
+
+    def train(state: dqn.State) -> dqn.State:
+        return dqn.train(learner, mdp, images, state, config.measure_every)[0]
+
+    mdp = state.mdp
+    trained = jax.lax.cond(state.chunk == 0, lambda state: state, train, state.agent)
+    optimal = jnp.asarray(classification_mdp.optimal_actions(config.variant, config.discount))
+    record = {
+        "accuracy": dqn.greedy_accuracy(learner, mdp, images, trained.params, optimal),
+        "diverged": 1.0 - dqn.is_finite(trained.params),
+    }
+    for name, params in processes(config, state.origin, trained).items():
+        found = measure(config, images, params, state.measure_key)
+        if name not in ("agent", "walk"):
+            found.pop("cosines")
+        record |= {f"{name}/{metric}": value for metric, value in found.items()}
+        record[f"{name}/distance"] = distance(params, state.origin)
+    return state._replace(agent=trained, chunk=state.chunk + 1), record
+
+
+def processes(config: Config, origin: Any, state: dqn.State) -> dict[str, Any]:
+    """Return the parameters of the agent and of each walk, by name.
+
+    ``walk`` has the agent's step norms over all parameters together, ``walk_per_tensor`` those of
+    each tensor, ``walk_x10`` ten times the first's.
+    """
+    found = {"agent": state.params}
+    for scale in config.walk_scales:
+        name = "walk" if scale == 1 else f"walk_x{scale:g}"
+        found[name] = optax.tree.add_scale(origin, scale, state.opt_state.whole)
+    if config.walk_scales:
+        found["walk_per_tensor"] = optax.tree.add(origin, state.opt_state.per_tensor)
+    return found
+
+
+def measure(config: Config, images: Array, params: Any, key: Array) -> dict[str, Array]:
+    """Return spectrum, sharpness and gradient covariance of the proxy loss of §4.2."""
+    pick_key, direction_key, vector_key = jax.random.split(key, 3)
+    chosen = jax.random.permutation(pick_key, images.shape[0])[
+        : max(config.examples, config.covariance_examples)
+    ]
+    inputs = images[chosen]
+    shape = (len(chosen), classification_mdp.STATES)
+    directions = jax.random.normal(direction_key, shape)
+    batch = (inputs[: config.examples], directions[: config.examples])
+    proxy = curvature.proxy_loss(lambda params, x: probed_agent.forward(config, params, x).output)
+    operator = curvature.hessian(proxy, params, batch)
+    spectrum = curvature.spectrum(operator, vector_key, config.order, config.vectors)
+    k = config.covariance_examples
+    found = gradient_covariance.covariance(
+        gradient_covariance.gram(
+            probed_agent.network(config), params, probed_agent.inputs(config, inputs[:k]),
+            _proxy_losses, directions[:k],
+        )
+    )  # fmt: skip
+    summary = gradient_covariance.summary(found)
+    return {
+        "sharpness": jnp.max(spectrum.nodes),
+        "smallest": jnp.min(spectrum.nodes),
+        "trace": curvature.trace(spectrum, operator.dimension).value,
+        "nodes": spectrum.nodes,
+        "weights": spectrum.weights,
+        "cosines": found.cosines.astype(jnp.float16),
+        **summary._asdict(),
+    }
+
+
+def _proxy_losses(found: networks.Forward, direction: Array) -> Array:
+    """Return the proxy loss of each example: the mean over examples is `curvature.proxy_loss`."""
+    moved = found.output - jax.lax.stop_gradient(found.output) + direction
+    return jnp.mean(moved**2, axis=1)
+
+
+def distance(params: Any, origin: Any) -> Array:
+    """Return how far the parameters are from where they began, relative to their norm there."""
+    moved = jax.tree.map(jnp.subtract, params, origin)
+    far: Array = optax.tree.norm(moved) / optax.tree.norm(origin)
+    return far
+
+
+ARRAYS = ("nodes", "weights", "cosines")
+"""What of a measurement is not a scalar: kept as arrays."""
+
+SWEPT = ("variant", "architecture", "layer_norm")
+"""Columns of the table beside arm, process and seed."""
+
+
+def summarize(config: Config, records: Records) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Return rows (arm, process, swept settings, seed, step, metric, value) and arrays.
+
+    Arrays are ``nodes/<arm>/<process>`` and ``weights/...`` (seeds, measurements, vectors, order),
+    and ``cosines/<arm>/<process>`` (2, k, k): C_k of the first seed after the first measurement
+    interval and at the end.
+    """
+    frames: list[pd.DataFrame] = []
+    stacks: dict[str, list[np.ndarray]] = {}
+    pictures: dict[str, np.ndarray] = {}
+    for (arm, seed), record in records.items():
+        arm_config = replace(config, **arms(config)[arm])
+        step = arm_config.measure_every * np.arange(len(record["accuracy"]))
+        for name, values in record.items():
+            process, _, metric = name.rpartition("/")
+            if metric == "cosines":
+                if seed == config.first_seed:
+                    pictures[f"cosines/{arm}/{process}"] = values[[1, -1]]
+            elif metric in ARRAYS:
+                stacks.setdefault(f"{metric}/{arm}/{process}", []).append(values)
+            else:
+                frame = pd.DataFrame({"step": step, "value": values.astype(np.float32)})
+                swept = {n: getattr(arm_config, n) for n in SWEPT}
+                frames.append(
+                    frame.assign(
+                        arm=arm, process=process or "agent", metric=metric, seed=seed, **swept
+                    )
+                )
+    columns = ["arm", "process", *SWEPT, "seed", "step", "metric", "value"]
+    table = pd.concat(frames, ignore_index=True)[columns]
+    return table, {name: np.stack(arrays) for name, arrays in stacks.items()} | pictures
+
+
+def flops(config: Config) -> float:
+    """Return the floating-point operations of one seed of one arm, to estimate its cost."""
+    weights = probed_agent.multiplications(config)
+    training = config.measurements * config.measure_every * config.batch_size
+    watched = 1 + len(config.walk_scales) + bool(config.walk_scales)
+    products = config.order * config.vectors * config.examples
+    return 6.0 * weights * training + 18.0 * weights * chunks(config) * watched * products
+
+
+def sharpness(run: Run, arm: str = "agent", process: str = "agent") -> np.ndarray:
+    """Return λ₁ of the proxy Hessian, (seeds, measurements)."""
+    rows = run.select(arm=arm, process=process, metric="sharpness")
+    return rows.pivot(index="seed", columns="step", values="value").to_numpy()
+
+
+def judge_curvature(run: Run) -> Verdict:
+    """Judge curvature-gd-vs-brownian: λ₁ of the agent over that of its walk, at the end."""
+    ratio = log_ratio(sharpness(run)[:, -1], sharpness(run, process="walk")[:, -1])
+    return decide(
+        "curvature-gd-vs-brownian", Condition("λ₁ at the end, agent / walk", ratio, ">", 1.0)
+    )
+
+
+def judge_interference(run: Run) -> Verdict:
+    """Judge gradient-interference: the share of C_k's pairs below -0.1, agent minus walk."""
+    ends = []
+    for process in ("agent", "walk"):
+        rows = run.select(arm="agent", process=process, metric="negative_share")
+        ends.append(rows.groupby("seed").value.last().to_numpy())
+    more = statistics.paired_difference(*ends)
+    return decide(
+        "gradient-interference",
+        Condition("share of pairs with a cosine below -0.1 at the end, agent - walk", more, ">", 0),
+    )
+
+
+def judge_layer_norm(run: Run) -> Verdict:
+    """Judge layer-norm-sharpness: growth of λ₁ with layer normalisation over that without.
+
+    In both problems. A run without those arms has no verdict.
+    """
+    conditions = []
+    for variant in ("true_label", "random_label"):
+        arm = f"cnn-{variant}"
+        if arm not in set(run.table.arm):
+            return Verdict("layer-norm-sharpness", "not run", ())
+        grown = [
+            found[:, -1] / found[:, 0]
+            for found in (sharpness(run, f"{arm}-layer_norm"), sharpness(run, arm))
+        ]
+        name = f"growth of λ₁, with / without, {variant.replace('_', '-')}"
+        conditions.append(Condition(name, log_ratio(*grown), "<", 1.0))
+    return decide("layer-norm-sharpness", *conditions)
+
+
+def log_ratio(a: np.ndarray, b: np.ndarray) -> statistics.Interval:
+    """Return the geometric mean of a / b over seeds, with its interval."""
+    return statistics.mean_interval(np.log(a / b)).map(np.exp)
+
+
+CLAIMS = {
+    "curvature-gd-vs-brownian": judge_curvature,
+    "gradient-interference": judge_interference,
+    "layer-norm-sharpness": judge_layer_norm,
+}
+"""Each claim of `plasticity.claims.LEDGER` that this experiment decides, with its judge."""
