@@ -30,7 +30,7 @@ from plasticity import (
     probed_agent,
     statistics,
 )
-from plasticity.claims import Condition, Verdict, decide
+from plasticity.claims import LEDGER, Condition, Verdict, decide
 from plasticity.classification_mdp import MDP
 from plasticity.probed_agent import World
 from plasticity.results import Records, Run
@@ -317,7 +317,7 @@ def judge_layer_norm(run: Run) -> Verdict:
     for variant in ("true_label", "random_label"):
         arm = f"cnn-{variant}"
         if arm not in set(run.table.arm):
-            return Verdict("layer-norm-sharpness", "not run", ())
+            return Verdict(LEDGER["layer-norm-sharpness"], "not run")
         grown = [
             found[:, -1] / found[:, 0]
             for found in (sharpness(run, f"{arm}-layer_norm"), sharpness(run, arm))
