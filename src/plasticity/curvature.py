@@ -237,7 +237,7 @@ def lanczos(operator: Operator, start: Float[Array, " d"], order: int) -> Lanczo
     """
     _check_order(operator, order)
     state = _continue(operator, _begin(operator, start, order), jnp.asarray(0), order)
-    return Lanczos(state.diagonal, state.coupling[:-1], state.basis[:order], state.residual)
+    return Lanczos(state.diagonal, state.coupling[:-1], state.basis, state.residual)
 
 
 class _Unfinished(NamedTuple):
@@ -245,14 +245,13 @@ class _Unfinished(NamedTuple):
 
     diagonal: Float[Array, " k"]
     coupling: Float[Array, " k"]  # of each vector with the next: norms of residuals
-    basis: Float[Array, "rows d"]  # a whole number of blocks, at least k
+    basis: Float[Array, "k d"]
     residual: Float[Array, " d"]
 
 
 def _begin(operator: Operator, start: Float[Array, " d"], order: int) -> _Unfinished:
     scale = jnp.linalg.norm(start)
-    rows = -(-order // BLOCK) * BLOCK
-    basis = jnp.zeros((rows, operator.dimension), operator.dtype)
+    basis = jnp.zeros((order, operator.dimension), operator.dtype)
     basis = basis.at[0].set(start / jnp.where(scale > 0, scale, 1))
     none = jnp.zeros((order,), operator.dtype)
     return _Unfinished(none, none, basis, jnp.zeros_like(start))
@@ -262,21 +261,20 @@ def _continue(
     operator: Operator, state: _Unfinished, begin: Int[Array, ""], end: int | Int[Array, ""]
 ) -> _Unfinished:
     """Take the steps from ``begin`` to ``end``."""
-    order, rows = len(state.diagonal), len(state.basis)
     # The basis is read no further than it is filled, up to a block.
-    branches = [_orthogonal_to(filled) for filled in range(BLOCK, rows + 1, BLOCK)]
+    order = len(state.basis)
+    branches = [_orthogonal_to(filled) for filled in range(BLOCK, order + BLOCK, BLOCK)]
 
     def step(k: Array, state: _Unfinished) -> _Unfinished:
         current = state.basis[k]
         vector = operator.product(current)
         rest = jax.lax.switch(k // BLOCK, branches, state.basis, vector)
         size = jnp.linalg.norm(rest)
-        # After the last step there is no row to write to: out of bounds, which drops it.
-        following = jnp.where(k + 1 < order, k + 1, rows)
         return _Unfinished(
             state.diagonal.at[k].set(jnp.vdot(current, vector)),
             state.coupling.at[k].set(size),
-            state.basis.at[following].set(rest / jnp.where(size > 0, size, 1), mode="drop"),
+            # After the last step there is no row to write to.
+            state.basis.at[k + 1].set(rest / jnp.where(size > 0, size, 1), mode="drop"),
             rest,
         )
 

@@ -21,7 +21,7 @@ import numpy as np
 from flax import linen as nn
 from scipy.cluster.vq import kmeans2
 
-from plasticity import devices, network_statistics
+from plasticity import convolution, devices, network_statistics
 from plasticity.shapes import Array, Float, Int
 
 ExampleLoss = Callable[[Any, Any], Float[Array, " examples"]]
@@ -224,13 +224,10 @@ def _of_layer(module: Any, x: Array, delta: Array) -> Float[Array, "k k"]:
             return product
         spread = delta.reshape(k, -1, delta.shape[-1])  # positions as one axis
         if kind is nn.Dense:
-            found = _of_kernels(lambda h: h.T, x.reshape(k, -1, x.shape[-1]), spread, x.shape[-1])
-        else:
-            found = _of_kernels(
-                _patches(module), x, spread, math.prod(module.kernel_size) * x.shape[-1]
-            )
-        bias = spread.sum(axis=1)
-        return found + bias @ bias.T if module.use_bias else found
+            width, positions = x.shape[-1], x.reshape(k, -1, x.shape[-1])
+            return _of_kernels(lambda h: h.T, positions, spread, width, module.use_bias)
+        width = math.prod(module.kernel_size) * x.shape[-1]
+        return _of_kernels(_patches(module), x, spread, width, module.use_bias)
 
 
 def _patches(module: Any) -> Callable[[Array], Array]:
@@ -238,26 +235,35 @@ def _patches(module: Any) -> Callable[[Array], Array]:
     strides = np.broadcast_to(module.strides or 1, 2).tolist()
 
     def patches(image: Float[Array, "height width channels"]) -> Array:
-        (found,) = jax.lax.conv_general_dilated_patches(
-            image[None], module.kernel_size, strides, module.padding,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )  # fmt: skip
-        rows: Array = found.transpose(2, 0, 1)
-        return rows
+        seen = convolution.patches(image[None], module.kernel_size, strides, module.padding)
+        return seen[:, 0]
 
     return patches
 
 
 def _of_kernels(
-    seen: Callable[[Array], Array], x: Array, delta: Float[Array, "k positions out"], width: int
+    seen: Callable[[Array], Array],
+    x: Array,
+    delta: Float[Array, "k positions out"],
+    width: int,
+    use_bias: bool,
 ) -> Float[Array, "k k"]:
-    """Return the inner products of the kernels seen(x) delta, one (width, out) an example."""
+    """Return the inner products of the kernels seen(x) delta, one (width, out) an example.
+
+    A bias is one more row of the kernel, of an input that is always one.
+    """
     k, _, out = delta.shape
-    columns = max(1, HELD // (k * width))
+    columns = max(1, HELD // (k * (width + use_bias)))
+
+    def kernel(x: Array, delta: Float[Array, "positions out"]) -> Array:
+        rows = seen(x).reshape(width, -1)
+        if use_bias:
+            rows = jnp.concatenate([rows, jnp.ones_like(rows[:1])])
+        return rows @ delta
+
     total = jnp.zeros((k, k), delta.dtype)
     for begin in range(0, out, columns):
-        part = delta[..., begin : begin + columns]
-        kernels = devices.map_lanes(lambda x, delta: seen(x).reshape(width, -1) @ delta, x, part)
+        kernels = devices.map_lanes(kernel, x, delta[..., begin : begin + columns])
         flat = kernels.reshape(k, -1)
         total = total + flat @ flat.T
     return total

@@ -139,6 +139,7 @@ class State(NamedTuple):
     agent: dqn.State
     mdp: MDP
     probe_key: Array  # the same at every probe: equal minibatches, so that probes are paired
+    proxy_key: Array  # the same at every measurement of curvature: equal examples and directions
     chunk: Int[Array, ""]
 
 
@@ -249,12 +250,12 @@ def draw_targets(config: Config, images: np.ndarray) -> np.ndarray:
 
 def start(config: Config, world: World, key: Array) -> State:
     """Return an agent before its first step; equal keys start equal in every arm."""
-    init_key, mdp_key, agent_key, probe_key = jax.random.split(key, 4)
+    init_key, mdp_key, agent_key, probe_key, proxy_key = jax.random.split(key, 5)
     name = image_key(config)
     mdp = classification_mdp.make(config.variant, world.labels[name], mdp_key)
     params = initialise(config, world.images[name].shape[1:], init_key)
     state = dqn.start(agent(config), mdp, params, agent_key)
-    return State(state, mdp, probe_key, jnp.zeros((), jnp.int32))
+    return State(state, mdp, probe_key, proxy_key, jnp.zeros((), jnp.int32))
 
 
 def chunks(config: Config) -> int:
@@ -273,12 +274,12 @@ def advance(
     """
     images = world.images[image_key(config)]
     learner = agent(config)
-    batch = proxy_batch(config, images, state.probe_key)
+    batch, vector_key = proxy_batch(config, images, state.proxy_key)
     pieces = config.probe_every // config.sharpness_every
 
     def piece(state: dqn.State, _: None) -> tuple[dqn.State, tuple[dqn.Metrics, Array]]:
         state, seen = dqn.train(learner, mdp, images, state, config.sharpness_every, event)
-        return state, (seen, sharpness(config, state.params, batch, probe_key))
+        return state, (seen, sharpness(config, state.params, batch, vector_key))
 
     def train(state: dqn.State) -> tuple[dqn.State, dict[str, Array]]:
         state, (seen, sharp) = jax.lax.scan(piece, state, length=pieces)
@@ -293,17 +294,17 @@ def advance(
         unknown = dict.fromkeys(("td_loss", "td_loss_max", "reward"), jnp.asarray(jnp.nan))
         return state, unknown | {"sharpness_trace": jnp.full((pieces,), jnp.nan)}
 
-    mdp, probe_key = state.mdp, state.probe_key
+    mdp = state.mdp
     if config.probes:
         trained, record = jax.lax.cond(state.chunk == 0, wait, train, state.agent)
     else:  # a fresh network, and nothing to train
         trained, record = wait(state.agent)
     record |= measure(config, world, trained, mdp)
-    record |= landscape(config, images, trained, batch, probe_key)
+    record |= landscape(config, images, trained, batch, vector_key)
     record |= probe_record(config, world, trained, state.probe_key)
     if config.keep_parameters:
         record |= {f"params/{name}": leaf for name, leaf in named_leaves(trained.params).items()}
-    return State(trained, mdp, state.probe_key, state.chunk + 1), record
+    return state._replace(agent=trained, chunk=state.chunk + 1), record
 
 
 def named_leaves(params: Any) -> dict[str, Array]:
@@ -325,26 +326,30 @@ def measure(config: Config, world: World, state: dqn.State, mdp: MDP) -> dict[st
     }
 
 
-def proxy_batch(config: Config, images: dqn.Images, key: Array) -> tuple[Array, Array]:
-    """Return images and directions of the proxy loss, the same at every call with this key."""
-    pick_key, direction_key = jax.random.split(jax.random.fold_in(key, 0))
+def proxy_batch(
+    config: Config, images: dqn.Images, key: Array
+) -> tuple[tuple[dqn.Images, Array], Array]:
+    """Return images and directions of the proxy loss, and a key for `sharpness`."""
+    pick_key, direction_key, vector_key = jax.random.split(key, 3)
     chosen = jax.random.permutation(pick_key, images.shape[0])[: config.proxy_examples]
     shape = (config.proxy_examples, classification_mdp.STATES)
-    return images[chosen], jax.random.normal(direction_key, shape)
+    return (images[chosen], jax.random.normal(direction_key, shape)), vector_key
 
 
 def sharpness(
-    config: Config, params: Any, batch: tuple[Array, Array], key: Array
+    config: Config, params: Any, batch: tuple[dqn.Images, Array], key: Array
 ) -> Float[Array, ""]:
     """Return λ₁ of the proxy loss's Hessian (§4.2)."""
     loss = curvature.proxy_loss(lambda params, x: forward(config, params, x).output)
-    return curvature.largest_eigenvalue(
-        loss, params, batch, jax.random.fold_in(key, 1), config.sharpness_order
-    )
+    return curvature.largest_eigenvalue(loss, params, batch, key, config.sharpness_order)
 
 
 def landscape(
-    config: Config, images: dqn.Images, state: dqn.State, batch: tuple[Array, Array], key: Array
+    config: Config,
+    images: dqn.Images,
+    state: dqn.State,
+    batch: tuple[dqn.Images, Array],
+    key: Array,
 ) -> dict[str, Array]:
     """Return sharpness and C_k of the proxy loss, and the norm of the agent's own gradient."""
     pictures, directions = batch
@@ -357,6 +362,7 @@ def landscape(
         "gradient_norm": dqn.gradient_norm(agent(config), images, state),
         "interference": found.negative_share,
         "collinearity": found.collinearity,
+        "gradient_rank": found.rank,
     }
 
 
@@ -426,8 +432,8 @@ def tidy(
     """Return rows (arm, swept settings, seed, step, metric, value) and arrays of all agents.
 
     Arrays are ``loss/<arm>`` (seeds, probes, targets), ``curve/<arm>`` and ``noise/<arm>`` (seeds,
-    probes, windows), ``sharpness_trace/<arm>`` (seeds, probes, moments), and for the bank ``bank/<arm>/<path>`` (probes, ...), the parameters of the
-    first seed.
+    probes, windows), ``sharpness_trace/<arm>`` (seeds, probes, moments), and for the bank
+    ``bank/<arm>/<path>`` (probes, ...), the parameters of the first seed.
     """
     swept = list(swept)
     frames: list[pd.DataFrame] = []

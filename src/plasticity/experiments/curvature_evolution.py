@@ -25,7 +25,6 @@ from plasticity import (
     curvature,
     dqn,
     gradient_covariance,
-    networks,
     optimizers,
     probed_agent,
     statistics,
@@ -204,7 +203,7 @@ def measure(config: Config, images: Array, params: Any, key: Array) -> dict[str,
     found = gradient_covariance.covariance(
         gradient_covariance.gram(
             probed_agent.network(config), params, probed_agent.inputs(config, inputs[:k]),
-            _proxy_losses, directions[:k],
+            probed_agent.proxy_losses, directions[:k],
         )
     )  # fmt: skip
     summary = gradient_covariance.summary(found)
@@ -217,12 +216,6 @@ def measure(config: Config, images: Array, params: Any, key: Array) -> dict[str,
         "cosines": found.cosines.astype(jnp.float16),
         **summary._asdict(),
     }
-
-
-def _proxy_losses(found: networks.Forward, direction: Array) -> Array:
-    """Return the proxy loss of each example: the mean over examples is `curvature.proxy_loss`."""
-    moved = found.output - jax.lax.stop_gradient(found.output) + direction
-    return jnp.mean(moved**2, axis=1)
 
 
 def distance(params: Any, origin: Any) -> Array:
@@ -297,11 +290,14 @@ def judge_curvature(run: Run) -> Verdict:
 
 def judge_interference(run: Run) -> Verdict:
     """Judge gradient-interference: the share of C_k's pairs below -0.1, agent minus walk."""
-    ends = []
-    for process in ("agent", "walk"):
-        rows = run.select(arm="agent", process=process, metric="negative_share")
-        ends.append(rows.groupby("seed").value.last().to_numpy())
-    more = statistics.paired_difference(*ends)
+    agent, walk = (
+        run.select(arm="agent", process=process, metric="negative_share")
+        .groupby("seed")
+        .value.last()
+        .to_numpy()
+        for process in ("agent", "walk")
+    )
+    more = statistics.paired_difference(agent, walk)
     return decide(
         "gradient-interference",
         Condition("share of pairs with a cosine below -0.1 at the end, agent - walk", more, ">", 0),
