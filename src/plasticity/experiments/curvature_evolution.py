@@ -44,24 +44,23 @@ class Config(probed_agent.AgentConfig):
     optimizer: optimizers.OptimizerName = "sgd"
     batch_size: int = 512
     target_period: int = 5_000
-    # measurements: at the start and after every `measure_every` optimizer steps
-    measure_every: int = 1_000  # optimizer steps
-    measurements: int = 25  # Fig. 2's top row: after five target updates
+    updates: int = 20  # target updates; a measurement at the start and after each of them
+    # measurements
     examples: int = 512  # of the proxy loss; "a single large batch of transitions"
     order: int = 64  # Lanczos steps
     vectors: int = 1  # random start vectors of a spectral density
     covariance_examples: int = 512  # k of C_k (§4.2)
-    walk_scales: tuple[float, ...] = (1.0, 10.0, 100.0)  # walks' step norms, in the agent's
-    # Fig. 14
-    layer_norm_arms: bool = False  # also convolutional agents with and without layer normalisation
+    walk_scales: tuple[float, ...] = (1.0, 10.0, 30.0, 100.0, 300.0)  # steps, in the agent's
+    # beside the agent of A.1
+    adam_arm: bool = False  # also an agent trained by Adam, whose steps are longer
+    layer_norm_arms: bool = False  # Fig. 14: also CNNs with and without layer normalisation
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
         super().__post_init__()
         configuration.require_positive(
-            self, "measure_every", "measurements", "examples", "order", "vectors",
-            "covariance_examples",
-        )  # fmt: skip
+            self, "updates", "examples", "order", "vectors", "covariance_examples"
+        )
         for name in ("examples", "covariance_examples"):
             value = getattr(self, name)
             configuration.require(
@@ -72,35 +71,53 @@ class Config(probed_agent.AgentConfig):
             all(scale > 0 for scale in self.walk_scales),
             f"walk_scales = {self.walk_scales}: each must be above 0",
         )
+        configuration.require(
+            not self.walk_scales or 1.0 in self.walk_scales,
+            f"walk_scales = {self.walk_scales}: 1, the walk of §4.2, must be among them, or none",
+        )
+        configuration.require(
+            self.updates >= FIG_2,
+            f"updates = {self.updates}: Fig. 2 looks after {FIG_2} target updates",
+        )
 
+
+FIG_2 = 5
+"""Target updates after which Fig. 2 shows the spectrum."""
 
 PROFILES: Mapping[str, Config] = {
     "quick": Config(
         n_images=1_000, mlp_width=64, batch_size=64, learning_rate=3e-3, target_period=250,
-        measure_every=500, measurements=8, examples=256, order=16, covariance_examples=128, seeds=2,
+        updates=16, examples=256, order=16, covariance_examples=128, walk_scales=(1.0, 100.0),
+        seeds=2,
     ),
     "laptop": Config(
-        mlp_width=128, batch_size=128, measurements=20, target_period=1_000, order=32,
-        covariance_examples=256, layer_norm_arms=True, channels=16, cnn_width=64,
+        mlp_width=128, batch_size=128, target_period=1_000, order=32, adam_arm=True,
+        layer_norm_arms=True, channels=16, cnn_width=64,
     ),
-    "gpu": Config(layer_norm_arms=True),
-    "paper": Config(layer_norm_arms=True, vectors=5),
+    "gpu": Config(adam_arm=True, layer_norm_arms=True),
+    "paper": Config(adam_arm=True, layer_norm_arms=True, vectors=5),
 }  # fmt: skip
 
 
 def arms(config: Config) -> dict[str, dict[str, Any]]:
     """Return the changes to ``config`` that define each arm, by name."""
     found: dict[str, dict[str, Any]] = {"agent": {}}
+    if config.adam_arm:
+        found["adam"] = {"optimizer": "adam"}
     if config.layer_norm_arms:
         for variant in ("true_label", "random_label"):
             for layer_norm in (False, True):
-                name = f"cnn-{variant}" + ("-layer_norm" if layer_norm else "")
-                found[name] = {
+                found[cnn_arm(variant, layer_norm)] = {
                     "variant": variant, "architecture": "cnn", "layer_norm": layer_norm,
                     "optimizer": "adam", "batch_size": 32, "target_period": 1_000,
-                    "walk_scales": (),
+                    "order": min(config.order, 16), "walk_scales": (),
                 }  # fmt: skip
     return found
+
+
+def cnn_arm(variant: str, layer_norm: bool) -> str:
+    """Return the name of the arm of Fig. 14 with this problem and network."""
+    return f"cnn-{variant}" + ("-layer_norm" if layer_norm else "")
 
 
 class State(NamedTuple):
@@ -120,7 +137,7 @@ def load(config: Config) -> tuple[World, dict[str, object]]:
 
 def chunks(config: Config) -> int:
     """Return how many times `advance` is called: once a measurement, that of the start included."""
-    return config.measurements + 1
+    return config.updates + 1
 
 
 def agent(config: Config, key: Array) -> dqn.Agent:
@@ -143,7 +160,7 @@ def start(config: Config, world: World, key: Array) -> State:
 
 
 def advance(config: Config, world: World, state: State) -> tuple[State, dict[str, Array]]:
-    """Train until the next measurement (the first call does not train), and measure.
+    """Train until the next target update (the first call does not train), and measure.
 
     The record holds, for each process of `processes`, scalars ``<process>/<metric>``, the
     spectrum's ``<process>/nodes`` and ``weights`` (vectors, order), and for the agent and its walk
@@ -153,7 +170,7 @@ def advance(config: Config, world: World, state: State) -> tuple[State, dict[str
     learner = agent(config, state.measure_key)
 
     def train(state: dqn.State) -> dqn.State:
-        return dqn.train(learner, mdp, images, state, config.measure_every)[0]
+        return dqn.train(learner, mdp, images, state, config.target_period)[0]
 
     mdp = state.mdp
     trained = jax.lax.cond(state.chunk == 0, lambda state: state, train, state.agent)
@@ -236,19 +253,19 @@ def summarize(config: Config, records: Records) -> tuple[pd.DataFrame, dict[str,
     """Return rows (arm, process, swept settings, seed, step, metric, value) and arrays.
 
     Arrays are ``nodes/<arm>/<process>`` and ``weights/...`` (seeds, measurements, vectors, order),
-    and ``cosines/<arm>/<process>`` (2, k, k): C_k of the first seed after the first measurement
-    interval and at the end.
+    and ``cosines/agent/<process>`` (2, k, k): C_k of the first seed after the first target update
+    and after the last.
     """
     frames: list[pd.DataFrame] = []
     stacks: dict[str, list[np.ndarray]] = {}
     pictures: dict[str, np.ndarray] = {}
     for (arm, seed), record in records.items():
         arm_config = replace(config, **arms(config)[arm])
-        step = arm_config.measure_every * np.arange(len(record["accuracy"]))
+        step = arm_config.target_period * np.arange(len(record["accuracy"]))
         for name, values in record.items():
             process, _, metric = name.rpartition("/")
             if metric == "cosines":
-                if seed == config.first_seed:
+                if arm == "agent" and seed == config.first_seed:
                     pictures[f"cosines/{arm}/{process}"] = values[[1, -1]]
             elif metric in ARRAYS:
                 stacks.setdefault(f"{metric}/{arm}/{process}", []).append(values)
@@ -268,35 +285,37 @@ def summarize(config: Config, records: Records) -> tuple[pd.DataFrame, dict[str,
 def flops(config: Config) -> float:
     """Return the floating-point operations of one seed of one arm, to estimate its cost."""
     weights = probed_agent.multiplications(config)
-    training = config.measurements * config.measure_every * config.batch_size
-    watched = 1 + len(config.walk_scales) + bool(config.walk_scales)
+    training = config.updates * config.target_period * config.batch_size
+    watched = chunks(config) * (1 + len(config.walk_scales) + bool(config.walk_scales))
     products = config.order * config.vectors * config.examples
-    return 6.0 * weights * training + 18.0 * weights * chunks(config) * watched * products
+    return 6.0 * weights * training + 18.0 * weights * watched * products
 
 
-def sharpness(run: Run, arm: str = "agent", process: str = "agent") -> np.ndarray:
-    """Return λ₁ of the proxy Hessian, (seeds, measurements)."""
-    rows = run.select(arm=arm, process=process, metric="sharpness")
+def series(run: Run, metric: str, arm: str = "agent", process: str = "agent") -> np.ndarray:
+    """Return a metric of one process, (seeds, measurements)."""
+    rows = run.select(arm=arm, process=process, metric=metric)
     return rows.pivot(index="seed", columns="step", values="value").to_numpy()
 
 
 def judge_curvature(run: Run) -> Verdict:
-    """Judge curvature-gd-vs-brownian: λ₁ of the agent over that of its walk, at the end."""
-    ratio = log_ratio(sharpness(run)[:, -1], sharpness(run, process="walk")[:, -1])
+    """Judge curvature-gd-vs-brownian: λ₁ of the agent over that of its walk.
+
+    At Fig. 2's moment, and at the end.
+    """
+    agent, walk = series(run, "sharpness"), series(run, "sharpness", process="walk")
+    moments = {f"after {FIG_2} target updates": FIG_2, "at the end": -1}
     return decide(
-        "curvature-gd-vs-brownian", Condition("λ₁ at the end, agent / walk", ratio, ">", 1.0)
+        "curvature-gd-vs-brownian",
+        *(
+            Condition(f"λ₁ {name}, agent / walk", log_ratio(agent[:, k], walk[:, k]), ">", 1.0)
+            for name, k in moments.items()
+        ),
     )
 
 
 def judge_interference(run: Run) -> Verdict:
     """Judge gradient-interference: the share of C_k's pairs below -0.1, agent minus walk."""
-    agent, walk = (
-        run.select(arm="agent", process=process, metric="negative_share")
-        .groupby("seed")
-        .value.last()
-        .to_numpy()
-        for process in ("agent", "walk")
-    )
+    agent, walk = (series(run, "negative_share", process=name)[:, -1] for name in ("agent", "walk"))
     more = statistics.paired_difference(agent, walk)
     return decide(
         "gradient-interference",
@@ -311,21 +330,49 @@ def judge_layer_norm(run: Run) -> Verdict:
     """
     conditions = []
     for variant in ("true_label", "random_label"):
-        arm = f"cnn-{variant}"
-        if arm not in set(run.table.arm):
+        if cnn_arm(variant, True) not in set(run.table.arm):
             return Verdict(LEDGER["layer-norm-sharpness"], "not run")
-        grown = [
-            found[:, -1] / found[:, 0]
-            for found in (sharpness(run, f"{arm}-layer_norm"), sharpness(run, arm))
-        ]
+        with_norm, without = (growth(run, cnn_arm(variant, norm)) for norm in (True, False))
         name = f"growth of λ₁, with / without, {variant.replace('_', '-')}"
-        conditions.append(Condition(name, log_ratio(*grown), "<", 1.0))
+        conditions.append(Condition(name, log_ratio(with_norm, without), "<", 1.0))
     return decide("layer-norm-sharpness", *conditions)
 
 
-def log_ratio(a: np.ndarray, b: np.ndarray) -> statistics.Interval:
+def growth(run: Run, arm: str = "agent", process: str = "agent") -> np.ndarray:
+    """Return λ₁ at the end over λ₁ at the start, (seeds,)."""
+    found = series(run, "sharpness", arm, process)
+    return np.asarray(found[:, -1] / found[:, 0])
+
+
+def log_ratio(a: np.ndarray, b: np.ndarray | float = 1.0) -> statistics.Interval:
     """Return the geometric mean of a / b over seeds, with its interval."""
     return statistics.mean_interval(np.log(a / b)).map(np.exp)
+
+
+def walks(run: Run) -> pd.DataFrame:
+    """Return what became of each process of the arms that are not Fig. 14's, a row a process.
+
+    Columns: arm, process, and as intervals over seeds ``distance`` (from the start, relative to the
+    norm of the parameters there), ``growth`` (λ₁ at the end over the start), ``after`` (the same
+    after `FIG_2` target updates) and ``interference`` (share of C_k's pairs below -0.1 at the end).
+    """
+    rows = []
+    for arm, process in run.table[["arm", "process"]].drop_duplicates().to_numpy():
+        if arm.startswith("cnn"):
+            continue
+        sharp = series(run, "sharpness", arm, process)
+        far, share = (series(run, m, arm, process)[:, -1] for m in ("distance", "negative_share"))
+        rows.append(
+            {
+                "arm": arm,
+                "process": process,
+                "distance": statistics.mean_interval(far),
+                "after": log_ratio(sharp[:, FIG_2], sharp[:, 0]),
+                "growth": log_ratio(sharp[:, -1], sharp[:, 0]),
+                "interference": statistics.mean_interval(share),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 CLAIMS = {
