@@ -88,7 +88,7 @@ PROFILES: Mapping[str, Config] = {
     "quick": Config(
         n_images=1_000, mlp_width=64, batch_size=64, learning_rate=3e-3, target_period=250,
         updates=16, examples=256, order=16, covariance_examples=128, walk_scales=(1.0, 100.0),
-        seeds=2,
+        seeds=3,
     ),
     "laptop": Config(
         mlp_width=128, batch_size=128, target_period=1_000, order=32, adam_arm=True,
@@ -103,7 +103,7 @@ def arms(config: Config) -> dict[str, dict[str, Any]]:
     """Return the changes to ``config`` that define each arm, by name."""
     found: dict[str, dict[str, Any]] = {"agent": {}}
     if config.adam_arm:
-        found["adam"] = {"optimizer": "adam"}
+        found["adam"] = {"optimizer": "adam", "walk_scales": (1.0,)}
     if config.layer_norm_arms:
         for variant in ("true_label", "random_label"):
             for layer_norm in (False, True):
@@ -347,6 +347,30 @@ def growth(run: Run, arm: str = "agent", process: str = "agent") -> np.ndarray:
 def log_ratio(a: np.ndarray, b: np.ndarray | float = 1.0) -> statistics.Interval:
     """Return the geometric mean of a / b over seeds, with its interval."""
     return statistics.mean_interval(np.log(a / b)).map(np.exp)
+
+
+def layer_norm(run: Run) -> pd.DataFrame:
+    """Return what became of λ₁ in the arms of Fig. 14, a row an arm.
+
+    Columns: variant, layer_norm, and as intervals over seeds ``start``, ``end`` and ``growth`` of
+    λ₁ (geometric means) and ``accuracy`` at the end.
+    """
+    rows = []
+    for variant in ("true_label", "random_label"):
+        for norm in (False, True):
+            arm = cnn_arm(variant, norm)
+            sharp, accuracy = series(run, "sharpness", arm), series(run, "accuracy", arm)
+            rows.append(
+                {
+                    "variant": variant,
+                    "layer_norm": norm,
+                    "start": log_ratio(sharp[:, 0]),
+                    "end": log_ratio(sharp[:, -1]),
+                    "growth": log_ratio(growth(run, arm)),
+                    "accuracy": statistics.mean_interval(accuracy[:, -1]),
+                }
+            )
+    return pd.DataFrame(rows)
 
 
 def walks(run: Run) -> pd.DataFrame:

@@ -169,11 +169,14 @@ STRATUM = ("variant", "dataset", "architecture")
 STATISTICS = ("weight_norm", "weight_rank", "feature_rank", "dead_units")
 """The four of Fig. 3."""
 
+LANDSCAPE = ("sharpness", "gradient_norm", "interference", "collinearity", "gradient_rank")
+"""The paper's own explanation, curvature and gradients, which it did not put to its own test."""
+
 BEYOND = (
     "dormant_ratio", "linearised_units", "srank", "effective_rank", "stable_rank",
-    "approximate_rank", "sharpness", "gradient_norm",
+    "approximate_rank",
 )  # fmt: skip
-"""Statistics that the paper did not put to its own test, as far as a run has them."""
+"""Further statistics of weights and units that the paper did not test."""
 
 
 def main_arms(run: Run) -> list[str]:
@@ -223,7 +226,20 @@ def judge_flip_sign(run: Run, adjustment: str = "within") -> Verdict:
     (`plasticity.statistics.sign_stability`): to look for the extremes of a dozen and test those
     alone would find signs in noise.
     """
-    found = sign_stability(run)
+    return decide("statistics-flip-sign", *_both_signs(sign_stability(run), adjustment))
+
+
+def judge_landscape(run: Run, adjustment: str = "within") -> Verdict:
+    """Judge sharpness-flips-too: the paper's explanation, put to the paper's test.
+
+    As `judge_flip_sign`, with λ₁, gradient norm and effective rank.
+    """
+    found = sign_stability(run, ("sharpness", "gradient_norm", "effective_rank"))
+    return decide("sharpness-flips-too", *_both_signs(found, adjustment))
+
+
+def _both_signs(found: pd.DataFrame, adjustment: str) -> list[Condition]:
+    """Return, for each statistic, that it has a stratum above zero and one below."""
     chosen = found[found.adjustment == adjustment]
     conditions = []
     for name, rows in chosen.groupby("statistic", sort=False):
@@ -231,7 +247,7 @@ def judge_flip_sign(run: Run, adjustment: str = "within") -> Verdict:
         strata = f"of {len(rows)} strata, {str(name).replace('_', ' ')}"
         conditions.append(Condition(f"highest correlation {strata}", highest, ">", 0.0))
         conditions.append(Condition(f"lowest correlation {strata}", lowest, "<", 0.0))
-    return decide("statistics-flip-sign", *conditions)
+    return conditions
 
 
 def fig_4_arm(run: Run) -> str:
@@ -379,5 +395,9 @@ def open_choices(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-CLAIMS = {"statistics-flip-sign": judge_flip_sign, "slower-not-higher": judge_slower}
+CLAIMS = {
+    "statistics-flip-sign": judge_flip_sign,
+    "sharpness-flips-too": judge_landscape,
+    "slower-not-higher": judge_slower,
+}
 """Each claim of `plasticity.claims.LEDGER` that this experiment decides, with its judge."""

@@ -4,6 +4,15 @@ This package alone imports matplotlib. One module a chapter, one function a figu
 what they share.
 """
 
+from plasticity.figures.curvature import (
+    against_distance,
+    covariance_maps,
+    layer_norm,
+    sharpness,
+    spectra,
+    spectra_film,
+    spectral_density,
+)
 from plasticity.figures.falsification import correlations, scatter
 from plasticity.figures.network_statistics import spectra_and_ranks, statistics_over_time
 from plasticity.figures.optimizer_instability import (
@@ -22,16 +31,23 @@ __all__ = [
     "ARMS",
     "Figure",
     "accuracy_and_dead_units",
+    "against_distance",
     "answers",
     "around_the_switch",
     "calibration",
     "collapse_times",
     "correlations",
+    "covariance_maps",
+    "layer_norm",
     "over_training",
     "probe_curves",
     "save_home_figure",
     "scatter",
+    "sharpness",
+    "spectra",
     "spectra_and_ranks",
+    "spectra_film",
+    "spectral_density",
     "spikes",
     "statistics_over_time",
     "two_by_two",

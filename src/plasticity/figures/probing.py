@@ -9,11 +9,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from plasticity.figures.style import COLOURS, GREY, MARKERS, STYLE, Figure, finish
+from plasticity.figures.style import COLOURS, GREY, MARKERS, STYLE, Figure, band, finish
 from plasticity.probe import WINDOW, Result
 from plasticity.report import readable
 from plasticity.results import Run
-from plasticity.statistics import mean_interval
 
 BASELINE = 0.5
 """The loss of the best constant on a sine of random phase."""
@@ -36,7 +35,7 @@ def over_training(
         panels = np.atleast_1d(figure.subplots(1, len(metrics)))
         for axes, (metric, title) in zip(panels, metrics.items(), strict=True):
             for k, (arm, name) in enumerate(arms.items()):
-                _band(axes, run.select(arm=arm, metric=metric), COLOURS[k], MARKERS[k], name)
+                band(axes, run.select(arm=arm, metric=metric), COLOURS[k], MARKERS[k], name)
             axes.set(title=title, xlabel="optimizer steps", ylim=(0, None))
             if metric == "probe_loss":
                 _baseline(axes)
@@ -44,17 +43,6 @@ def over_training(
         handles, names = panels[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper left", ncols=3, fontsize=9)
         return finish(figure, run)
-
-
-def _band(axes: Axes, rows: pd.DataFrame, colour: str, marker: str, name: str) -> None:
-    """Draw each seed thin, and the mean over seeds with its interval where there are two."""
-    wide = rows.pivot(index="step", columns="seed", values="value")
-    mean = wide.mean(axis=1)
-    axes.plot(wide.index, wide, color=colour, alpha=0.3, linewidth=0.7)
-    axes.plot(wide.index, mean, color=colour, marker=marker, label=name)
-    if wide.shape[1] > 1 and np.isfinite(wide.to_numpy()).all():
-        bounds = np.array([mean_interval(values)[1:3] for values in wide.to_numpy()])
-        axes.fill_between(wide.index, *bounds.T, color=colour, alpha=0.15, linewidth=0)
 
 
 def _baseline(axes: Axes) -> None:

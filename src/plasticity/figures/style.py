@@ -10,9 +10,14 @@ import io
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from plasticity.results import Run
+from plasticity.statistics import mean_interval
 
 
 class Figure(MatplotlibFigure):
@@ -55,3 +60,29 @@ def finish(figure: Figure, run: Run) -> Figure:
     """Write at the figure's foot which run it shows."""
     figure.supxlabel(run.describe(), fontsize=7.5, color=GREY, x=0.995, ha="right")
     return figure
+
+
+def band(
+    axes: Axes, rows: pd.DataFrame, colour: str, marker: str, name: str, *, logs: bool = False
+) -> None:
+    """Draw each seed thin, and the mean over seeds with its interval where there are two.
+
+    ``rows`` has columns step, seed and value. With ``logs`` it is the geometric mean, whose
+    interval is that of the logarithms.
+    """
+    wide = rows.pivot(index="step", columns="seed", values="value")
+    values = np.log(wide.to_numpy()) if logs else wide.to_numpy()
+    back = np.exp if logs else np.asarray
+    axes.plot(wide.index, wide, color=colour, alpha=0.3, linewidth=0.7)
+    axes.plot(wide.index, back(values.mean(axis=1)), color=colour, marker=marker, label=name)
+    if wide.shape[1] > 1 and np.isfinite(values).all():
+        bounds = back(np.array([mean_interval(row)[1:3] for row in values]))
+        axes.fill_between(wide.index, *bounds.T, color=colour, alpha=0.15, linewidth=0)
+
+
+def logarithmic(axes: Axes) -> None:
+    """Give the y axis a logarithmic scale whose ticks are plain numbers."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())

@@ -4,6 +4,7 @@ No number of ours is typed into prose: a cell displays what one of these functio
 are pandas DataFrames, which a notebook renders; sentences are text. One module a chapter.
 """
 
+from plasticity.report.curvature import process, sharpness_table, walk_growth, walk_table
 from plasticity.report.general import (
     cost,
     falsifiers,
@@ -52,14 +53,18 @@ __all__ = [
     "one_sided",
     "plasticity_lost",
     "pooling",
+    "process",
     "provenance",
     "readable",
     "run_table",
     "scale",
     "sensitivity_table",
+    "sharpness_table",
     "sign_table",
     "steadiest_clock",
     "table",
+    "walk_growth",
+    "walk_table",
     "which_constant",
     "windows",
 ]
