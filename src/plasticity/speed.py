@@ -21,6 +21,8 @@ class Table(NamedTuple):
     heading: str  # of the rates and of the ratios
     contenders: dict[str, str]  # in words, in the order in which they are shown
     form: str = "{:.2f} ×"  # of a ratio
+    rate: str = "steps"  # what of two contenders is compared, in sentences
+    seconds: bool = False  # show what one takes, not how many there are in a second
 
 
 TABLES = {
@@ -130,8 +132,42 @@ TABLES = {
         },
         "{:.1%}",
     ),
+    "spectra": Table(
+        "curvature_speed",
+        "spectrum",
+        "s | ours is faster by",
+        {
+            "spectrum": "ours: `curvature.spectrum`",
+            "matfree": "matfree's Lanczos on our product",
+            "torch_pyhessian": "PyHessian",
+            "torch_lanczos": "PyTorch: Lanczos on double-backward products, as we would write it",
+        },
+        rate="speed",
+        seconds=True,
+    ),
+    "grams": Table(
+        "curvature_speed",
+        "gram",
+        "s | ours is faster by",
+        {
+            "gram": "ours: layer by layer",
+            "gram_vmap": "gradients by example from vmap, and their products",
+        },
+        rate="speed",
+        seconds=True,
+    ),
+    "logging": Table(
+        "curvature_speed",
+        "logged_pinned",
+        "steps/s in all | with λ₁ every 1,000 steps we reach",
+        {
+            "logged_pinned": "whole agents whose λ₁ is logged, one pinned to each core",
+            "unlogged_pinned": "the same agents, nothing logged",
+        },
+        "{:.1%}",
+    ),
 }
-"""Every table of both benchmarks. A contender stands in one of them."""
+"""Every table of all benchmarks. A contender stands in one of them."""
 
 NAMES = {name: words for table in TABLES.values() for name, words in table.contenders.items()}
 
@@ -145,6 +181,7 @@ class Aim(NamedTuple):
     peers: str  # in words
     contenders: tuple[str, ...]  # the peers: first as it comes, then in forms that may be faster
     least: float
+    network: str = ""  # any, if none is named
 
 
 _WHOLE = ("torch_agent_all", "torch_agent_pinned")
@@ -168,10 +205,25 @@ AIMS = (
     Aim("cnn_updates", 32, "the CNN's bare updates", "PyTorch", _peers("cnn_updates"), 1.0),
     Aim("cnn_agents", 32, "whole agents with the CNN", "a loop in CleanRL's style",
         _peers("cnn_agents"), 1.0),
+    Aim("spectra", 512, "the MLP's spectral density", "PyHessian", _peers("spectra"), 1.4, "mlp"),
+    Aim("spectra", 512, "the CNN's spectral density", "PyHessian", _peers("spectra"), 2.5, "cnn"),
+    Aim("spectra", 512, "the MLP's spectral density", "matfree", ("matfree",), 1.5, "mlp"),
+    Aim("spectra", 512, "the CNN's spectral density", "matfree", ("matfree",), 1.5, "cnn"),
+    Aim("grams", 512, "the MLP's C_512", "gradients by example", ("gram_vmap",), 50, "mlp"),
+    Aim("grams", 512, "the CNN's C_512", "gradients by example", ("gram_vmap",), 20, "cnn"),
 )  # fmt: skip
 
 COPIES_AT_MOST = 0.02
 """What target updates should cost at most, of all time."""
+
+LOGGING_AT_MOST = 0.1
+"""What logging λ₁ should cost at most, of the time that training takes without it."""
+
+RISE_AT_MOST = 1.0
+"""GiB of memory that a Gram matrix layer by layer should take at most."""
+
+APART_AT_MOST = 1e-5
+"""How far apart the two ways to a cosine of gradients may be at most, in single precision."""
 
 
 def names(benchmark: str) -> list[str]:
@@ -236,18 +288,21 @@ def step_flops(width: int, batch_size: int) -> int:
 
 def as_markdown(table: pd.DataFrame, name: str) -> str:
     """Return the rates and ratios of table ``name`` as a Markdown table."""
-    form = TABLES[name].form
+    form, rows = TABLES[name].form, ratios(table, name)
+    several = [key for key in ("network", "dataset") if key in rows and rows[key].nunique() > 1]
     lines = [
-        f"| batch | contender | {TABLES[name].heading} | smallest, largest |",
-        "|--:|---|--:|--:|--:|",
+        " | ".join(["|", *several, f"batch | contender | {TABLES[name].heading}", "smallest, "])
+        + "largest |",
+        "|---" * len(several) + "|--:|---|--:|--:|--:|",
     ]
-    for row in ratios(table, name).to_dict("records"):
+    for row in rows.to_dict("records"):
         rate = row["steps_per_second"]
         if name == "gemm":
             rate *= step_flops(row["width"], row["batch_size"]) / 1e9
+        shown = f"{1 / rate:.3g}" if TABLES[name].seconds else f"{rate:,.1f}"
         ratio, low, high = (form.format(row[column]) for column in ("ratio", "low", "high"))
-        cells = f"{row['batch_size']} | {NAMES[row['contender']]} | {rate:,.1f}"
-        lines.append(f"| {cells} | **{ratio}** | {low}, {high} |")
+        cells = [*(row[key] for key in several), row["batch_size"], NAMES[row["contender"]], shown]
+        lines.append(f"| {' | '.join(map(str, cells))} | **{ratio}** | {low}, {high} |")
     return "\n".join(lines)
 
 
@@ -266,6 +321,8 @@ def findings(table: pd.DataFrame) -> str:
         lines += _other_form(table, name, other)
     if "target_copies" in measured:
         lines += _copies(table)
+    if "logging" in measured:
+        lines += _logging(table)
     return "\n".join(lines)
 
 
@@ -301,12 +358,14 @@ def _aims(table: pd.DataFrame) -> list[str]:
     lines = []
     for aim in AIMS:
         rows = table[(table.table == aim.table) & (table.batch_size == aim.batch_size)]
+        if aim.network and not rows.empty:
+            rows = rows[rows.network == aim.network]
         if not set(aim.contenders) & set(rows.contender):
             continue
         ratio = ratios(rows, aim.table).set_index("contender").ratio
         ratio = ratio[ratio.index.isin(aim.contenders)]
         plain = ratio.get(aim.contenders[0], ratio.min())
-        said = [f"{plain:.2f} times the steps of {aim.peers} as it comes"]
+        said = [f"{plain:.2f} times the {TABLES[aim.table].rate} of {aim.peers} as it comes"]
         if ratio.min() < plain:
             said.append(f"{ratio.min():.2f} times at its fastest ({NAMES[str(ratio.idxmin())]})")
         if ratio.min() >= aim.least:
@@ -359,11 +418,57 @@ def _copies(table: pd.DataFrame) -> list[str]:
     return [line + "."]
 
 
+def _logging(table: pd.DataFrame) -> list[str]:
+    found = ratios(table, "logging")
+    lines = []
+    for row in found[found.contender == "unlogged_pinned"].to_dict("records"):
+        extra, least, most = (1 / row[name] - 1 for name in ("ratio", "high", "low"))
+        kept = "kept" if extra < LOGGING_AT_MOST else "**not kept**"
+        lines.append(
+            f"- λ₁ every 1,000 steps, {row['network']} on {row['dataset']}: {extra:.1%} "
+            f"({least:.1%} to {most:.1%} over rounds) more time. Less than {LOGGING_AT_MOST:.0%} "
+            f"was the aim: {kept}."
+        )
+    return lines
+
+
+def accuracies(machine: dict[str, Any]) -> str:
+    """Return how far off each contender's density is in single precision, as a Markdown table."""
+    found = machine["accuracy"]
+    heads = ["smallest eigenvalue", "largest", "first moment", "root of the second"]
+    lines = [f"| contender | {' | '.join(heads)} |", "|---|" + "--:|" * len(heads)]
+    for name, errors in found["errors"].items():
+        cells = " | ".join(f"{error:.1e}" for error in errors.values())
+        lines.append(f"| {NAMES.get(name, name)} | {cells} |")
+    return "\n".join(lines)
+
+
+def memories(machine: dict[str, Any]) -> str:
+    """Return what memory the Gram matrices took, and how far apart they are, as Markdown."""
+    heads = "| network | ours, GiB | by example, GiB | cosines apart by at most |"
+    lines = [heads, "|---|--:|--:|--:|"]
+    for name, found in machine["memory"].items():
+        rises = " | ".join(f"{found['gib'][way]:.2f}" for way in ("gram", "gram_vmap"))
+        lines.append(f"| {name} | {rises} | {found['cosines_apart']:.1e} |")
+    rise = max(found["gib"]["gram"] for found in machine["memory"].values())
+    apart = max(found["cosines_apart"] for found in machine["memory"].values())
+    for value, most, unit in ((rise, RISE_AT_MOST, " GiB"), (apart, APART_AT_MOST, " apart")):
+        kept = "kept" if value <= most else "**not kept**"
+        lines.append(f"\nAt most {most:g}{unit} was the aim: {kept}.")
+    return "\n".join(lines)
+
+
+NOTES = {"accuracy": accuracies, "memory": memories}
+"""How to show what a benchmark found beside rates, by its name in the JSON file."""
+
+
 def describe(machine: dict[str, Any]) -> str:
     """Return machine, date, versions and how it was measured, as Markdown."""
     device, packages, settings = machine["device"], machine["packages"], machine["settings"]
     versions = ", ".join(
-        f"{name} {packages[name]}" for name in ("jax", "torch") if name in packages
+        f"{name} {packages[name]}"
+        for name in ("jax", "torch", "PyHessian", "matfree")
+        if name in packages
     )
     commit = (machine["commit"] or "unknown")[:8]
     changed = ", with uncommitted changes" if machine["uncommitted_source"] else ""

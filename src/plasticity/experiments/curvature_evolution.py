@@ -23,6 +23,7 @@ from plasticity import (
     classification_mdp,
     configuration,
     curvature,
+    devices,
     dqn,
     gradient_covariance,
     optimizers,
@@ -179,12 +180,18 @@ def advance(config: Config, world: World, state: State) -> tuple[State, dict[str
         "accuracy": dqn.greedy_accuracy(learner, mdp, images, trained.params, optimal),
         "diverged": 1.0 - dqn.is_finite(trained.params),
     }
-    for name, params in processes(config, state.origin, trained).items():
-        found = measure(config, images, params, state.measure_key)
-        if name not in ("agent", "walk"):
-            found.pop("cosines")
-        record |= {f"{name}/{metric}": value for metric, value in found.items()}
-        record[f"{name}/distance"] = distance(params, state.origin)
+    watched = processes(config, state.origin, trained)
+    # One graph for all of them: it takes longer to compile than to run.
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *watched.values())
+    found = devices.map_lanes(
+        lambda params: measure(config, images, params, state.origin, state.measure_key), stacked
+    )
+    for k, name in enumerate(watched):
+        record |= {
+            f"{name}/{metric}": values[k]
+            for metric, values in found.items()
+            if metric != "cosines" or name in ("agent", "walk")
+        }
     return state._replace(agent=trained, chunk=state.chunk + 1), record
 
 
@@ -203,8 +210,10 @@ def processes(config: Config, origin: Any, state: dqn.State) -> dict[str, Any]:
     return found
 
 
-def measure(config: Config, images: Array, params: Any, key: Array) -> dict[str, Array]:
-    """Return spectrum, sharpness and gradient covariance of the proxy loss of §4.2."""
+def measure(
+    config: Config, images: Array, params: Any, origin: Any, key: Array
+) -> dict[str, Array]:
+    """Return spectrum and gradient covariance of the proxy loss (§4.2), and the distance moved."""
     pick_key, direction_key, vector_key = jax.random.split(key, 3)
     chosen = jax.random.permutation(pick_key, images.shape[0])[
         : max(config.examples, config.covariance_examples)
@@ -231,6 +240,7 @@ def measure(config: Config, images: Array, params: Any, key: Array) -> dict[str,
         "nodes": spectrum.nodes,
         "weights": spectrum.weights,
         "cosines": found.cosines.astype(jnp.float16),
+        "distance": distance(params, origin),
         **summary._asdict(),
     }
 

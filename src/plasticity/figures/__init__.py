@@ -13,7 +13,7 @@ from plasticity.figures.curvature import (
     spectra_film,
     spectral_density,
 )
-from plasticity.figures.falsification import correlations, scatter
+from plasticity.figures.falsification import correlations, scatter, sharpness_traces
 from plasticity.figures.network_statistics import spectra_and_ranks, statistics_over_time
 from plasticity.figures.optimizer_instability import (
     ARMS,
@@ -44,6 +44,7 @@ __all__ = [
     "save_home_figure",
     "scatter",
     "sharpness",
+    "sharpness_traces",
     "spectra",
     "spectra_and_ranks",
     "spectra_film",

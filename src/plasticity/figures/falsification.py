@@ -9,7 +9,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from plasticity.figures.style import COLOURS, GREY, MARKERS, STYLE, Figure, finish
+from plasticity.figures.style import (
+    COLOURS,
+    GREY,
+    MARKERS,
+    STYLE,
+    Figure,
+    finish,
+    logarithmic,
+)
 from plasticity.report import readable
 from plasticity.results import Run
 
@@ -98,4 +106,34 @@ def correlations(run: Run, stability: pd.DataFrame) -> Figure:
             for k, label in enumerate(("pooled over optimizer settings", "within them"))
         ]
         figure.legend(handles=handles, loc="outside upper left", ncols=2, fontsize=9)
+        return finish(figure, run)
+
+
+def sharpness_traces(run: Run, panels: Mapping[str, Mapping[str, str]], every: int) -> Figure:
+    """Draw λ₁ of the proxy loss as it was logged in training, a panel a stratum.
+
+    ``panels`` maps a title to {arm: name in the legend}, ``every`` is the number of optimizer steps
+    between two values. Thin lines are seeds, thick ones geometric means.
+    """
+    with mpl.rc_context(STYLE):
+        columns = min(3, len(panels))
+        rows = -(-len(panels) // columns)
+        figure = Figure(figsize=(8, 2.2 * rows + 0.7))
+        grid = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True)).ravel()
+        for axes, (title, arms) in zip(grid, panels.items(), strict=False):
+            for k, (arm, name) in enumerate(arms.items()):
+                trace = run.arrays[f"sharpness_trace/{arm}"][:, 1:]  # none before training
+                trace = trace.reshape(len(trace), -1)
+                at = every * np.arange(1, trace.shape[1] + 1)
+                axes.plot(at, trace.T, color=COLOURS[k], alpha=0.3, linewidth=0.7)
+                mean = np.exp(np.log(trace).mean(axis=0))
+                axes.plot(at, mean, color=COLOURS[k], marker=MARKERS[k], markersize=3, label=name)
+            axes.set_title(title, fontsize=9)
+            logarithmic(axes)
+        for axes in grid[len(panels) :]:
+            axes.set_visible(False)
+        for axes in grid[max(0, len(panels) - columns) : len(panels)]:
+            axes.set_xlabel("optimizer steps")
+        handles, names = grid[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper left", ncols=3, fontsize=9)
         return finish(figure, run)

@@ -39,7 +39,10 @@ def walk_growth(walks: pd.DataFrame, arm: str = "agent") -> str:
     """Return at which step norms the random walk's λ₁ grows, in a sentence."""
     rows = walks[(walks.arm == arm) & walks.process.str.startswith("walk")]
     rows = rows[rows.process != "walk_per_tensor"]
-    said = [f"steps {_scale(row.process)} {_grown(row.growth)}" for row in rows.itertuples()]
+    said = [
+        f"steps {_scale(name)} {_grown(grown)}"
+        for name, grown in zip(rows.process, rows.growth, strict=True)
+    ]
     agent = walks[(walks.arm == arm) & (walks.process == "agent")].growth.item()
     return (
         f"While λ₁ grew {agent.estimate:.1f} times [{agent.low:.1f}, {agent.high:.1f}] under "
