@@ -77,7 +77,8 @@ def correlations(run: Run, stability: pd.DataFrame) -> Figure:
         labels = [readable(*row) for row in strata.to_numpy()]
         rows = -(-len(names) // 4)
         figure = Figure(figsize=(8, (0.9 + 0.32 * len(labels)) * rows + 0.6))
-        grid = np.atleast_1d(figure.subplots(rows, min(4, len(names)), sharex=True, sharey=True))
+        columns = -(-len(names) // rows)
+        grid = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True))
         for axes, name in zip(grid.ravel(), names, strict=False):
             for k, adjustment in enumerate(("pooled", "within")):
                 chosen = stability[
