@@ -290,11 +290,8 @@ def as_markdown(table: pd.DataFrame, name: str) -> str:
     """Return the rates and ratios of table ``name`` as a Markdown table."""
     form, rows = TABLES[name].form, ratios(table, name)
     several = [key for key in ("network", "dataset") if key in rows and rows[key].nunique() > 1]
-    lines = [
-        " | ".join(["|", *several, f"batch | contender | {TABLES[name].heading}", "smallest, "])
-        + "largest |",
-        "|---" * len(several) + "|--:|---|--:|--:|--:|",
-    ]
+    heads = [*several, "batch", "contender", TABLES[name].heading, "smallest, largest"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(several) + "|--:|---|--:|--:|--:|"]
     for row in rows.to_dict("records"):
         rate = row["steps_per_second"]
         if name == "gemm":

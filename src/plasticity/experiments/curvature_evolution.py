@@ -389,23 +389,29 @@ def walks(run: Run) -> pd.DataFrame:
     Columns: arm, process, and as intervals over seeds ``distance`` (from the start, relative to the
     norm of the parameters there), ``growth`` (λ₁ at the end over the start), ``after`` (the same
     after `FIG_2` target updates) and ``interference`` (share of C_k's pairs below -0.1 at the end).
+    The rows of an arm are ordered by distance.
     """
     rows = []
-    for arm, process in run.table[["arm", "process"]].drop_duplicates().to_numpy():
+    for arm in arms(configuration.from_dict(Config, run.config)):
         if arm.startswith("cnn"):
             continue
-        sharp = series(run, "sharpness", arm, process)
-        far, share = (series(run, m, arm, process)[:, -1] for m in ("distance", "negative_share"))
-        rows.append(
-            {
-                "arm": arm,
-                "process": process,
-                "distance": statistics.mean_interval(far),
-                "after": log_ratio(sharp[:, FIG_2], sharp[:, 0]),
-                "growth": log_ratio(sharp[:, -1], sharp[:, 0]),
-                "interference": statistics.mean_interval(share),
-            }
-        )
+        found = []
+        for process in run.select(arm=arm).process.unique():
+            sharp = series(run, "sharpness", arm, process)
+            far, share = (
+                series(run, name, arm, process)[:, -1] for name in ("distance", "negative_share")
+            )
+            found.append(
+                {
+                    "arm": arm,
+                    "process": process,
+                    "distance": statistics.mean_interval(far),
+                    "after": log_ratio(sharp[:, FIG_2], sharp[:, 0]),
+                    "growth": log_ratio(sharp[:, -1], sharp[:, 0]),
+                    "interference": statistics.mean_interval(share),
+                }
+            )
+        rows += sorted(found, key=lambda row: row["distance"].estimate)
     return pd.DataFrame(rows)
 
 

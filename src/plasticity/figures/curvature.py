@@ -137,21 +137,26 @@ def against_distance(run: Run, arms: Mapping[str, str]) -> Figure:
     Both are medians over seeds. Walks of all step norms fall on one curve if distance is all that
     matters to them.
     """
+    medians = {
+        (arm, process): [
+            run.select(arm=arm, process=process, metric=metric).groupby("step").value.median()
+            for metric in ("distance", "sharpness")
+        ]
+        for arm in arms
+        for process in run.select(arm=arm).process.unique()
+    }
+    nearest = sorted({process for _, process in medians if process != "agent"}, key=_steps)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8, 3.6))
-        panels = np.atleast_1d(figure.subplots(1, len(arms), sharey=True))
+        figure = Figure(figsize=(8, 3.8))
+        panels = np.atleast_1d(figure.subplots(1, len(arms), sharex=True, sharey=True))
         for axes, (arm, title) in zip(panels, arms.items(), strict=True):
-            for k, process in enumerate(run.select(arm=arm).process.unique()):
-                far, sharp = (
-                    run.select(arm=arm, process=process, metric=metric)
-                    .pivot(index="seed", columns="step", values="value")
-                    .to_numpy()
-                    for metric in ("distance", "sharpness")
-                )
-                grown = np.median(sharp / sharp[:, :1], axis=0)
+            for k, process in enumerate(["agent", *nearest]):
+                if (arm, process) not in medians:
+                    continue
+                far, sharp = (values.to_numpy() for values in medians[arm, process])
                 axes.plot(
-                    np.median(far, axis=0)[1:], grown[1:], MARKERS[k], color=COLOURS[k],
-                    alpha=0.8, label=report.process(str(process)),
+                    far[1:], sharp[1:] / sharp[0], MARKERS[k], color=COLOURS[k], alpha=0.8,
+                    label=report.process(process),
                 )  # fmt: skip
             axes.axhline(1, color=GREY, linewidth=0.8)
             axes.set(xscale="log", title=title, xlabel="distance moved / norm")
@@ -160,6 +165,11 @@ def against_distance(run: Run, arms: Mapping[str, str]) -> Figure:
         handles, names = panels[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper left", ncols=4, fontsize=9)
         return finish(figure, run)
+
+
+def _steps(process: str) -> float:
+    """Return how long a walk's steps are, in the agent's; one of two equal ones comes later."""
+    return {"walk": 1.0, "walk_per_tensor": 1.5}.get(process) or float(process.partition("_x")[2])
 
 
 def covariance_maps(run: Run, moments: tuple[str, str]) -> Figure:
