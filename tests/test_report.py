@@ -77,3 +77,58 @@ def test_the_nearest_setting_comes_first() -> None:
     said = report.nearest(pd.Series({"b": 0.1, "a": 0.25, "c": 0.3}))
     assert "**b**, whose root mean square distance from them is 0.10" in said
     assert said.endswith("(the others: a: 0.25; c: 0.30).")
+
+
+def walks() -> pd.DataFrame:
+    """What an agent and three walks beside it did, made up."""
+    rows = [
+        ("agent", 0.2, (20.0, 18.0, 22.0)),
+        ("walk", 0.01, (1.0, 0.9, 1.1)),
+        ("walk_x10", 0.1, (1.5, 1.2, 1.8)),
+        ("walk_x100", 1.0, (0.5, 0.4, 0.6)),
+        ("walk_per_tensor", 0.01, (3.0, 2.0, 4.0)),
+    ]
+    return pd.DataFrame(
+        [
+            {
+                "arm": "agent",
+                "process": name,
+                "distance": Interval(far, far, far, 3),
+                "after": Interval(1.0, 1.0, 1.0, 3),
+                "growth": Interval(*growth, 3),
+                "interference": Interval(0.1, 0.0, 0.2, 3),
+            }
+            for name, far, growth in rows
+        ]
+    )
+
+
+def test_it_is_said_which_walks_grow() -> None:
+    assert report.walk_growth(walks()) == (
+        "While λ₁ grew 20.0 times [18.0, 22.0] under SGD, the walks' changed by: steps as long as "
+        "the agent's 1.00 [0.90, 1.10], not clear of 1; steps 10 times 1.50 [1.20, 1.80], grows; "
+        "steps 100 times 0.50 [0.40, 0.60], shrinks."
+    )
+
+
+def test_the_table_of_walks_has_a_row_a_process() -> None:
+    table = report.walk_table(walks()).set_index("process")
+    assert list(table.index) == [
+        "gradient descent", "random walk", "walk, steps × 10", "walk, steps × 100",
+        "walk, tensor by tensor",
+    ]  # fmt: skip
+    assert table.loc["walk, steps × 10", "λ₁ at the end / start"] == "1.50 [1.20, 1.80]"
+    assert set(table.optimizer) == {"SGD"}
+
+
+def test_a_table_of_sharpness_has_three_digits_or_more() -> None:
+    wide, narrow = Interval(1234.6, 900.2, 1500.7, 3), Interval(0.01234, 0.01, 0.015, 3)
+    rows = [
+        {"variant": "true_label", "layer_norm": norm, "start": narrow, "end": wide,
+         "growth": wide, "accuracy": narrow}
+        for norm in (False, True)
+    ]  # fmt: skip
+    table = report.sharpness_table(pd.DataFrame(rows))
+    assert table["layer normalisation"].tolist() == ["without", "with"]
+    assert table["λ₁ at the start"].tolist() == ["0.0123 [0.01, 0.015]"] * 2
+    assert table["λ₁ at the end"].iloc[0] == "1,235 [900, 1,501]"

@@ -80,5 +80,9 @@ def sharpness_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _digits(found: Interval) -> str:
-    """Return an interval with three digits, whatever its size."""
-    return f"{found.estimate:.3g} [{found.low:.3g}, {found.high:.3g}]"
+    """Return an interval with three digits, or all before the point."""
+    estimate, low, high = (
+        f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+        for value in (found.estimate, found.low, found.high)
+    )
+    return f"{estimate} [{low}, {high}]"
