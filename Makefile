@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := $(VENV)/.peers
 NOTEBOOKS := $(wildcard book/*.ipynb)
-BENCH ?= training_speed agent_speed
+BENCH ?= training_speed agent_speed curvature_speed
 LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--extra data --extra atari --extra book --extra test pyproject.toml -o requirements.lock
 
@@ -79,7 +79,7 @@ unit: $(STAMP) ## pytest on tests/, two processes
 	$(BIN)/python -m pytest -n 2 --dist loadscope
 
 .PHONY: bench
-bench: $(PEERS) ## Speed against PyTorch; writes the page Speed's tables (BENCH=agent_speed: one benchmark)
+bench: $(PEERS) ## Speed against peers; writes the page Speed's tables (BENCH=agent_speed: one benchmark)
 	@set -e; for name in $(BENCH); do echo "$$name" >&2; $(BIN)/python benchmarks/$$name.py; done
 
 .PHONY: figure

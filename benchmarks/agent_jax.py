@@ -41,6 +41,7 @@ def config_of(case: Case) -> probed_agent.Config:
     return probed_agent.Config(
         variant="true_label", architecture=case.network, n_images=case.n_images, **size,
         batch_size=case.batch_size, probe_batch_size=case.batch_size,
+        proxy_examples=min(128, case.n_images),
         n_targets=max(case.targets, 1), warmup=max(case.batch_size, min(1_000, case.n_images)),
     )  # fmt: skip
 

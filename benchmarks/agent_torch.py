@@ -42,7 +42,7 @@ class Learner:
         self.case, self.world = case, world
         self.settings = Settings(*world.settings.tolist())
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.images = self.laid_out(observations(case, world))
+        self.images = self.laid_out(pytorch.inputs(case.network, world.images))
         self.model, self.target = (
             pytorch.network(world.params).to(memory_format=self.layout) for _ in range(2)
         )
@@ -89,13 +89,6 @@ class Learner:
             if step % CHECK_PERIOD == 0:
                 self.copy_target()
         return pytorch.read(self.model)
-
-
-def observations(case: Case, world: World) -> Tensor:
-    """Return the images as the network takes them: flat, or with channels first."""
-    if case.network == "mlp":
-        return torch.from_numpy(world.images).flatten(1)
-    return pytorch.mirrored(world.images)
 
 
 class Updates(Learner):
@@ -212,7 +205,8 @@ class Fits:
         pytorch.use_all_cores()
         torch.manual_seed(0)
         self.case, self.world = case, world
-        self.inputs, self.targets = observations(case, world), torch.from_numpy(world.targets)
+        self.inputs = pytorch.inputs(case.network, world.images)
+        self.targets = torch.from_numpy(world.targets)
         self.model = pytorch.network(world.params)
         self.optimizer = pytorch.adam(self.model, world.adam, fused)
         self.loss: Callable[..., Tensor] = self.plain_loss

@@ -1,4 +1,4 @@
-"""What both benchmarks' contenders in PyTorch share: threads, networks, Adam."""
+"""What all benchmarks' contenders in PyTorch share: threads, networks, Adam."""
 
 from __future__ import annotations
 
@@ -65,6 +65,11 @@ def read(model: nn.Sequential) -> list[np.ndarray]:
         kernel = _from_torch(layer.weight.detach(), _maps_before(model, layer))
         found += [layer.bias.detach().numpy().copy(), kernel.contiguous().numpy().copy()]
     return found
+
+
+def inputs(network: str, images: np.ndarray) -> Tensor:
+    """Return images (n, h, w, c) as a network takes them: an MLP's are flat."""
+    return torch.from_numpy(images).flatten(1) if network == "mlp" else mirrored(images)
 
 
 def mirrored(images: np.ndarray) -> Tensor:

@@ -1,4 +1,4 @@
-"""What both benchmarks share: contenders in processes of their own, rounds, checks, the record.
+"""What all benchmarks share: contenders in processes of their own, rounds, checks, the record.
 
 Machines drift and neighbours come and go, so contenders take turns round by round, each in a
 process of its own that rests while another works, and what is reported are medians of the ratios
@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +37,7 @@ class Group(NamedTuple):
     tables: tuple[str, ...]  # of `plasticity.speed.TABLES`: each contender of theirs takes part
     cases: Sequence[Case]
     rounds: int
+    checks: Sequence[Case] = ()  # on which contenders must agree, if not on the cases themselves
 
 
 class Agreement(NamedTuple):
@@ -45,6 +46,7 @@ class Agreement(NamedTuple):
     reference: str
     moved: bool  # what they return are parameters: differences are relative to how far they went
     without: tuple[str, ...] = ()  # contenders of the table that are not checked
+    tolerances: Mapping[str, float] = MappingProxyType({})  # of those that round more than others
 
 
 class DifferentComputations(RuntimeError):
@@ -101,9 +103,9 @@ class Contender:
                 return answer
         return {name: sum(answer[name] for answer in answers) for name in answers[0]}
 
-    def check(self, case: Case, **files: str) -> dict[str, Any]:
-        """Let the first process, whose work the others repeat, train for a check."""
-        self._send(self.processes[0], {"do": "check", "case": case, **files})
+    def check(self, case: Case, double: bool, **files: str) -> dict[str, Any]:
+        """Let the first process, whose work the others repeat, do what is checked."""
+        self._send(self.processes[0], {"do": "check", "case": case, "double": double, **files})
         line = self.processes[0].stdout.readline()  # type: ignore[union-attr]
         answer: dict[str, Any] = json.loads(line) if line else {"failed": "its process died"}
         return answer
@@ -139,6 +141,7 @@ class Benchmark:
         self.compile_seconds: dict[str, dict[str, float]] = {}
         self.distances: dict[str, dict[str, float]] = {}
         self.failed: dict[str, str] = {}
+        self.notes: dict[str, Any] = {}  # what else was found
         self.idle_seconds = self.turn_seconds = 0.0
 
     def run(self, group: Group) -> None:
@@ -154,6 +157,7 @@ class Benchmark:
             contenders = [c for c in contenders if self.takes_part(c, c.answer())]
             for case in group.cases:
                 contenders = [c for c in contenders if self.prepare(c, case)]
+            for case in group.checks or group.cases:
                 self.check(contenders, case)
             for number in range(group.rounds if contenders else 0):
                 for case in group.cases:
@@ -188,31 +192,48 @@ class Benchmark:
 
     def check(self, contenders: Iterable[Contender], case: Case) -> None:
         """Raise `DifferentComputations` unless contenders of one table end with equal numbers."""
-        given, out = self.folder / "given.npy", self.folder / "out.npz"
-        files = {"world": str(self.world(case)), "given": str(given), "out": str(out)}
         world = read_world(self.world(case), self.ours.World)
         found: dict[str, list[np.ndarray]] = {}
         for contender in contenders:
             if contender.table not in self.agreements:
                 continue
-            reference, moved, without = self.agreements[contender.table]
+            reference, moved, without, tolerances = self.agreements[contender.table]
             if contender.name in without:
                 continue
             if not found:
-                np.save(given, self.ours.given(case, world))
-            answer = contender.check(case, **files)
-            if "failed" in answer:
-                raise RuntimeError(f"{contender.name}: {answer['failed']}")
-            with np.load(out) as stored:
-                found[contender.name] = list(stored.values())
+                np.save(self.folder / "given.npy", self.ours.given(case, world))
+            found[contender.name] = self.computed(contender, case)
             origin = world.params if moved else None
             away = distance(found[reference], found[contender.name], origin)
             self.distances.setdefault(contender.name, {})[case.name] = away
-            if not away <= TOLERANCE:
+            tolerance = tolerances.get(contender.name, TOLERANCE)
+            if not away <= tolerance:
                 raise DifferentComputations(
                     f"{contender.name} and {reference} differ by {away:.1e} of what they computed "
-                    f"({case.name}); rounding explains {TOLERANCE:.1e}"
+                    f"({case.name}); rounding explains {tolerance:.1e}"
                 )
+
+    def computed(self, contender: Contender, case: Case, double: bool = True) -> list[np.ndarray]:
+        """Return what a contender makes of what is given."""
+        given, out = self.folder / "given.npy", self.folder / "out.npz"
+        files = {"world": str(self.world(case)), "given": str(given), "out": str(out)}
+        answer = contender.check(case, double, **files)
+        if "failed" in answer:
+            raise RuntimeError(f"{contender.name}: {answer['failed']}")
+        with np.load(out) as stored:
+            return list(stored.values())
+
+    def in_single(self, table: str, case: Case) -> dict[str, list[np.ndarray]]:
+        """Return what each contender of a table computes in a check, in single precision."""
+        world = read_world(self.world(case), self.ours.World)
+        np.save(self.folder / "given.npy", self.ours.given(case, world))
+        found = {}
+        for name in speed.TABLES[table].contenders:
+            if name in self.contenders and name not in self.failed:
+                with contextlib.closing(Contender(self.name, table, name, self.folder)) as one:
+                    if self.takes_part(one, one.answer()):
+                        found[name] = self.computed(one, case, double=False)
+        return found
 
     def turn(self, contender: Contender, case: Case, number: int) -> None:
         """Let one contender work, all others resting; note its rate."""
@@ -233,7 +254,7 @@ class Benchmark:
             "contender": contender.name,
             **case.columns,
             "round": number,
-            "steps_per_second": round(answer["steps_per_second"], 3),
+            "steps_per_second": float(f"{answer['steps_per_second']:.6g}"),
         }
         self.rows.append(row)
 
@@ -244,7 +265,13 @@ class Benchmark:
             "compile_seconds": self.compile_seconds,
             "distances": self.distances,
             "tolerance": TOLERANCE,
+            "tolerances": {
+                name: tolerance
+                for agreement in self.agreements.values()
+                for name, tolerance in agreement.tolerances.items()
+            },
             "failed": self.failed,
+            **self.notes,
         }
 
 
@@ -257,12 +284,14 @@ def main(
     name: str,
     description: str,
     measure: Callable[[bool, Path], tuple[Benchmark, dict[str, Any]]],
+    peers: Iterable[str] = ("torch",),
 ) -> None:
     """Measure, record, print.
 
     ``measure(toy, folder)`` returns a benchmark that was run, with a folder for its files, and the
     settings to record. Writes ``name``.csv, one rate a row, and ``name``.json: machine, date,
-    versions, settings, what was checked; each atomically and the table first.
+    versions, those of the packages ``peers`` too, settings, what was checked; each atomically and
+    the table first.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--toy", action="store_true", help="tiny, one round: does it work at all?")
@@ -273,8 +302,9 @@ def main(
         benchmark, settings = measure(options.toy, Path(folder))
     table = pd.DataFrame(benchmark.rows).to_csv(index=False).encode()
     environment = results.environment()
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        environment["packages"]["torch"] = importlib.metadata.version("torch")
+    for peer in peers:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            environment["packages"][peer] = importlib.metadata.version(peer)
     machine = {
         **environment,
         "began": began,
@@ -291,4 +321,5 @@ def main(
     tables = [
         speed.as_markdown(recorded, key) for key in speed.TABLES if key in set(recorded.table)
     ]
-    print("\n\n".join([speed.describe(machine), *tables, speed.findings(recorded)]))
+    notes = [form(machine) for key, form in speed.NOTES.items() if key in machine]
+    print("\n\n".join([speed.describe(machine), *tables, *notes, speed.findings(recorded)]))

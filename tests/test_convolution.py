@@ -103,6 +103,29 @@ def test_values_and_gradients_are_those_of_xla(
         np.testing.assert_allclose(ours, theirs, atol=terms**2 * largest * EPS, err_msg=name)
 
 
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize(
+    ("named", "padding"),
+    [(((1, 2), (0, 3)), ((1, 2), (0, 3))), ("VALID", ((0, 0), (0, 0))), ("SAME", ((1, 1), (0, 1)))],
+)
+def test_patches_are_what_the_kernel_sees_in_the_order_of_its_entries(
+    named: Any, padding: Any
+) -> None:
+    images, kernel, strides = random(2, 6, 5, 3), random(4, 2, 3, 4, seed=1), (2, 1)
+    found = np.asarray(convolution.patches(jnp.asarray(images), (4, 2), strides, named))
+    padded = np.pad(images, [(0, 0), *padding, (0, 0)])
+    shape = [(n - k) // s + 1 for n, k, s in zip(padded.shape[1:3], (4, 2), strides, strict=True)]
+    assert found.shape == (4 * 2 * 3, 2, *shape)
+    expected = np.full(found.shape, np.nan)
+    for b, y, x in itertools.product(*map(range, found.shape[1:])):
+        for entry, (i, j, c) in enumerate(itertools.product(range(4), range(2), range(3))):
+            expected[entry, b, y, x] = padded[b, 2 * y + i, x + j, c]
+    np.testing.assert_array_equal(found, expected)
+    product = np.einsum("ebyx,ef->byxf", found, kernel.reshape(4 * 2 * 3, 4))
+    by_loops = loop_form(images, kernel, strides, padding)
+    np.testing.assert_allclose(product, by_loops, atol=24 * 10 * EPS)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from plasticity import classification_mdp, dqn
+from plasticity import classification_mdp, dqn, replay
 from plasticity.classification_mdp import MDP, VARIANTS, Variant
 from plasticity.dqn import Agent, State
 
@@ -146,6 +146,14 @@ class Loop:
         self.added += 1
 
         batch = [self.slots[int(u * len(self.slots))] for u in np.asarray(uniform)]
+        images, actions, goals = self.problem(batch)
+        value, gradient = self.gradient(self.params, images, actions, goals)
+        update, self.opt_state = self.agent.optimizer.update(gradient, self.opt_state, self.params)
+        self.params = optax.apply_updates(self.params, update)
+        self.losses.append(float(value))
+
+    def problem(self, batch: list[Any]) -> tuple[jax.Array, np.ndarray, jax.Array]:
+        """Images, actions and what the network should say of them, Eq. (1)."""
         images, actions, rewards, following = (list(column) for column in zip(*batch, strict=True))
         ahead = self.see(self.target, following)
         best = ahead.max(axis=1)
@@ -155,15 +163,7 @@ class Loop:
         goals = np.array(rewards) + self.agent.discount * best
         if self.agent.support:
             goals = np.array([self.encode(goal) for goal in goals])
-        value, gradient = self.gradient(
-            self.params,
-            IMAGES[np.array(images)],
-            np.array(actions),
-            jnp.asarray(goals, jnp.float32),
-        )
-        update, self.opt_state = self.agent.optimizer.update(gradient, self.opt_state, self.params)
-        self.params = optax.apply_updates(self.params, update)
-        self.losses.append(float(value))
+        return IMAGES[np.array(images)], np.array(actions), jnp.asarray(goals, jnp.float32)
 
     def train(self, steps: int) -> None:
         """Stretches between possible updates of the target draw their numbers together."""
@@ -285,6 +285,37 @@ def test_agents_in_a_batch_are_agents_alone() -> None:
                 assert bits(ours[k]) == bits(theirs)
             else:  # integers are equal, the rest up to the order of sums
                 np.testing.assert_allclose(ours[k], theirs, atol=300 * np.finfo(np.float32).eps)
+
+
+# The gradient.
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"double": True}, {"double": True, "support": SUPPORT}], ids=str
+)
+def test_the_gradient_norm_is_that_of_the_loss_on_the_newest_transitions(
+    changes: dict[str, Any], mdp: MDP
+) -> None:
+    agent = replace(AGENT, **changes)
+    outputs = 10 * max(1, len(agent.support))
+    params, target = draw(outputs, seed=3), draw(outputs, seed=4)
+    state, rng = start(agent, mdp, params, jax.random.key(1)), np.random.default_rng(0)
+    seen = list(zip(*(np.asarray(x)[:20] for x in state.buffer.items), strict=True))
+    loop, found = Loop(agent, mdp, state), []
+    loop.target = target
+    norm = compiled(dqn.gradient_norm, static_argnums=0)
+    add = compiled(replay.add)
+    for more in (0, 7, 9, 31):  # full after ten more, then the ring goes round, and once again
+        for _ in range(more):
+            index, action, following = (int(rng.integers(n)) for n in (N, 10, N))
+            seen.append((index, action, float(rng.normal()), following))
+            buffer = add(state.buffer, dqn.Transition(*map(jnp.asarray, seen[-1])))
+            state = state._replace(buffer=buffer)
+        _, gradient = loop.gradient(params, *loop.problem(seen[-agent.warmup :]))
+        expected = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in gradient.values()))
+        found.append(float(norm(agent, IMAGES, state._replace(target_params=target))))
+        np.testing.assert_allclose(found[-1], expected, rtol=1e-5)
+    assert np.ptp(found) > 0.01  # other transitions have another gradient
 
 
 # Events.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,18 +11,36 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from plasticity import configuration, dqn, probe, probed_agent
-from plasticity.probed_agent import Config, World
+from plasticity import (
+    checkpoints,
+    configuration,
+    curvature,
+    dqn,
+    gradient_covariance,
+    network_statistics,
+    probe,
+    probed_agent,
+)
+from plasticity.probed_agent import AgentConfig, Config, World
 
 TINY = Config(
     n_images=60, mlp_width=8, batch_size=8, target_period=10, warmup=20, capacity=50,
     probe_every=20, probes=2, n_targets=2, probe_steps=100, probe_batch_size=8, seeds=1,
-    keep_parameters=True,
+    keep_parameters=True, sharpness_every=10, sharpness_order=3, proxy_examples=60,
 )  # fmt: skip
 CNN = replace(TINY, architecture="cnn", channels=2, cnn_width=4, probes=1)
 KEY = jax.random.key(0)
 
-advance = jax.jit(probed_agent.advance, static_argnums=0)
+# Most of the time here goes into compiling, which need not be thorough.
+compiled = partial(
+    jax.jit,
+    compiler_options={
+        "xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True
+    },
+)  # fmt: skip
+start = compiled(probed_agent.start, static_argnums=0)
+advance = compiled(probed_agent.advance, static_argnums=0)
+sharpness = compiled(probed_agent.sharpness, static_argnums=0)
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +52,11 @@ def world() -> World:
 @pytest.fixture(scope="module")
 def records(world: World) -> list[dict[str, Any]]:
     """What the three chunks of a tiny agent measured, and its last state."""
-    state = jax.jit(probed_agent.start, static_argnums=0)(TINY, world, KEY)
+    state = start(TINY, world, KEY)
     found = []
     for _ in range(probed_agent.chunks(TINY)):
         state, record = advance(TINY, world, state)
-        found.append({**jax.device_get(record), "agent": state.agent})
+        found.append({**jax.device_get(record), "agent": state.agent, "state": state})
     return found
 
 
@@ -53,7 +72,7 @@ def test_the_first_chunk_measures_and_does_not_train(records: list[dict[str, Any
 
 def test_a_probe_leaves_the_agent_alone(world: World, records: list[dict[str, Any]]) -> None:
     """Training without probes ends with the same parameters."""
-    state = jax.jit(probed_agent.start, static_argnums=0)(TINY, world, KEY)
+    state = start(TINY, world, KEY)
     images = world.images[probed_agent.image_key(TINY)]
 
     @jax.jit
@@ -73,7 +92,7 @@ def test_the_record_is_what_probe_and_statistics_say(
 ) -> None:
     params = records[2]["agent"].params
     images = world.images[probed_agent.image_key(TINY)]
-    state = probed_agent.start(TINY, world, KEY)
+    state = start(TINY, world, KEY)
     found = probe.fit_all(
         lambda p, x: probed_agent.forward(TINY, p, x).output, params, images,
         world.targets[probed_agent.network_key(TINY)],
@@ -110,35 +129,238 @@ def test_the_carried_optimizer_state_makes_another_probe(
     world: World, records: list[dict[str, Any]]
 ) -> None:
     carried = replace(TINY, probe_state="carried")
-    agent, key = records[2]["agent"], probed_agent.start(TINY, world, KEY).probe_key
+    agent, key = records[2]["agent"], start(TINY, world, KEY).probe_key
     fresh = probed_agent.probe_record(TINY, world, agent, key)["probe_loss"]
     assert fresh != probed_agent.probe_record(carried, world, agent, key)["probe_loss"]
 
 
 def test_a_cnn_runs_through_the_same_steps(world: World) -> None:
-    state = probed_agent.start(CNN, world, KEY)
+    state = start(CNN, world, KEY)
     for _ in range(2):
         state, record = advance(CNN, world, state)
     assert np.isfinite(record["probe_loss"]) and record["diverged"] == 0
     assert record["params/params/Conv_0/kernel"].shape == (5, 5, 1, 2)
+    check_landscape(CNN, world, state, record)
 
 
 def test_a_diverged_agent_is_flagged_and_goes_on(world: World) -> None:
-    state = probed_agent.start(TINY, world, KEY)
+    state = start(TINY, world, KEY)
     broken = jax.tree.map(lambda leaf: leaf.at[0].set(jnp.nan), state.agent.params)
     state = state._replace(agent=state.agent._replace(params=broken))
     for _ in range(2):
         state, record = advance(TINY, world, state)
     assert record["diverged"] == 1 and record["accuracy"] == 0
-    for name in ("probe_loss", "feature_rank", "dead_units", "weight_norm"):
+    for name in (
+        "probe_loss", "feature_rank", "dead_units", "weight_norm", "sharpness", "gradient_norm",
+        "interference", "collinearity", "gradient_rank",
+    ):  # fmt: skip
         assert np.isnan(record[name]), name
+    assert np.isnan(record["sharpness_trace"]).all()
 
 
 def test_fresh_networks_need_no_training(world: World) -> None:
     fresh = replace(TINY, probes=0, keep_parameters=False)
-    state, record = advance(fresh, world, probed_agent.start(fresh, world, KEY))
+    state, record = advance(fresh, world, start(fresh, world, KEY))
     assert probed_agent.chunks(fresh) == 1
     assert int(state.agent.steps) == 0 and np.isfinite(record["probe_loss"])
+    assert np.isfinite(record["sharpness"]) and np.isnan(record["sharpness_trace"]).all()
+
+
+def test_an_agent_that_is_not_probed_needs_no_targets() -> None:
+    plain, _ = probed_agent.load([AgentConfig(n_images=60, mlp_width=8)])
+    assert not plain.targets and list(plain.images) == ["mnist_5k-60"]
+    mixed, _ = probed_agent.load([AgentConfig(n_images=60, mlp_width=9), TINY])
+    assert list(mixed.targets) == ["mnist_5k-60-mlp-8"]
+
+
+def bits(tree: Any) -> str:
+    return checkpoints.digest(tree)
+
+
+def test_equal_keys_start_equal_in_every_arm_and_other_keys_do_not(world: World) -> None:
+    first, again = start(TINY, world, KEY), start(TINY, world, KEY)
+    assert bits(first) == bits(again)
+    sgd = start(replace(TINY, optimizer="sgd"), world, KEY)
+    random = start(replace(TINY, variant="random_label"), world, KEY)
+    for arm in (sgd, random):
+        for name in ("probe_key", "proxy_key"):
+            assert bits(getattr(arm, name)) == bits(getattr(first, name))
+        assert bits(arm.agent.params) == bits(first.agent.params)
+    assert bits(sgd.mdp) == bits(first.mdp) and bits(random.mdp) != bits(first.mdp)
+    other = start(TINY, world, jax.random.key(1))
+    for pick in (
+        lambda state: state.agent.params, lambda state: state.agent.buffer.items,
+        lambda state: state.probe_key, lambda state: state.proxy_key,
+    ):  # fmt: skip
+        assert bits(pick(first)) != bits(pick(other))
+    assert bits(first.probe_key) != bits(first.proxy_key)
+
+
+# Curvature.
+
+
+def by_hand(params: Any, x: jax.Array) -> jax.Array:
+    """The MLP of two hidden layers, written out."""
+    for k in range(3):
+        layer = params["params"][f"Dense_{k}"]
+        x = x @ layer["kernel"] + layer["bias"][None]
+        x = jax.nn.relu(x) if k < 2 else x
+    return x
+
+
+def test_sharpness_is_the_largest_eigenvalue_of_the_proxy_losss_hessian(double: None) -> None:
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.normal(size=(5, 2, 2, 1)))
+    xi = jnp.asarray(rng.normal(size=(5, 10)))
+    narrow = replace(TINY, mlp_width=3)
+    started = probed_agent.initialise(narrow, (2, 2, 1), KEY)
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), started)
+    outputs = by_hand(params, images.reshape(5, 4))
+
+    @compiled
+    def dense(params: Any) -> jax.Array:
+        flat, unravel = jax.flatten_util.ravel_pytree(params)
+
+        def loss(theta: jax.Array) -> jax.Array:  # the goals are fixed numbers: f + ξ, once
+            return jnp.mean((by_hand(unravel(theta), images.reshape(5, 4)) - (outputs - xi)) ** 2)
+
+        return jax.hessian(loss)(flat)
+
+    values = np.linalg.eigvalsh(dense(params))
+    assert values[-1] > 0.1 and len(values) == 4 * 3 + 3 + 3 * 3 + 3 + 3 * 10 + 10
+    found = {}
+    for order in (3, 40):
+        config = replace(narrow, sharpness_order=order)
+        found[order] = float(sharpness(config, params, (images, xi), KEY))
+    np.testing.assert_allclose(found[40], values[-1], rtol=1e-9)
+    assert 0.3 * values[-1] < found[3] < values[-1]  # few products make a lower bound
+
+
+def test_the_mean_of_the_examples_losses_is_the_proxy_loss(world: World) -> None:
+    state = start(TINY, world, KEY)
+    (images, xi), _ = probed_agent.proxy_batch(TINY, *only(world), state.proxy_key)
+    params = state.agent.params
+    inputs = probed_agent.inputs(TINY, images)
+
+    def mean(params: Any) -> jax.Array:
+        found = probed_agent.network(TINY).apply(params, inputs)
+        return jnp.mean(probed_agent.proxy_losses(found, xi))
+
+    loss = curvature.proxy_loss(lambda params, x: probed_agent.forward(TINY, params, x).output)
+    theirs, gradient = jax.value_and_grad(loss)(params, (images, xi))
+    ours, other = jax.value_and_grad(mean)(params)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    np.testing.assert_allclose(ours, np.mean(np.square(xi)), rtol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max()), other, gradient
+    )
+    each = probed_agent.proxy_losses(probed_agent.forward(TINY, params, images), xi)
+    np.testing.assert_allclose(each, np.mean(np.square(xi), axis=1), rtol=1e-5)
+
+
+def only(world: World) -> tuple[jax.Array]:
+    """The images, as an argument by itself."""
+    return (world.images[probed_agent.image_key(TINY)],)
+
+
+def check_landscape(
+    config: Config, world: World, state: probed_agent.State, record: dict[str, Any]
+) -> None:
+    """Compare with the gradients of all examples, all of them held."""
+    images, params = world.images[probed_agent.image_key(config)], state.agent.params
+    batch, key = probed_agent.proxy_batch(config, images, state.proxy_key)
+
+    def loss(params: Any, example: tuple[jax.Array, jax.Array]) -> jax.Array:
+        image, xi = example
+        output = probed_agent.forward(config, params, image[None]).output[0]
+        return jnp.mean((output - jax.lax.stop_gradient(output) + xi) ** 2)
+
+    gram = np.asarray(
+        compiled(gradient_covariance.naive_gram, static_argnums=0)(loss, params, batch), np.float64
+    )
+    norms = np.sqrt(np.diag(gram))
+    cosines = gram / np.outer(norms, norms)
+    pairs = cosines[~np.eye(len(cosines), dtype=bool)]
+    # Cosines are known to a few eps; of 3,540 pairs one may lie as near to -0.1.
+    np.testing.assert_allclose(record["interference"], np.mean(pairs < -0.1), atol=1e-3)
+    np.testing.assert_allclose(record["collinearity"], np.mean(np.abs(pairs)), rtol=1e-4)
+    rank = network_statistics.effective_rank(jnp.asarray(cosines, jnp.float32))
+    np.testing.assert_allclose(record["gradient_rank"], rank, rtol=1e-3)
+    sharp = sharpness(config, params, batch, key)
+    np.testing.assert_allclose(record["sharpness"], sharp, rtol=1e-3)
+    gradient_norm = compiled(dqn.gradient_norm, static_argnums=0)
+    norm = gradient_norm(probed_agent.agent(config), images, state.agent)
+    np.testing.assert_allclose(record["gradient_norm"], norm, rtol=1e-4)
+    assert 0 < record["interference"] < 1 and record["collinearity"] > 0.01 and norm > 1e-4
+
+
+@pytest.mark.parametrize("chunk", [0, 2])
+def test_the_landscape_is_that_of_all_gradients_held(
+    chunk: int, world: World, records: list[dict[str, Any]]
+) -> None:
+    check_landscape(TINY, world, records[chunk]["state"], records[chunk])
+
+
+def test_sharpness_is_logged_in_training(world: World, records: list[dict[str, Any]]) -> None:
+    traces = np.stack([record["sharpness_trace"] for record in records])
+    assert traces.shape == (3, 2)
+    assert np.isnan(traces[0]).all()  # before training there is nothing to log
+    for record, trace in zip(records[1:], traces[1:], strict=True):
+        np.testing.assert_allclose(trace[-1], record["sharpness"], rtol=1e-4)
+    # The first entry is that of an agent half-way to its first probe.
+    state = start(TINY, world, KEY)
+    (images,) = only(world)
+    train = compiled(dqn.train, static_argnums=(0, 4))
+    half, _ = train(probed_agent.agent(TINY), state.mdp, images, state.agent, 10)
+    batch, key = probed_agent.proxy_batch(TINY, images, state.proxy_key)
+    sharp = sharpness(TINY, half.params, batch, key)
+    np.testing.assert_allclose(traces[1][0], sharp, rtol=1e-4)
+    assert abs(traces[1][0] / records[0]["sharpness"] - 1) > 1e-3
+
+
+def test_the_proxy_batch_is_a_draw_that_belongs_to_the_seed(
+    world: World, records: list[dict[str, Any]]
+) -> None:
+    few, (images,) = replace(TINY, proxy_examples=16), only(world)
+    # The shape checker would take the chosen images' axis for that of all images.
+    draw = getattr(probed_agent.proxy_batch, "__wrapped__", probed_agent.proxy_batch)
+    keys = [record["state"].proxy_key for record in records]
+    assert len({bits(key) for key in keys}) == 1  # equal at every measurement
+    (pictures, xi), vector_key = draw(few, images, keys[0])
+    assert bits(draw(few, images, keys[-1])) == bits(((pictures, xi), vector_key))
+    assert pictures.shape == (16, 28, 28, 1) and xi.shape == (16, 10)
+    flat = np.asarray(images).reshape(60, -1).tolist()
+    chosen = [flat.index(picture) for picture in np.asarray(pictures).reshape(16, -1).tolist()]
+    assert len(set(chosen)) == 16 and chosen != sorted(chosen)  # without replacement, at random
+    assert abs(xi.mean()) < 5 * 160**-0.5 and abs(xi.std() - 1) < 5 * 320**-0.5
+    pick, direction, vector = jax.random.split(keys[0], 3)  # three uses, three keys
+    assert bits(images[jax.random.permutation(pick, 60)[:16]]) == bits(pictures)
+    assert bits(jax.random.normal(direction, (16, 10))) == bits(xi)
+    assert bits(vector) == bits(vector_key)
+    other_key = start(TINY, world, jax.random.key(1)).proxy_key
+    (other_pictures, other_xi), other_vector = draw(few, images, other_key)
+    assert bits(other_pictures) != bits(pictures)
+    assert bits(other_xi) != bits(xi) and bits(other_vector) != bits(vector_key)
+
+
+def test_the_table_has_the_scalars_and_the_arrays_are_stacked_over_seeds(
+    records: list[dict[str, Any]],
+) -> None:
+    measured = [{k: v for k, v in r.items() if k not in ("agent", "state")} for r in records]
+    record = {name: np.stack([row[name] for row in measured]) for name in measured[0]}
+    other = record | {"sharpness_trace": 2 * record["sharpness_trace"]}
+    table, arrays = probed_agent.tidy(
+        TINY, {"a": {}}, ["variant"], {("a", 0): record, ("a", 1): other}
+    )
+    np.testing.assert_array_equal(
+        arrays["sharpness_trace/a"], [record["sharpness_trace"], other["sharpness_trace"]]
+    )
+    assert arrays["loss/a"].shape == (2, 3, 2)
+    assert arrays["bank/a/params/Dense_0/kernel"].shape == (3, 784, 8)
+    assert "sharpness_trace" not in set(table.metric)
+    rows = table[(table.metric == "sharpness") & (table.seed == 0)]
+    assert list(rows.step) == [0, 20, 40]
+    np.testing.assert_array_equal(rows.value, record["sharpness"])
 
 
 def test_the_source_names_every_set_and_counts_subsets_once() -> None:
@@ -157,6 +379,14 @@ def test_the_source_names_every_set_and_counts_subsets_once() -> None:
         ({"seeds": 0}, "seeds = 0"),
         ({"learning_rate": -1e-3}, "learning_rate"),
         ({"probes": -1}, "probes"),
+        (
+            {"sharpness_every": 8},
+            "probe_every = 20: must be a multiple of sharpness_every = 8",
+        ),
+        ({"proxy_examples": 61}, "proxy_examples = 61: there are n_images = 60"),
+        ({"sharpness_every": 0}, "sharpness_every = 0: must be above 0"),
+        ({"sharpness_order": 0}, "sharpness_order = 0: must be above 0"),
+        ({"proxy_examples": 0}, "proxy_examples = 0: must be above 0"),
     ],
 )
 def test_settings_that_cannot_run_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -169,3 +399,24 @@ def test_work_is_counted_in_proportion() -> None:
         replace(TINY, probes=0)
     )
     assert probed_agent.flops(CNN) > 0
+
+
+@pytest.mark.parametrize(
+    ("config", "shape", "positions"),
+    [
+        (TINY, (28, 28, 1), {}),
+        (replace(TINY, dataset="cifar10_train"), (32, 32, 3), {}),
+        (CNN, (28, 28, 1), {"Conv_0": 14**2, "Conv_1": 7**2}),
+        (replace(CNN, dataset="cifar10_train"), (32, 32, 3), {"Conv_0": 16**2, "Conv_1": 8**2}),
+        (replace(CNN, stride=1), (28, 28, 1), {"Conv_0": 28**2, "Conv_1": 28**2}),
+    ],
+)
+def test_a_multiplication_is_an_entry_of_a_kernel_at_a_position(
+    config: Config, shape: tuple[int, int, int], positions: dict[str, int]
+) -> None:
+    params = jax.eval_shape(lambda: probed_agent.initialise(config, shape, KEY))
+    expected = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        layer, kind = (step.key for step in path[-2:])
+        expected += leaf.size * positions.get(layer, 1) if kind == "kernel" else 0
+    assert probed_agent.multiplications(config) == expected

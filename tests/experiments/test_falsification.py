@@ -19,6 +19,7 @@ TINY = Config(
     variants=("true_label", "random_label"), datasets=("mnist_5k",), architectures=("mlp",),
     n_images=60, mlp_width=8, batch_size=8, target_period=10, warmup=20, capacity=50,
     probe_every=20, probes=1, n_targets=1, probe_steps=500, probe_batch_size=8, seeds=6,
+    sharpness_every=10, sharpness_order=3, proxy_examples=60,
 )  # fmt: skip
 
 
@@ -77,7 +78,8 @@ def record(
     scalars = {name: np.array([0.0, value]) for name, value in finally_.items()}
     return {
         "probe_loss": np.array([fresh, last]), "curve": curve, "noise": 0.1 * curve,
-        "loss": np.array([[fresh], [last]]), "diverged": np.zeros(2), **scalars,
+        "loss": np.array([[fresh], [last]]), "diverged": np.zeros(2),
+        "sharpness_trace": np.ones((2, 2)), **scalars,
     }  # fmt: skip
 
 
@@ -88,15 +90,22 @@ def made_up(agents: dict[tuple[str, int], dict[str, np.ndarray]]) -> Run:
     return Run("falsification", "quick", table, arrays, provenance)
 
 
-def population(signs: dict[str, float], **curves: Any) -> Run:
-    """Make up a run in which each statistic goes with plasticity loss by a sign a variant."""
+EXPLANATION = ("sharpness", "gradient_norm", "effective_rank")
+
+
+def population(signs: dict[str, float], landscape: dict[str, float]) -> Run:
+    """Make up a run in which statistics go with plasticity loss by a sign a variant.
+
+    Those of Fig. 3 by ``signs``, those of the landscape by their own.
+    """
     rng, agents = np.random.default_rng(0), {}
     for arm, changes in experiment.arms(TINY).items():
-        sign = signs[str(changes["variant"])]
+        variant = str(changes["variant"])
         for seed in range(6):
             lost = 0.1 + 0.05 * rng.random()
-            values = {name: 10 + sign * lost for name in experiment.STATISTICS}
-            agents[arm, seed] = record(0.1 + lost, **{**values, **curves})
+            values = {name: 10 + signs[variant] * lost for name in experiment.STATISTICS}
+            values |= {name: 10 + landscape[variant] * lost for name in EXPLANATION}
+            agents[arm, seed] = record(0.1 + lost, **values)
     return made_up(agents)
 
 
@@ -129,10 +138,14 @@ def test_curves_are_measured_as_said() -> None:
         ({"true_label": 1.0, "random_label": 0.0}, "inconclusive"),  # constant: no correlation
     ],
 )
-def test_the_judge_of_signs_follows_the_ledger(signs: dict[str, float], status: str) -> None:
-    verdict = experiment.judge_flip_sign(population(signs))
+def test_the_judges_of_signs_follow_the_ledger(signs: dict[str, float], status: str) -> None:
+    constant = dict.fromkeys(signs, 0.0)
+    verdict = experiment.judge_flip_sign(population(signs, constant))
     assert verdict.status == status
     assert len(verdict.conditions) == 2 * len(experiment.STATISTICS)
+    verdict = experiment.judge_landscape(population(constant, signs))
+    assert verdict.status == status
+    assert len(verdict.conditions) == 2 * len(EXPLANATION)
 
 
 @pytest.mark.parametrize(

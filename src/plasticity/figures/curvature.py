@@ -6,7 +6,7 @@ import base64
 import html
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax.numpy as jnp
 import matplotlib as mpl
@@ -177,6 +177,7 @@ def covariance_maps(run: Run, moments: tuple[str, str]) -> Figure:
     with mpl.rc_context(STYLE | {"axes.grid": False}):
         figure = Figure(figsize=(8, 7.4))
         grid = figure.subplots(2, 2)
+        steps = mpl.colormaps["PuOr_r"].resampled(21)  # a noise of few colours is a small file
         for row, (process, (_, title)) in zip(grid, PROCESSES.items(), strict=True):
             for axes, moment, cosines in zip(
                 row, moments, run.arrays[f"cosines/agent/{process}"], strict=True
@@ -184,7 +185,7 @@ def covariance_maps(run: Run, moments: tuple[str, str]) -> Figure:
                 cosines = np.asarray(cosines, np.float32)
                 order = gradient_covariance.kmeans_order(cosines, classification_mdp.STATES)
                 shown = axes.imshow(
-                    cosines[np.ix_(order, order)], cmap="PuOr_r", vmin=-1, vmax=1,
+                    cosines[np.ix_(order, order)], cmap=steps, vmin=-1, vmax=1,
                     interpolation="nearest",
                 )  # fmt: skip
                 axes.set(title=f"{title}, {moment}", xticks=[], yticks=[])
@@ -218,9 +219,9 @@ class Film:
     """Pictures that follow each other, played in the page; in print the last of them."""
 
     name: str  # an identifier, unique on its page
-    frames: tuple[bytes, ...]  # WebP
+    frames: tuple[bytes, ...] = field(repr=False)  # WebP
     titles: tuple[str, ...]  # of each frame
-    still: bytes  # PNG
+    still: bytes = field(repr=False)  # PNG
     alternative: str  # in words
 
     def _repr_png_(self) -> bytes:

@@ -4,7 +4,7 @@ No number of ours is typed into prose: a cell displays what one of these functio
 are pandas DataFrames, which a notebook renders; sentences are text. One module a chapter.
 """
 
-from plasticity.report.curvature import process, sharpness_table, walk_growth, walk_table
+from plasticity.report.curvature import ARMS, process, sharpness_table, walk_growth, walk_table
 from plasticity.report.general import (
     cost,
     falsifiers,
@@ -38,6 +38,7 @@ from plasticity.report.probing import (
 )
 
 __all__ = [
+    "ARMS",
     "calibration",
     "cost",
     "curve_table",

@@ -1,0 +1,46 @@
+"""One Gram matrix in a process of its own, which then says how much memory it took.
+
+    python benchmarks/curvature_memory.py CASE CONTENDER WORLD OUTPUT
+
+CASE is a JSON list. The cosines go to OUTPUT; standard output gets by how many bytes the process
+grew at most while it computed what was compiled before. Linux only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+from pathlib import Path
+
+import curvature_jax
+import numpy as np
+from curvature_task import Case, World
+from task import read_world
+
+from plasticity import gradient_covariance
+
+
+def resident() -> int:
+    """Return how many bytes of memory this process has now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def main(case: str, contender: str, world: str, output: str) -> None:
+    """Compute it, write the cosines, print the rise."""
+    one = Case(*json.loads(case))
+    task = curvature_jax.TASKS[contender](one, read_world(world, World))
+    assert isinstance(task, curvature_jax.Grams)
+    task.prepare()
+    before = resident()
+    gram = task.run()
+    # The largest size ever: if compiling took more than computing, the rise is overstated.
+    rise = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    np.save(output, np.asarray(gradient_covariance.covariance(gram).cosines))
+    print(json.dumps({"rise": rise}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

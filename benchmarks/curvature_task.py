@@ -1,0 +1,64 @@
+"""What `curvature_speed` takes the curvature of, and in what numbers contenders must agree."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+OUTPUTS = 10
+
+
+class Case(NamedTuple):
+    """A network of some size, with images: for its density, its Gram matrix, or its agent's λ₁."""
+
+    network: str  # "mlp" or "cnn"
+    width: int  # units of each hidden layer, in the CNN of the fully connected ones
+    channels: int  # of each convolution
+    batch_size: int  # examples; of an agent, transitions
+    n_images: int
+    order: int  # products with the Hessian; unused by a Gram matrix
+    steps: int = 0  # optimizer steps between two measurements of λ₁; 0: nothing is trained
+    dataset: str = "mnist_5k"  # or "noise": 20 pixels an image
+    layer_norm: bool = False
+    targets: int = 0  # nothing is probed
+
+    @property
+    def name(self) -> str:
+        kind = f"λ₁ every {self.steps} steps" if self.steps else f"{self.batch_size} examples"
+        norm = ", layer norm" if self.layer_norm else ""
+        return f"{self.network} {self.width}{norm}, {self.dataset}, {kind}"
+
+    @property
+    def columns(self) -> dict[str, str | int]:
+        return {"network": self.network, "dataset": self.dataset, "batch_size": self.batch_size}
+
+
+class World(NamedTuple):
+    """What every contender starts from, bit for bit."""
+
+    images: np.ndarray  # (images, height, width, channels), standardised
+    labels: np.ndarray  # (images,), the true ones
+    params: list[np.ndarray]  # (bias, kernel) of each layer
+    targets: np.ndarray  # (images, 10), normal: the loss is the mean squared distance to them
+
+
+class Density(NamedTuple):
+    """What a spectral density says, in units of an eigenvalue."""
+
+    smallest: np.ndarray  # Ritz value
+    largest: np.ndarray
+    trace: np.ndarray  # d times the density's mean
+    frobenius: np.ndarray  # root of d times its mean square
+
+
+def density(nodes: np.ndarray, weights: np.ndarray, dimension: int) -> Density:
+    """Return it from Ritz values and their weights for one start vector.
+
+    The two moments are exact after two steps of Lanczos' method, the two ends as soon as they have
+    converged; single Ritz values in between mean nothing, and depend on every rounding.
+    """
+    nodes, weights = nodes.astype(np.float64), weights.astype(np.float64)
+    mean, square = weights @ nodes, weights @ nodes**2
+    ends = np.array([nodes.min(), nodes.max()])
+    return Density(*ends, dimension * mean, (dimension * square) ** 0.5)
