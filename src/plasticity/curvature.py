@@ -11,7 +11,8 @@ k × k matrix whose eigenvalues show the spectrum: its extremes exactly, its den
 Any ``loss(params, batch)`` will do that is a mean over the examples of the batch. All functions
 are jittable; a linear operator works on flat vectors, the parameters raveled.
 
-Cost: k products a probe vector, each some gradients, and k vectors of d numbers to keep.
+Cost: k products a probe vector, each some gradients, and k vectors of d numbers to keep, rounded up
+to whole blocks of 16, of which one is there twice.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ ORDER = 64
 """Lanczos steps of a spectral density."""
 
 BLOCK = 16
-"""Rows by which the basis grows that new vectors are made orthogonal to."""
+"""Steps of Lanczos' method between two looks at the extremes; vectors are kept by as many."""
 
 
 class Operator(NamedTuple):
@@ -230,14 +231,21 @@ def _in_chunks(
 def lanczos(operator: Operator, start: Float[Array, " d"], order: int) -> Lanczos:
     """Return ``order`` steps of Lanczos' method from ``start``, fully reorthogonalised.
 
-    Every new vector is made orthogonal to all before it by classical Gram-Schmidt, twice: without,
-    copies of outlying eigenvalues appear after some thirty steps. Where the vectors so far span
-    all that the operator makes of ``start``, what comes after is zero. Raises ValueError unless
-    1 <= order <= d.
+    Every new vector is made orthogonal to the last two by the three-term recurrence, then to all
+    before it by classical Gram-Schmidt, and once more if that took a good part of it (Daniel et al.
+    1976: twice is enough). Without, copies of outlying eigenvalues appear after some thirty steps.
+    Where the vectors so far span all that the operator makes of ``start``, what comes after is
+    zero. Raises ValueError unless 1 <= order <= d.
     """
     _check_order(operator, order)
-    state = _continue(operator, _begin(operator, start, order), jnp.asarray(0), order)
-    return Lanczos(state.diagonal, state.coupling[:-1], state.basis, state.residual)
+    state = _begin(operator, start, order)
+
+    def fill(n: Array, state: _Unfinished) -> _Unfinished:
+        return _fill_block(operator, state, n, order)
+
+    state = jax.lax.fori_loop(0, len(state.blocks), fill, state)
+    basis = jnp.concatenate(state.blocks)[:order]
+    return Lanczos(state.diagonal, state.coupling[:-1], basis, state.residual)
 
 
 class _Unfinished(NamedTuple):
@@ -245,55 +253,75 @@ class _Unfinished(NamedTuple):
 
     diagonal: Float[Array, " k"]
     coupling: Float[Array, " k"]  # of each vector with the next: norms of residuals
-    basis: Float[Array, "k d"]
-    residual: Float[Array, " d"]
+    # A loop that writes to an array and reads all of it copies it at every step. So the steps of a
+    # block write to an array of their own, and only read the blocks before.
+    blocks: tuple[Float[Array, "rows d"], ...]
+    previous: Float[Array, " d"]  # the last vector
+    residual: Float[Array, " d"]  # the next, to be normalised
 
 
 def _begin(operator: Operator, start: Float[Array, " d"], order: int) -> _Unfinished:
-    scale = jnp.linalg.norm(start)
-    basis = jnp.zeros((order, operator.dimension), operator.dtype)
-    basis = basis.at[0].set(start / jnp.where(scale > 0, scale, 1))
+    block = jnp.zeros((BLOCK, operator.dimension), operator.dtype)
     none = jnp.zeros((order,), operator.dtype)
-    return _Unfinished(none, none, basis, jnp.zeros_like(start))
+    return _Unfinished(none, none, -(-order // BLOCK) * (block,), jnp.zeros_like(start), start)
 
 
-def _continue(
-    operator: Operator, state: _Unfinished, begin: Int[Array, ""], end: int | Int[Array, ""]
+def _fill_block(
+    operator: Operator, state: _Unfinished, n: Int[Array, ""], order: int
 ) -> _Unfinished:
-    """Take the steps from ``begin`` to ``end``."""
-    # The basis is read no further than it is filled, up to a block.
-    order = len(state.basis)
-    branches = [_orthogonal_to(filled) for filled in range(BLOCK, order + BLOCK, BLOCK)]
+    """Take the steps of block ``n``, as far as ``order``."""
+    first = n * BLOCK
 
-    def step(k: Array, state: _Unfinished) -> _Unfinished:
-        current = state.basis[k]
+    def step(k: Array, carry: tuple[_Unfinished, Array]) -> tuple[_Unfinished, Array]:
+        found, block = carry
+        size = jnp.linalg.norm(found.residual)
+        current = found.residual / jnp.where(size > 0, size, 1)
+        block = block.at[k - first].set(current)
         vector = operator.product(current)
-        rest = jax.lax.switch(k // BLOCK, branches, state.basis, vector)
-        size = jnp.linalg.norm(rest)
-        return _Unfinished(
-            state.diagonal.at[k].set(jnp.vdot(current, vector)),
-            state.coupling.at[k].set(size),
-            # After the last step there is no row to write to.
-            state.basis.at[k + 1].set(rest / jnp.where(size > 0, size, 1), mode="drop"),
-            rest,
+        slope = jnp.vdot(current, vector)
+        rest = vector - slope * current - size * found.previous
+        rest = _orthogonal_to(state.blocks, n, block, rest)
+        found = found._replace(
+            diagonal=found.diagonal.at[k].set(slope),
+            coupling=found.coupling.at[k].set(jnp.linalg.norm(rest)),
+            previous=current,
+            residual=rest,
         )
+        return found, block
 
-    finished: _Unfinished = jax.lax.fori_loop(begin, end, step, state)
-    return finished
+    end = jnp.minimum(first + BLOCK, order)
+    begun = (state, jnp.zeros_like(state.blocks[0]))
+    found, block = jax.lax.fori_loop(first, end, step, begun)
+    blocks = tuple(jnp.where(n == i, block, other) for i, other in enumerate(state.blocks))
+    filled: _Unfinished = found._replace(blocks=blocks)
+    return filled
 
 
-def _orthogonal_to(rows: int) -> Callable[[Array, Array], Array]:
-    """Return Gram-Schmidt, twice, against the first ``rows`` of a basis."""
+def _orthogonal_to(
+    blocks: tuple[Array, ...], filled: Int[Array, ""], block: Array, vector: Array
+) -> Array:
+    """Return what of ``vector`` is orthogonal to ``block`` and the first ``filled`` ``blocks``."""
 
-    def remove(basis: Array, vector: Array) -> Array:
-        part = basis[:rows]
-        once = vector - (part @ vector) @ part
-        twice = once - (part @ once) @ part
+    def less(part: Array, vector: Array, rest: Array) -> Array:
+        return rest - (part @ vector) @ part
+
+    def gram_schmidt(vector: Array) -> Array:
+        rest = less(block, vector, vector)
+        for i, part in enumerate(blocks):
+            rest = jax.lax.cond(
+                i < filled, less, lambda part, vector, rest: rest, part, vector, rest
+            )
+        return rest
+
+    def again(once: Array) -> Array:
+        twice = gram_schmidt(once)
         # What the second pass takes most of was rounding: the vector lies in the span.
-        new = jnp.linalg.norm(twice) > 0.1 * jnp.linalg.norm(once)
-        return jnp.where(new, twice, 0)
+        return jnp.where(jnp.linalg.norm(twice) > 0.1 * jnp.linalg.norm(once), twice, 0)
 
-    return remove
+    once = gram_schmidt(vector)
+    enough = jnp.linalg.norm(once) > 2**-0.5 * jnp.linalg.norm(vector)
+    rest: Array = jax.lax.cond(enough, lambda once: once, again, once)
+    return rest
 
 
 def ritz(
@@ -391,9 +419,8 @@ def extremes(
 
     def block(carry: tuple[_Unfinished, Extremes]) -> tuple[_Unfinished, Extremes]:
         state, found = carry
-        made = jnp.minimum(found.products + BLOCK, most)
-        state = _continue(operator, state, found.products, made)
-        return state, ends(state, made)
+        state = _fill_block(operator, state, found.products // BLOCK, most)
+        return state, ends(state, jnp.minimum(found.products + BLOCK, most))
 
     nothing = jnp.asarray(jnp.nan, operator.dtype)
     unknown = Extremes(nothing, nothing, nothing, jnp.asarray(0), jnp.asarray(False))
@@ -402,14 +429,19 @@ def extremes(
 
 
 def largest_eigenvalue(
-    loss: Loss, params: Any, batch: Any, key: Key[Array, ""], order: int = 16
+    loss: Loss,
+    params: Any,
+    batch: Any,
+    key: Key[Array, ""],
+    order: int = 16,
+    chunk_size: int | None = None,
 ) -> Float[Array, ""]:
     """Return λ₁ of the Hessian by a fixed number of products, to be logged in training.
 
     A lower bound, and for the outliers of a network's spectrum a tight one; `extremes` also says
     how tight. Raises as `hessian` and `lanczos` do.
     """
-    operator = hessian(loss, params, batch)
+    operator = hessian(loss, params, batch, chunk_size)
     found = lanczos(operator, _random_direction(key, operator), order)
     return ritz(found.diagonal, found.off_diagonal)[0][-1]
 

@@ -115,8 +115,8 @@ def gram(
     ``example_loss`` takes what ``network.apply(params, inputs)`` returns and ``targets``. Examples
     must not see each other: no batch normalisation. Layers of other kinds than `flax.linen.Dense`,
     `Conv` and `LayerNorm`, and layers that are used more than once, are computed from gradients by
-    example, leaf by leaf. Raises ValueError for an empty batch or if the losses are not one an
-    example.
+    example, leaf by leaf: that holds k gradients of the largest such leaf. Raises ValueError for an
+    empty batch or if the losses are not one an example.
     """
     examples = inputs.shape[0]
     if examples < 1:
