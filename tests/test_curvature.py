@@ -74,9 +74,17 @@ def test_products_are_those_of_the_dense_hessian(problem: tuple[Any, Any, Any]) 
     loss = squares(predict)
     expected = dense_hessian(loss, params, batch)
     scale = np.abs(expected).max()
-    for chunk_size in (None, 1, 4, 11, 100):  # 4: two chunks and a rest of three
+    for chunk_size in (None, 4):  # two chunks and a rest of three
         found = matrix(curvature.hessian(loss, params, batch, chunk_size))
         np.testing.assert_allclose(found, expected, atol=1e-11 * scale, err_msg=str(chunk_size))
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, 4, 5, 100])
+def test_chunks_of_any_size_give_the_whole(chunk_size: int, double: None) -> None:
+    batch = tuple(jnp.asarray(np.random.default_rng(0).normal(size=s)) for s in ((5, 2), (5,)))
+    expected = 2 / 5 * batch[0].T @ batch[0]
+    found = matrix(curvature.hessian(plane, {"w": jnp.ones(2)}, batch, chunk_size))
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 def test_gauss_newton_is_jacobians_around_the_output_hessian(
