@@ -491,12 +491,16 @@ def test_notes_on_curvature() -> None:
     errors = {"smallest": 1e-7, "largest": 2e-6, "trace": 0.0, "frobenius": 3e-5}
     machine = {
         "accuracy": {"errors": {"torch_pyhessian": errors}},
+        "compile_seconds": {"scan": {"a": 9.0}, "matfree": {"a": 2.25, "b": 0.0}},
         "memory": {
             "a": {"gib": {"gram": 0.25, "gram_vmap": 3}, "cosines_apart": 2e-6},
             "b": {"gib": {"gram": 0.5, "gram_vmap": 9}, "cosines_apart": 2e-5},
         },
     }
     assert "| PyHessian | 1.0e-07 | 2.0e-06 | 0.0e+00 | 3.0e-05 |" in speed.accuracies(machine)
+    assert speed.compiling(machine, "spectra").splitlines() == [
+        "| s, once | a | b |", "|---|--:|--:|", f"| {speed.NAMES['matfree']} | 2.2 | 0.0 |",
+    ]  # fmt: skip
     text = speed.memories(machine)
     assert "| b | 0.50 | 9.00 | 2.0e-05 |" in text
     assert "At most 1 GiB was the aim: kept." in text

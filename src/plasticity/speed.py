@@ -440,6 +440,24 @@ def accuracies(machine: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def compiling(machine: dict[str, Any], name: str) -> str:
+    """Return what the first block of each contender of a table took beyond its steps, in seconds.
+
+    That is compiling, and whatever else is done once. As a Markdown table.
+    """
+    found = {
+        contender: machine["compile_seconds"][contender]
+        for contender in TABLES[name].contenders
+        if contender in machine["compile_seconds"]
+    }
+    cases = list(next(iter(found.values())))
+    lines = [f"| s, once | {' | '.join(cases)} |", "|---|" + "--:|" * len(cases)]
+    for contender, seconds in found.items():
+        cells = " | ".join(f"{seconds[case]:.1f}" for case in cases)
+        lines.append(f"| {NAMES[contender]} | {cells} |")
+    return "\n".join(lines)
+
+
 def memories(machine: dict[str, Any]) -> str:
     """Return what memory the Gram matrices took, and how far apart they are, as Markdown."""
     heads = "| network | ours, GiB | by example, GiB | cosines apart by at most |"
