@@ -17,7 +17,7 @@ import rounds
 from agent_task import Case, Settings
 from rounds import Agreement, Benchmark, Group
 
-from plasticity import probe, speed
+from plasticity import comparisons, probe
 
 # Pinned processes run the code of those on all cores: one of the two is checked.
 AGREEMENTS = {
@@ -61,7 +61,7 @@ class Sizes(NamedTuple):
     copies: Case = COPIES
     rounds: int = 5
     seconds: float = 1.5  # a turn, at least
-    contenders: tuple[str, ...] = tuple(speed.names("agent_speed"))
+    contenders: tuple[str, ...] = tuple(comparisons.names("agent_speed"))
 
 
 TOY = Sizes(

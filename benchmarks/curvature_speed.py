@@ -24,7 +24,7 @@ from curvature_task import Case, Density
 from rounds import HERE, Agreement, Benchmark, Group
 from task import in_double, read_world
 
-from plasticity import speed
+from plasticity import comparisons
 from plasticity.experiments import falsification
 
 AGREEMENTS = {
@@ -67,7 +67,7 @@ class Sizes(NamedTuple):
     small: Case = SMALL
     rounds: int = 5
     seconds: float = 1.5  # a turn, at least
-    contenders: tuple[str, ...] = tuple(speed.names("curvature_speed"))
+    contenders: tuple[str, ...] = tuple(comparisons.names("curvature_speed"))
 
 
 TOY = Sizes(
@@ -142,7 +142,7 @@ def memory(benchmark: Benchmark, cases: Iterable[Case]) -> dict[str, Any]:
     found = {}
     for case in cases:
         rises, cosines = {}, []
-        for name in speed.TABLES["grams"].contenders:
+        for name in comparisons.TABLES["grams"].contenders:
             output = benchmark.folder / f"{name}.npy"
             command = [sys.executable, str(HERE / "curvature_memory.py"), json.dumps(case), name]
             done = subprocess.run(

@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 from task import TOLERANCE, Case, distance, read_world, write_world
 
-from plasticity import results, speed
+from plasticity import comparisons, results, speed
 
 HERE = Path(__file__).parent
 
@@ -34,7 +34,7 @@ HERE = Path(__file__).parent
 class Group(NamedTuple):
     """Contenders that take turns with each other."""
 
-    tables: tuple[str, ...]  # of `plasticity.speed.TABLES`: each contender of theirs takes part
+    tables: tuple[str, ...]  # of `comparisons.TABLES`: each contender of theirs takes part
     cases: Sequence[Case]
     rounds: int
     checks: Sequence[Case] = ()  # on which contenders must agree, if not on the cases themselves
@@ -150,7 +150,7 @@ class Benchmark:
         with contextlib.ExitStack() as stack:
             contenders = []
             for table in group.tables:
-                for name in speed.TABLES[table].contenders:
+                for name in comparisons.TABLES[table].contenders:
                     if name in self.contenders:
                         contenders.append(Contender(self.name, table, name, self.folder))
                         stack.callback(contenders[-1].close)
@@ -228,7 +228,7 @@ class Benchmark:
         world = read_world(self.world(case), self.ours.World)
         np.save(self.folder / "given.npy", self.ours.given(case, world))
         found = {}
-        for name in speed.TABLES[table].contenders:
+        for name in comparisons.TABLES[table].contenders:
             if name in self.contenders and name not in self.failed:
                 with contextlib.closing(Contender(self.name, table, name, self.folder)) as one:
                     if self.takes_part(one, one.answer()):
@@ -298,10 +298,10 @@ def main(
     parser.add_argument("--output", type=Path, default=HERE, help="folder to write to")
     options = parser.parse_args()
     began, load = results.now(), os.getloadavg()[0]
+    environment = results.environment()  # now: a commit in the meantime is not what ran
     with tempfile.TemporaryDirectory() as folder:
         benchmark, settings = measure(options.toy, Path(folder))
     table = pd.DataFrame(benchmark.rows).to_csv(index=False).encode()
-    environment = results.environment()
     for peer in peers:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             environment["packages"][peer] = importlib.metadata.version(peer)
@@ -319,7 +319,7 @@ def main(
     results.write_atomically(options.output / f"{name}.json", text.encode())
     recorded, machine = speed.read(options.output, name)
     tables = [
-        speed.as_markdown(recorded, key) for key in speed.TABLES if key in set(recorded.table)
+        speed.as_markdown(recorded, key) for key in comparisons.TABLES if key in set(recorded.table)
     ]
     notes = [form(machine) for key, form in speed.NOTES.items() if key in machine]
     print("\n\n".join([speed.describe(machine), *tables, *notes, speed.findings(recorded)]))

@@ -18,7 +18,7 @@ import training_jax
 from rounds import Agreement, Benchmark, Group
 from training_task import Case
 
-from plasticity import speed
+from plasticity import comparisons
 
 AGREEMENTS = {
     # The Python loop is `train` too, on other minibatches.
@@ -35,7 +35,7 @@ class Settings:
     several_seeds: tuple[Case, ...] = (Case(256, 128, 1_000, 100),)
     rounds: int = 7
     seconds: float = 2.5  # a turn, at least
-    contenders: tuple[str, ...] = tuple(speed.names("training_speed"))
+    contenders: tuple[str, ...] = tuple(comparisons.names("training_speed"))
 
 
 TOY = Settings(

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from plasticity import results, speed
+from plasticity import comparisons, results, speed
 
 BENCHMARKS = ("training_speed", "agent_speed", "curvature_speed")
 
@@ -499,7 +499,7 @@ def test_notes_on_curvature() -> None:
     }
     assert "| PyHessian | 1.0e-07 | 2.0e-06 | 0.0e+00 | 3.0e-05 |" in speed.accuracies(machine)
     assert speed.compiling(machine, "spectra").splitlines() == [
-        "| s, once | a | b |", "|---|--:|--:|", f"| {speed.NAMES['matfree']} | 2.2 | 0.0 |",
+        "| s, once | a | b |", "|---|--:|--:|", f"| {comparisons.NAMES['matfree']} | 2.2 | 0.0 |",
     ]  # fmt: skip
     text = speed.memories(machine)
     assert "| b | 0.50 | 9.00 | 2.0e-05 |" in text
@@ -508,14 +508,14 @@ def test_notes_on_curvature() -> None:
 
 
 def test_every_contender_stands_in_one_table_and_has_a_task(benchmark_module: Any) -> None:
-    every = [name for benchmark in BENCHMARKS for name in speed.names(benchmark)]
-    assert sorted(every) == sorted(speed.NAMES)
+    every = [name for benchmark in BENCHMARKS for name in comparisons.names(benchmark)]
+    assert sorted(every) == sorted(comparisons.NAMES)
     for benchmark in ("training", "agent", "curvature"):
-        names = speed.names(f"{benchmark}_speed")
+        names = comparisons.names(f"{benchmark}_speed")
         ours = set(benchmark_module(f"{benchmark}_jax").TASKS)
         assert ours == {name for name in names if "torch" not in name}
-    for aim in speed.AIMS:
-        assert set(aim.contenders) <= set(speed.TABLES[aim.table].contenders)
+    for aim in comparisons.AIMS:
+        assert set(aim.contenders) <= set(comparisons.TABLES[aim.table].contenders)
 
 
 @pytest.mark.slow
@@ -566,9 +566,9 @@ def test_recorded_benchmark_is_complete(repository: Path, benchmark: str) -> Non
     rounds = machine["settings"]["rounds"]
     assert rounds >= 5 and (counts >= rounds).all()
     for name, batches in (("training", {128, 512}), ("agents", {32, 512})):
-        if speed.TABLES[name].benchmark == benchmark:
+        if comparisons.TABLES[name].benchmark == benchmark:
             assert batches == set(table[table.table == name].batch_size)
-    assert set(table.contender) | set(machine["failed"]) == set(speed.names(benchmark))
+    assert set(table.contender) | set(machine["failed"]) == set(comparisons.names(benchmark))
     assert set(CHECKED[benchmark]) <= set(table.contender), "some could not take part"
     assert set(CHECKED[benchmark]) <= set(machine["distances"])
     assert machine["idle_cpu_share"] < 0.01, "contenders at rest disturbed the others"
