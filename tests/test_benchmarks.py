@@ -6,7 +6,7 @@ import importlib
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import jax
@@ -485,6 +485,27 @@ def test_findings_on_curvature() -> None:
     assert "| cifar10_train | 32 | the same agents, nothing logged | 100.0 | **80.0%** |" in (
         speed.as_markdown(CURVATURE_TOY, "logging")
     )
+
+
+def test_a_benchmark_names_the_commit_that_it_began_with(
+    benchmark_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half an hour later the checkout may be another."""
+    rounds, commits = benchmark_module("rounds"), ["began", "later"]
+    real = results.environment()
+    monkeypatch.setattr(results, "environment", lambda: {**real, "commit": commits[0]})
+    monkeypatch.setattr(sys, "argv", ["curvature_speed.py", "--output", str(tmp_path)])
+    document = {"idle_cpu_share": 0.0, "failed": {}}
+    ran = SimpleNamespace(rows=CURVATURE_TOY.to_dict("records"), document=lambda: document)
+
+    def measure(toy: bool, folder: Path) -> tuple[Any, dict[str, Any]]:
+        del commits[0]
+        return ran, {"rounds": 3, "seconds": 1.0}
+
+    rounds.main("curvature_speed", "", measure)
+    table, machine = speed.read(tmp_path, "curvature_speed")
+    assert machine["commit"] == "began"
+    pd.testing.assert_frame_equal(table, CURVATURE_TOY)
 
 
 def test_notes_on_curvature() -> None:
