@@ -21,7 +21,7 @@ LAYERS = [
     {"shapes"},
     {"devices", "configuration", "statistics"},
     {"data", "classification_mdp", "environments"},
-    {"convolution", "networks", "losses", "optimizers", "replay", "dqn"},
+    {"convolution", "network_state", "networks", "losses", "optimizers", "replay", "dqn"},
     {"curvature", "gradient_covariance", "network_statistics", "probe", "interventions"},
     {"fingerprint", "results", "checkpoints", "claims", "paper"},
     {"mdp_agent", "probed_agent"},
