@@ -25,7 +25,7 @@ LAYERS = [
     {"curvature", "gradient_covariance", "network_statistics", "probe"},
     {"fingerprint", "results", "checkpoints", "claims", "paper"},
     {"probed_agent"},
-    {"driver", "worker", "report", "figures", "comparisons", "speed"},
+    {"driver", "worker", "report", "figures", "comparisons", "speed", "reproduction"},
     {"experiments"},
     {"cli"},
 ]
