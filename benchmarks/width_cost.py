@@ -1,0 +1,116 @@
+"""What an update of each width costs: time and memory of one agent of the scaling chapter.
+
+    python benchmarks/width_cost.py [--toy] [--output FOLDER]
+
+Every width runs in a process of its own on one core, as in a recorded run, and they take turns. The
+memory is what the process grew by at most while it trained what was compiled before; where it did
+not grow past what compiling took, that is an upper bound of zero. Writes width_cost.csv (a turn a
+row) and width_cost.json; the chapter on scaling shows both. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import resource
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import jax
+import pandas as pd
+from curvature_memory import resident
+
+from plasticity import dqn, mdp_agent, probed_agent, results
+from plasticity.experiments import scaling
+
+HERE = Path(__file__).parent
+TURNS, STEPS = 3, 2_000
+
+
+def configuration(toy: bool) -> scaling.Config:
+    """Return the laptop's settings, with the CNN at all widths."""
+    config = replace(scaling.PROFILES["laptop"], widest_cnn=16, exploding=False)
+    if toy:
+        config = replace(config, multiples=(1, 2), periods=(10,), n_images=100, proxy_examples=50)
+    return config
+
+
+def arms(toy: bool) -> list[str]:
+    """Return one arm of each network and width: the first data set, the longest period."""
+    config = configuration(toy)
+    chosen = (config.datasets[0], str(config.periods[-1]))
+    parts = {arm: arm.split("-") for arm in scaling.arms(config)}
+    return [arm for arm, (dataset, _, period, _) in parts.items() if (dataset, period) == chosen]
+
+
+def turn(arm: str, toy: bool) -> dict[str, Any]:
+    """Train for a while in a process of its own, on one core; return what it measured."""
+    core = str(min(os.sched_getaffinity(0)))
+    order = ["taskset", "-c", core, sys.executable, __file__, "--arm", arm]
+    process = subprocess.run(
+        [*order, *(["--toy"] if toy else [])], stdout=subprocess.PIPE, text=True, check=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )  # fmt: skip
+    return dict(json.loads(process.stdout.splitlines()[-1]))
+
+
+def measured(arm: str, toy: bool) -> dict[str, Any]:
+    """Return milliseconds an update, and by how many mebibytes training made this process grow."""
+    whole = configuration(toy)
+    config = replace(whole, **scaling.arms(whole)[arm])
+    steps = 20 if toy else STEPS
+    alone = {name: getattr(config, name) for name in mdp_agent.AgentConfig.__dataclass_fields__}
+    world, _ = probed_agent.load([mdp_agent.AgentConfig(**alone)])  # without targets of a probe
+    images = world.images[mdp_agent.image_key(config)]
+    started = jax.jit(scaling.start, static_argnums=0)(config, world, jax.random.key(0))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(started.agent.params))
+    train = jax.jit(dqn.train, static_argnums=(0, 4), donate_argnums=3)
+    task = (mdp_agent.agent(config), started.mdp, images)
+    state, _ = jax.block_until_ready(train(*task, started.agent, steps))  # compiles
+    before, began = resident(), perf_counter()
+    jax.block_until_ready(train(*task, state, steps))
+    seconds = perf_counter() - began
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    width = config.mlp_width if config.architecture == "mlp" else config.channels
+    return {
+        "architecture": config.architecture, "width": width, "parameters": parameters,
+        "milliseconds": 1e3 * seconds / steps, "mebibytes": (most - before) / 2**20,
+        "resident": before / 2**20,
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Measure, record, print; or be one turn."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--toy", action="store_true", help="tiny, one turn: does it work at all?")
+    parser.add_argument("--output", type=Path, default=HERE, help="folder to write to")
+    parser.add_argument("--arm", help="be one turn of this arm, and print it")
+    options = parser.parse_args()
+    if options.arm:
+        print(json.dumps(measured(options.arm, options.toy)))
+        return
+    began, load = results.now(), os.getloadavg()[0]
+    environment = results.environment()  # now: a commit in the meantime is not what ran
+    turns = range(1 if options.toy else TURNS)
+    rows = [{"turn": k, **turn(arm, options.toy)} for k in turns for arm in arms(options.toy)]
+    table = pd.DataFrame(rows)
+    content = table.to_csv(index=False).encode()
+    machine = {
+        **environment, "began": began, "finished": results.now(), "load_before": round(load, 2),
+        "settings": {"steps": STEPS, "turns": len(turns)},
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }  # fmt: skip
+    results.write_atomically(options.output / "width_cost.csv", content)
+    text = json.dumps(machine, indent=1, ensure_ascii=False) + "\n"
+    results.write_atomically(options.output / "width_cost.json", text.encode())
+    print(table.groupby(["architecture", "width"]).median().round(3).to_string())
+
+
+if __name__ == "__main__":
+    main()
