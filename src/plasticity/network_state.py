@@ -8,7 +8,7 @@ function of variables and inputs: it needs no random key and changes nothing. Th
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, no_type_check
 
 import flax.linen as nn
 import jax
@@ -86,10 +86,13 @@ class _Spectral(nn.Module):
         return normalised(value, self.variable(SPECTRAL, "vector", leading_vector, value).value)
 
 
+# The fields of flax's layers have annotations that the shape checker of the tests cannot check.
+@no_type_check
 class SpectralDense(_Spectral, nn.Dense):
     """`flax.linen.Dense` with the kernel W / σ_max(W)."""
 
 
+@no_type_check
 class SpectralConv(_Spectral, nn.Conv):
     """`flax.linen.Conv` with the kernel W / σ_max(W), W read as in `leading_vector`."""
 
