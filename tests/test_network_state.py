@@ -68,6 +68,9 @@ def test_the_gradient_is_that_of_the_kernel_over_its_norm(double: None) -> None:
 def test_power_iteration_finds_the_norm_from_anywhere(double: None) -> None:
     kernel = kernel_of(7, 5)
     vector, sigmas = jnp.full(5, 5**-0.5), []
+    step = kernel.T @ (kernel @ vector)
+    found = network_state.power_iteration(kernel, vector)
+    np.testing.assert_allclose(found, step / jnp.linalg.norm(step), rtol=1e-12)
     for _ in range(200):
         sigmas.append(float(jnp.linalg.norm(kernel @ vector)))
         vector = network_state.power_iteration(kernel, vector)
