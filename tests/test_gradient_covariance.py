@@ -53,12 +53,29 @@ class Odd(nn.Module):
         return nn.Dense(3)(rows.reshape(x.shape[0], -1))
 
 
+class Residual(nn.Module):
+    """What a residual network is made of; compiling all of one takes minutes."""
+
+    layer_norm: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = networks.BasicBlock(4, 2, groups=2, layer_norm=self.layer_norm)(x)
+        return nn.Dense(3)(x.mean(axis=(1, 2)))
+
+
+VIT = networks.ViT(3, width=4, feed_forward=5, heads=2, layer_norm=True, spectral_norm=True)
 CASES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "mlp": (networks.MLP((6, 5), 3), (7,)),
     "mlp, layer norm": (networks.MLP((6, 5), 3, layer_norm=True), (7,)),
     "cnn": (networks.CNN(3, (2, 3), widths=(5,)), (7, 6, 2)),
     "cnn, layer norm": (networks.CNN(3, (2, 3), widths=(5,), layer_norm=True), (7, 6, 2)),
     "cnn, stride 1": (networks.CNN(3, (2, 3), (3, 2), (1, 1), "VALID", (5,)), (7, 6, 2)),
+    "mlp, spectral norm": (networks.MLP((6, 5), 3, spectral_norm=True), (7,)),
+    "cnn, spectral norm": (networks.CNN(3, (2, 3), widths=(5,), spectral_norm=True), (7, 6, 2)),
+    "residual": (Residual(), (5, 4, 2)),
+    "residual, layer norm": (Residual(layer_norm=True), (5, 4, 2)),
+    "vit": (VIT, (5, 4, 2)),
     "shared": (Shared(), (5, 2)),
     "attention": (Attention(), (5, 2)),
     "odd": (Odd(), (9, 8, 2)),
@@ -91,11 +108,32 @@ def gram(network: nn.Module, params: Any, x: jax.Array, y: jax.Array) -> np.ndar
     return np.asarray(run(network=network, params=params, inputs=x, example_loss=losses, targets=y))
 
 
+def traced(name: str) -> None:
+    """Go through what `gram` does and compute nothing."""
+    network, params, x, y = problem(name)
+    jax.eval_shape(lambda: gc.gram(network, params, x, losses, y))
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_layer_by_layer_is_all_at_once(name: str, double: None) -> None:
     case = problem(name)
     expected = naive(*case)
     np.testing.assert_allclose(gram(*case), expected, atol=1e-12 * np.abs(expected).max())
+
+
+def test_in_a_vit_only_what_no_layer_holds_is_held_by_example(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+
+    def note(*arguments: Any) -> Any:
+        seen.append("/".join(arguments[2]))
+        return jnp.zeros((K, K))
+
+    monkeypatch.setattr(gc, "_of_leaf", note)
+    traced("vit")
+    # Of the embedding the gradient is that by the kernel before it is normalised.
+    assert set(seen) == {"class_token", "positions", "embedding/kernel", "embedding/bias"}
 
 
 @pytest.mark.parametrize("held", [1, 100])
@@ -117,12 +155,11 @@ def test_no_leaf_of_the_papers_networks_is_held_by_example(
         raise AssertionError("leaf by leaf")
 
     monkeypatch.setattr(gc, "_of_leaf", refuse)
-    for name in ("mlp, layer norm", "cnn, layer norm", "cnn, stride 1"):
-        network, params, x, y = problem(name)
-        gc.gram(network, params, x, losses, y)
-    network, params, x, y = problem("attention")
-    with pytest.raises(AssertionError, match="leaf by leaf"):
-        gc.gram(network, params, x, losses, y)
+    for name in ("mlp, layer norm", "cnn, layer norm", "cnn, stride 1", "residual"):
+        traced(name)
+    for name in ("attention", "mlp, spectral norm"):
+        with pytest.raises(AssertionError, match="leaf by leaf"):
+            traced(name)
 
 
 def test_the_naive_form_is_what_it_says(double: None) -> None:
