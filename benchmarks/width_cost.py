@@ -3,9 +3,9 @@
     python benchmarks/width_cost.py [--toy] [--output FOLDER]
 
 Every width runs in a process of its own on one core, as in a recorded run, and they take turns. The
-memory is what the process grew by at most while it trained what was compiled before; where it did
-not grow past what compiling took, that is an upper bound of zero. Writes width_cost.csv (a turn a
-row) and width_cost.json; the chapter on scaling shows both. Linux only.
+memory is what the compiled program says that it takes: state, data and temporary arrays. Writes width_cost.csv (a turn a
+row) and width_cost.json; the chapter on scaling shows both.
+Linux only.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import argparse
 import hashlib
 import json
 import os
-import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -24,7 +23,6 @@ from typing import Any
 
 import jax
 import pandas as pd
-from curvature_memory import resident
 
 from plasticity import dqn, mdp_agent, probed_agent, results
 from plasticity.experiments import scaling
@@ -61,7 +59,7 @@ def turn(arm: str, toy: bool) -> dict[str, Any]:
 
 
 def measured(arm: str, toy: bool) -> dict[str, Any]:
-    """Return milliseconds an update, and by how many mebibytes training made this process grow."""
+    """Return milliseconds an update, and the mebibytes that the compiled training takes."""
     whole = configuration(toy)
     config = replace(whole, **scaling.arms(whole)[arm])
     steps = 20 if toy else STEPS
@@ -72,16 +70,18 @@ def measured(arm: str, toy: bool) -> dict[str, Any]:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(started.agent.params))
     train = jax.jit(dqn.train, static_argnums=(0, 4), donate_argnums=3)
     task = (mdp_agent.agent(config), started.mdp, images)
-    state, _ = jax.block_until_ready(train(*task, started.agent, steps))  # compiles
-    before, began = resident(), perf_counter()
-    jax.block_until_ready(train(*task, state, steps))
+    compiled = train.lower(*task, started.agent, steps).compile()
+    taken: Any = compiled.memory_analysis()
+    state, _ = jax.block_until_ready(compiled(*task[1:], started.agent))
+    began = perf_counter()
+    jax.block_until_ready(compiled(*task[1:], state))
     seconds = perf_counter() - began
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    size = taken.argument_size_in_bytes + taken.output_size_in_bytes
+    size += taken.temp_size_in_bytes - taken.alias_size_in_bytes
     width = config.mlp_width if config.architecture == "mlp" else config.channels
     return {
         "architecture": config.architecture, "width": width, "parameters": parameters,
-        "milliseconds": 1e3 * seconds / steps, "mebibytes": (most - before) / 2**20,
-        "resident": before / 2**20,
+        "milliseconds": 1e3 * seconds / steps, "mebibytes": size / 2**20,
     }  # fmt: skip
 
 
