@@ -3,9 +3,9 @@
     python benchmarks/width_cost.py [--toy] [--output FOLDER]
 
 Every width runs in a process of its own on one core, as in a recorded run, and they take turns. The
-memory is what the compiled program says that it takes: state, data and temporary arrays. Writes width_cost.csv (a turn a
-row) and width_cost.json; the chapter on scaling shows both.
-Linux only.
+memory is what the compiled program says that it takes: state, data and temporary arrays.
+Writes width_cost.csv (a turn a row) and width_cost.json; the chapter on scaling shows both. Linux
+only.
 """
 
 from __future__ import annotations
