@@ -14,6 +14,12 @@ from plasticity.figures.curvature import (
     spectral_density,
 )
 from plasticity.figures.falsification import correlations, scatter, sharpness_traces
+from plasticity.figures.interventions import (
+    heat_maps,
+    kept_against_task,
+    levels,
+    task_curves,
+)
 from plasticity.figures.network_statistics import spectra_and_ranks, statistics_over_time
 from plasticity.figures.optimizer_instability import (
     ARMS,
@@ -25,6 +31,7 @@ from plasticity.figures.optimizer_instability import (
     two_by_two,
 )
 from plasticity.figures.probing import answers, calibration, over_training, probe_curves
+from plasticity.figures.scaling import width_cost, widths
 from plasticity.figures.style import Figure
 
 __all__ = [
@@ -38,7 +45,10 @@ __all__ = [
     "collapse_times",
     "correlations",
     "covariance_maps",
+    "heat_maps",
+    "kept_against_task",
     "layer_norm",
+    "levels",
     "over_training",
     "probe_curves",
     "save_home_figure",
@@ -51,5 +61,8 @@ __all__ = [
     "spectral_density",
     "spikes",
     "statistics_over_time",
+    "task_curves",
     "two_by_two",
+    "width_cost",
+    "widths",
 ]

@@ -63,17 +63,25 @@ def finish(figure: Figure, run: Run) -> Figure:
 
 
 def band(
-    axes: Axes, rows: pd.DataFrame, colour: str, marker: str, name: str, *, logs: bool = False
+    axes: Axes,
+    rows: pd.DataFrame,
+    colour: str,
+    marker: str,
+    name: str,
+    *,
+    logs: bool = False,
+    seeds: bool = True,
 ) -> None:
     """Draw each seed thin, and the mean over seeds with its interval where there are two.
 
     ``rows`` has columns step, seed and value. With ``logs`` it is the geometric mean, whose
-    interval is that of the logarithms.
+    interval is that of the logarithms; without ``seeds`` mean and interval stand alone.
     """
     wide = rows.pivot(index="step", columns="seed", values="value")
     values = np.log(wide.to_numpy()) if logs else wide.to_numpy()
     back = np.exp if logs else np.asarray
-    axes.plot(wide.index, wide, color=colour, alpha=0.3, linewidth=0.7)
+    if seeds:
+        axes.plot(wide.index, wide, color=colour, alpha=0.3, linewidth=0.7)
     axes.plot(wide.index, back(values.mean(axis=1)), color=colour, marker=marker, label=name)
     if wide.shape[1] > 1 and np.isfinite(values).all():
         bounds = back(np.array([mean_interval(row)[1:3] for row in values]))

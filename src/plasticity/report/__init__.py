@@ -17,6 +17,13 @@ from plasticity.report.general import (
     scale,
     table,
 )
+from plasticity.report.interventions import (
+    cells_table,
+    front_in_words,
+    layer_norm_cells,
+    power_table,
+    search_table,
+)
 from plasticity.report.optimizer_instability import (
     lifetimes,
     mechanism,
@@ -36,16 +43,20 @@ from plasticity.report.probing import (
     sensitivity_table,
     sign_table,
 )
+from plasticity.report.scaling import width_table
 
 __all__ = [
     "ARMS",
     "calibration",
+    "cells_table",
     "cost",
     "curve_table",
     "diverged",
     "falsifiers",
+    "front_in_words",
     "in_words",
     "judged",
+    "layer_norm_cells",
     "lifetimes",
     "lost_in_words",
     "machine",
@@ -54,11 +65,13 @@ __all__ = [
     "one_sided",
     "plasticity_lost",
     "pooling",
+    "power_table",
     "process",
     "provenance",
     "readable",
     "run_table",
     "scale",
+    "search_table",
     "sensitivity_table",
     "sharpness_table",
     "sign_table",
@@ -67,5 +80,6 @@ __all__ = [
     "walk_growth",
     "walk_table",
     "which_constant",
+    "width_table",
     "windows",
 ]

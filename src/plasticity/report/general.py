@@ -16,6 +16,7 @@ from plasticity.results import Run
 _NAMES = {
     "mnist_5k": "MNIST", "mnist_train": "MNIST", "mnist_test": "MNIST",
     "cifar10_train": "CIFAR-10", "cifar10_test": "CIFAR-10", "mlp": "MLP", "cnn": "CNN",
+    "resnet": "ResNet", "vit": "ViT", "two_hot": "two-hot",
     "true_label": "true-label", "random_label": "random-label", "sparse_reward": "sparse-reward",
 }  # fmt: skip
 

@@ -1,0 +1,459 @@
+"""Figures of the chapter on interventions: what keeps plasticity, and at what price for the task.
+
+What follows the paper's Figs. 6 and 8 to 16, and a scatter that it lacks. Tables are those of
+`plasticity.experiments.interventions`, handed over: figures know no experiment. Figs. 17 and 18
+are `plasticity.figures.probe_curves`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
+
+from plasticity.figures.probing import BASELINE
+from plasticity.figures.style import (
+    COLOURS,
+    GREY,
+    STYLE,
+    Figure,
+    band,
+    finish,
+    logarithmic,
+)
+from plasticity.report import readable
+from plasticity.results import Run
+from plasticity.statistics import Interval
+
+INTERVENTIONS: Mapping[str, tuple[str, str]] = {
+    "none": (COLOURS[6], "o"),
+    "reset_last_layer": (COLOURS[0], "s"),
+    "layer_norm": (COLOURS[2], "^"),
+    "spectral_norm": (COLOURS[5], "v"),
+    "weight_decay": (COLOURS[4], "D"),
+    "shrink_and_perturb": (COLOURS[1], "P"),
+    "reset_optimizer": (COLOURS[3], "X"),
+}
+"""Colour and marker of each intervention."""
+
+HEADER = 0.75
+"""Height of the line that names an encoding in a heat map, in rows."""
+
+QUANTITIES: Mapping[str, str] = {
+    "change": "plasticity lost (probe loss, end − start): darker is worse",
+    "initial": "probe loss before training: darker is worse",
+    "final": "probe loss at the end: darker is worse",
+}
+"""What a heat map can show, with the words at its scale."""
+
+
+def heat_maps(
+    run: Run, cells: pd.DataFrame, quantity: str = "change", variant: str = "true_label"
+) -> Figure:
+    """Draw Figs. 6 and 8 to 11: our cells, the paper's, and the difference, a row a data set.
+
+    ``cells`` is the experiment's table, of which the rows of ``variant`` are drawn; ``quantity`` is
+    one of `QUANTITIES`. Ours stand with half their interval, the paper's changes with what it
+    prints after ±. A difference is bold where the paper's mean lies outside of our interval; ``*``
+    marks means without agents that diverged. Raises KeyError for an unknown variant or quantity.
+    """
+    if quantity not in QUANTITIES:
+        raise KeyError(f"no quantity {quantity!r}: it is one of {', '.join(QUANTITIES)}")
+    chosen = _rows(cells, variant)
+    chosen = chosen.assign(
+        ours=[found.estimate for found in chosen[quantity]], theirs=chosen[f"paper_{quantity}"]
+    )
+    chosen["difference"] = chosen.ours - chosen.theirs
+    datasets = list(chosen.dataset.unique())
+    colours = {
+        "ours": _scale(chosen[["ours", "theirs"]].to_numpy(), "viridis_r"),
+        "difference": _scale(chosen.difference.to_numpy(), "RdBu_r", symmetric=True),
+    }
+    colours["theirs"] = colours["ours"]
+    lines = sum(len(_interventions(part)) + HEADER for _, part in chosen.groupby("encoding"))
+    height = 0.28 * lines * len(datasets)
+    with mpl.rc_context(STYLE | {"axes.grid": False}):
+        figure = Figure(figsize=(8, height + 0.5 * len(datasets) + 1.1))
+        grid = figure.subplots(len(datasets), 3, sharey=True, squeeze=False)
+        for row, dataset in zip(grid, datasets, strict=True):
+            part = chosen[chosen.dataset == dataset]
+            blocks = {
+                "ours": (readable(dataset) + ": ours", _ours(part[quantity], part.diverged)),
+                "theirs": ("the paper", _theirs(part, quantity)),
+                "difference": ("ours − the paper", part.difference.map("{:+z.2f}".format)),
+            }
+            for axes, (column, (title, words)) in zip(row, blocks.items(), strict=True):
+                bold = column == "difference" and pd.Series(
+                    [
+                        not found.low <= paper <= found.high
+                        for found, paper in zip(part[quantity], part.theirs, strict=True)
+                    ],
+                    part.index,
+                )
+                _block(axes, part.assign(value=part[column], text=words, bold=bold),
+                       colours[column])  # fmt: skip
+                axes.set_title(title, pad=8)
+        for column, axes, aspect, label in (
+            ("ours", grid[:, :2], 38, QUANTITIES[quantity]),
+            ("difference", grid[:, 2:], 18, "red: ours is worse"),
+        ):
+            bar = figure.colorbar(
+                colours[column], ax=axes, location="bottom", aspect=aspect,
+                fraction=0.15 / height, pad=0.08 / height,
+            )  # fmt: skip
+            bar.set_label(label, fontsize=8.5)
+            bar.ax.tick_params(labelsize=8)
+            bar.outline.set_visible(False)
+        key = "bold: the paper's mean lies outside of our interval"
+        if chosen.diverged.any():
+            key += "   *: without agents that diverged"
+        figure.suptitle(f"{readable(variant)} reward   {key}", fontsize=8.5, x=0.005, ha="left")
+        return finish(figure, run)
+
+
+def _rows(cells: pd.DataFrame, variant: str) -> pd.DataFrame:
+    if variant not in set(cells.variant):
+        known = ", ".join(cells.variant.unique())
+        raise KeyError(f"no cells of the variant {variant!r}: there are {known}")
+    return cells[cells.variant == variant]
+
+
+def _each(table: pd.DataFrame) -> Iterator[Any]:
+    """Return the rows with their columns as attributes; pandas' own types allow anything there."""
+    return iter(table.itertuples(index=False))
+
+
+def _interventions(cells: pd.DataFrame) -> list[str]:
+    """Return the interventions of a table in the order of `INTERVENTIONS`."""
+    return [name for name in INTERVENTIONS if name in set(cells.intervention)]
+
+
+def _scale(values: np.ndarray, name: str, symmetric: bool = False) -> ScalarMappable:
+    """Return a colour scale that holds all values; a flat one if there is none."""
+    finite = values[np.isfinite(values)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
+    if symmetric:
+        high = max(abs(low), abs(high), 0.01)
+        low = -high
+    return ScalarMappable(Normalize(low, high), mpl.colormaps[name])
+
+
+def _ours(found: pd.Series[Any], diverged: pd.Series[int]) -> list[str]:
+    words = []
+    for interval, gone in zip(found, diverged, strict=True):
+        half = interval.high - interval.estimate
+        spread = f"\n±{half:.2f}" if np.isfinite(half) else ""
+        mark = "*" if gone else ""
+        known = np.isfinite(interval.estimate)
+        words.append(f"{interval.estimate:z.2f}{mark}{spread}" if known else "diverged")
+    return words
+
+
+def _theirs(part: pd.DataFrame, quantity: str) -> list[str]:
+    if quantity != "change":  # the ± that it prints there are those of the change
+        return [f"{mean:z.2f}" for mean in part.theirs]
+    return [
+        f"{mean:z.2f}\n±{spread:.2f}"
+        for mean, spread in zip(part.theirs, part.paper_spread, strict=True)
+    ]
+
+
+def _block(axes: Axes, part: pd.DataFrame, colours: ScalarMappable) -> None:
+    """Draw one heat map: a cell an intervention, encoding (lines) and architecture (columns).
+
+    ``part`` has columns value, text and bold beside those that name a cell. An encoding's name
+    stands over its lines.
+    """
+    architectures = list(part.architecture.unique())
+    top, ticks = 0.0, {}
+    for encoding in part.encoding.unique():
+        ticks[top + HEADER / 2 + 0.08] = f"{readable(str(encoding))} output"
+        top += HEADER
+        rows = part[part.encoding == encoding]
+        for name in _interventions(rows):
+            ticks[top + 0.5] = readable(name)
+            for cell in _each(rows[rows.intervention == name]):
+                _cell(axes, architectures.index(cell.architecture), top, cell, colours)
+            top += 1
+    axes.set(xlim=(0, len(architectures)), ylim=(top, 0))
+    axes.set_xticks(np.arange(len(architectures)) + 0.5, [readable(a) for a in architectures])
+    axes.set_yticks(list(ticks), list(ticks.values()))
+    axes.tick_params(length=0, labelsize=8, labeltop=True, labelbottom=False, pad=2)
+    for label in axes.get_yticklabels():
+        if label.get_text().endswith("output"):
+            label.set_fontweight("bold")
+    axes.spines[:].set_visible(False)
+
+
+def _cell(axes: Axes, left: float, top: float, cell: Any, colours: ScalarMappable) -> None:
+    known = np.isfinite(cell.value)
+    colour = colours.to_rgba(cell.value) if known else mpl.colors.to_rgba("#f3f3f3")
+    axes.add_patch(Rectangle((left, top), 1, 1, facecolor=colour, edgecolor="white"))
+    luminance = float(np.dot(colour[:3], (0.299, 0.587, 0.114)))
+    missing = "diverged" if cell.text == "diverged" else "–"
+    text = cell.text.replace("-", "−") if known else missing
+    axes.text(
+        left + 0.5, top + 0.5, text, ha="center", va="center",
+        fontsize=7.2, linespacing=1.0, fontweight="bold" if cell.bold and known else "normal",
+        color=GREY if not known else "white" if luminance < 0.45 else "black",
+    )  # fmt: skip
+
+
+def levels(run: Run, cells: pd.DataFrame) -> Figure:
+    """Draw Figs. 10 and 11: probe losses before training and at the end, a line between the two.
+
+    Panels are architectures (columns) and data sets with encodings (rows); in a panel each
+    intervention has a line a variant of ``cells`` and one of the paper's, which names no reward.
+    Pale bars are intervals. A constant has a loss of .5.
+    """
+    variants = [str(variant) for variant in cells.variant.unique()]
+    lanes = len(variants) + 1
+    architectures = list(cells.architecture.unique())
+    rows = list(cells.groupby(["dataset", "encoding"], sort=False))
+    names = _interventions(cells)
+    with mpl.rc_context(STYLE):
+        height = (0.1 * lanes + 0.06) * len(names) + 0.45
+        figure = Figure(figsize=(8, height * len(rows) + 0.8))
+        grid = figure.subplots(
+            len(rows), len(architectures), sharex=True, sharey=True, squeeze=False
+        )
+        for panels, ((dataset, encoding), table) in zip(grid, rows, strict=True):
+            for axes, architecture in zip(panels, architectures, strict=True):
+                for cell in _each(table[table.architecture == architecture]):
+                    row, lane = names.index(str(cell.intervention)), variants.index(cell.variant)
+                    ours = cell.initial, cell.final
+                    _dumbbell(axes, row + _offset(lane, lanes), ours, COLOURS[lane])
+                    theirs = cell.paper_initial, cell.paper_final
+                    _printed(axes, row + _offset(lanes - 1, lanes), theirs)
+                axes.axvline(BASELINE, color=GREY, linestyle=":", linewidth=1)
+                title = f"{readable(str(dataset), architecture)}\n{readable(str(encoding))} output"
+                axes.set_title(title, fontsize=8.5)
+                axes.tick_params(axis="y", length=0)
+                axes.tick_params(labelsize=8)
+                axes.grid(axis="y", visible=False)
+        for edge in np.arange(1, len(names), 2):
+            for axes in grid.flat:
+                axes.axhspan(edge - 0.5, edge + 0.5, color="#f5f5f5", linewidth=0, zorder=0)
+        grid[0, 0].set_yticks(range(len(names)), [readable(name) for name in names])
+        drawn = [cells[name].map(lambda found: found.estimate) for name in ("initial", "final")]
+        drawn += [cells.paper_initial, cells.paper_final]
+        right = 1.08 * max(float(column.max()) for column in drawn)  # a wide interval may be cut
+        grid[0, 0].set(ylim=(len(names) - 0.5, -0.5), xlim=(0, max(right, 1.1 * BASELINE)))
+        for axes in grid[-1]:
+            axes.set_xlabel("probe loss", fontsize=9)
+        handles = [
+            Line2D([], [], color=COLOURS[k], marker="o", label=readable(variant))
+            for k, variant in enumerate(variants)
+        ]
+        handles += [
+            Line2D([], [], color="black", marker="o", markerfacecolor="white", linewidth=0.8,
+                   label="the paper"),
+            Line2D([], [], color=GREY, marker="|", linestyle="", label="before training"),
+            Line2D([], [], color=GREY, marker="o", linestyle="", label="at the end"),
+            Line2D([], [], color=GREY, linestyle=":", linewidth=1, label="a constant"),
+        ]  # fmt: skip
+        figure.legend(handles=handles, loc="outside upper left", ncols=6, fontsize=8.5,
+                      columnspacing=1.3)  # fmt: skip
+        return finish(figure, run)
+
+
+def _offset(lane: int, lanes: int) -> float:
+    """Return where a lane lies in a row of height 1, seen from the row's middle."""
+    return 0.76 * ((lane + 0.5) / lanes - 0.5)
+
+
+def _dumbbell(axes: Axes, at: float, ends: tuple[Interval, Interval], colour: str) -> None:
+    for end in ends:
+        if np.isfinite(end.low) and np.isfinite(end.high):
+            axes.plot([end.low, end.high], [at, at], color=colour, alpha=0.25, linewidth=4,
+                      solid_capstyle="butt")  # fmt: skip
+    first, last = (end.estimate for end in ends)
+    axes.plot([first, last], [at, at], color=colour, linewidth=1.2)
+    axes.plot(first, at, "|", color=colour, markersize=6, markeredgewidth=1.3)
+    axes.plot(last, at, "o", color=colour, markersize=4)
+
+
+def _printed(axes: Axes, at: float, ends: tuple[float, float]) -> None:
+    axes.plot(ends, [at, at], color="black", linewidth=0.8)
+    axes.plot(ends[0], at, "|", color="black", markersize=6)
+    axes.plot(ends[1], at, "o", color="black", markersize=4, markerfacecolor="white")
+
+
+METRICS: Mapping[str, str] = {
+    "accuracy": "share of images right",
+    "td_loss": "TD loss, mean",
+    "td_loss_max": "TD loss, largest",
+    "probe_loss": "probe loss",
+    "sharpness": "λ₁ of the proxy loss",
+}
+"""How an axis names a metric."""
+
+LOGARITHMIC = ("td_loss", "td_loss_max", "sharpness")
+"""Metrics on a logarithmic axis, with geometric means."""
+
+
+def task_curves(run: Run, metric: str = "accuracy", dataset: str | None = None) -> Figure:
+    """Draw Figs. 12, 13, 15 and 16: a metric over training, a colour an intervention.
+
+    Panels are architectures (rows) and variants with encodings (columns), on one data set: the
+    run's first if none is named. Lines are means over seeds with their 95 % intervals; agents whose
+    metric is not finite are left out, and their number stands in the panel.
+    """
+    dataset = dataset or str(run.table.dataset.iloc[0])
+    table = run.select(dataset=dataset, metric=metric)
+    table = table.assign(intervention=table.arm.str.split("-", n=4).str[-1])
+    columns = list(table[["variant", "encoding"]].drop_duplicates().sort_values(
+        ["variant", "encoding"], ascending=[False, True]).itertuples(index=False))  # fmt: skip
+    architectures = list(run.select(dataset=dataset).architecture.unique())
+    with mpl.rc_context(STYLE | {"lines.linewidth": 1.3, "lines.markersize": 3.5}):
+        figure = Figure(figsize=(8, 1.85 * len(architectures) + 1.1))
+        grid = figure.subplots(
+            len(architectures), len(columns), sharex=True, sharey="row", squeeze=False
+        )
+        for panels, architecture in zip(grid, architectures, strict=True):
+            for axes, (variant, encoding) in zip(panels, columns, strict=True):
+                _task_panel(axes, table[(table.architecture == architecture)
+                                        & (table.variant == variant)
+                                        & (table.encoding == encoding)], metric)  # fmt: skip
+                axes.set_title(
+                    f"{readable(architecture, variant)}\n{readable(encoding)} output", fontsize=8.5
+                )
+                axes.tick_params(labelsize=8)
+                axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+                axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+            panels[0].set_ylabel(METRICS.get(metric, readable(metric)), fontsize=9)
+            if metric in LOGARITHMIC:
+                values = table[table.architecture == architecture].value
+                _decades(panels[0], values[np.isfinite(values)])
+        for axes in grid[-1]:
+            axes.set_xlabel("optimizer steps", fontsize=9)
+        _legend(figure, _interventions(table))
+        return finish(figure, run)
+
+
+def _task_panel(axes: Axes, table: pd.DataFrame, metric: str) -> None:
+    started = table[table.step > 0] if table[table.step == 0].value.isna().all() else table
+    lost = 0
+    for name in _interventions(started):
+        rows = started[started.intervention == name]
+        finite = rows.value.map(np.isfinite).groupby(rows.seed).transform("all")
+        lost += rows[~finite].seed.nunique()
+        if finite.any():
+            band(axes, rows[finite], *INTERVENTIONS[name], name, logs=metric in LOGARITHMIC,
+                 seeds=False)  # fmt: skip
+    if lost:
+        axes.text(0.98, 0.02, f"{lost} diverged", transform=axes.transAxes, fontsize=7.5,
+                  color=GREY, ha="right")  # fmt: skip
+
+
+def _decades(axes: Axes, values: pd.Series[float]) -> None:
+    """Give a row of panels a logarithmic axis that holds every seed; a wide interval may be cut."""
+    low, high = (values.min() / 1.5, values.max() * 1.5) if len(values) else (0.1, 1.0)
+    axes.set_ylim(low, high)
+    logarithmic(axes)
+    if high / low > 1e3:  # more ticks than there is room for: matplotlib would draw none
+        axes.yaxis.set_major_locator(LogLocator())
+
+
+def _legend(figure: Figure, names: Iterable[str], *more: Line2D) -> None:
+    handles = [
+        Line2D([], [], color=INTERVENTIONS[name][0], marker=INTERVENTIONS[name][1],
+               label=readable(name))
+        for name in names
+    ]  # fmt: skip
+    figure.legend(
+        handles=[*handles, *more], loc="outside upper left", ncols=5 if more else 4, fontsize=8.5,
+        handlelength=1.6, columnspacing=1.3,
+    )  # fmt: skip
+
+
+Front = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(good, bad) → which points no other beats, as `plasticity.experiments.interventions.pareto`."""
+
+
+def kept_against_task(run: Run, cells: pd.DataFrame, front: Front) -> Figure:
+    """Draw what the paper does not: the plasticity that is left against the task that was done.
+
+    A point is an intervention under one encoding: accuracy at the end, and final probe loss on an
+    axis that is turned, so that up and right is better. Crosses are intervals; the line joins the
+    points of the front, those that ``front`` finds to be beaten by none. Panels are architectures
+    (columns) and data sets with variants (rows).
+    """
+    architectures = list(cells.architecture.unique())
+    rows = list(cells.groupby(["dataset", "variant"], sort=False))
+    columns = len(architectures)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8, (2.1 if columns > 2 else 3.0) * len(rows) + 1.0))
+        grid = figure.subplots(len(rows), columns, sharey="row", squeeze=False)
+        for panels, ((dataset, variant), table) in zip(grid, rows, strict=True):
+            for axes, architecture in zip(panels, architectures, strict=True):
+                _trade(axes, table[table.architecture == architecture], front)
+                axes.set_xlim(*_range(table[table.architecture == architecture].accuracy))
+                title = readable(architecture, str(dataset), str(variant))
+                axes.set_title(
+                    title if columns < 3 else title.replace(" · ", "\n", 1), fontsize=8.5
+                )
+                axes.tick_params(labelsize=8)
+            panels[0].set_ylim(*reversed(_range(table.final)))
+            panels[0].set_ylabel("probe loss at the end\n(up: more plastic)", fontsize=8.5)
+        for axes in grid[-1]:
+            axes.set_xlabel("share of images right", fontsize=9)
+        _legend(
+            figure, _interventions(cells),
+            *(
+                Line2D([], [], color=GREY, marker="o", markerfacecolor=fill, linestyle="",
+                       label=f"{readable(encoding)} output")
+                for encoding, fill in FILLS.items() if encoding in set(cells.encoding)
+            ),
+            Line2D([], [], linewidth=5, label="best trade-offs", **PALE),
+        )  # fmt: skip
+        return finish(figure, run)
+
+
+def _range(found: Iterable[Interval]) -> tuple[float, float]:
+    """Return the ends of an axis that holds all estimates, and their intervals if not too wide."""
+    known = np.array([interval[:3] for interval in found if np.isfinite(interval.estimate)])
+    if not known.size:
+        return 0.0, 1.0
+    estimates, low, high = known.T
+    room = max(0.5 * float(np.ptp(estimates)), 0.01)
+    bottom = max(float(low.min()), float(estimates.min()) - room)
+    top = min(float(high.max()), float(estimates.max()) + room)
+    margin = 0.04 * (top - bottom)
+    return bottom - margin, top + margin
+
+
+PALE: Mapping[str, Any] = {"color": GREY, "alpha": 0.3, "solid_capstyle": "round"}
+
+FILLS: Mapping[str, str] = {"regression": GREY, "two_hot": "white"}
+"""Filled markers are regression outputs, hollow ones two-hot."""
+
+
+def _trade(axes: Axes, table: pd.DataFrame, front: Front) -> None:
+    known = [np.isfinite(i.estimate) and np.isfinite(j.estimate)
+             for i, j in zip(table.accuracy, table.final, strict=True)]  # fmt: skip
+    table = table[known]
+    for cell in _each(table):
+        colour, marker = INTERVENTIONS[str(cell.intervention)]
+        task, loss = cell.accuracy, cell.final
+        if np.isfinite(task.low) and np.isfinite(loss.low):
+            axes.plot([task.low, task.high], [loss.estimate] * 2, color=colour, linewidth=0.7)
+            axes.plot([task.estimate] * 2, [loss.low, loss.high], color=colour, linewidth=0.7)
+        axes.plot(
+            task.estimate, loss.estimate, marker, color=colour, markersize=6,
+            markerfacecolor=colour if cell.encoding == "regression" else "white", zorder=3,
+        )  # fmt: skip
+    good = np.array([found.estimate for found in table.accuracy])
+    bad = np.array([found.estimate for found in table.final])
+    best = front(good, bad)
+    order = np.argsort(good[best])
+    axes.plot(good[best][order], bad[best][order], linewidth=5, zorder=1, **PALE)

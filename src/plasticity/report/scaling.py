@@ -1,0 +1,52 @@
+"""Tables of the chapter on scaling."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from plasticity.report.general import readable
+from plasticity.report.probing import short
+from plasticity.statistics import Interval
+
+
+def width_table(curves: pd.DataFrame) -> pd.DataFrame:
+    """Return `plasticity.experiments.scaling.curves` in words, one row a curve of Fig. 5.
+
+    "zero at" is the width at which a straight line through the curve would reach zero: an
+    extrapolation, and "nowhere" where the line does not fall.
+    """
+    return pd.DataFrame(
+        {
+            "network": [
+                readable(*names) for names in curves[["dataset", "architecture"]].to_numpy()
+            ],
+            "target period": curves.target_period.map("{:,}".format),
+            "discount": curves.discount.map("{:g}".format),
+            "Spearman": [
+                short(found) if np.isfinite(found.estimate) else "–" for found in curves.spearman
+            ],
+            "change at the widest": curves.widest.map(short),
+            "change a doubling": [
+                f"{found.estimate:+z.3f} [{found.low:+z.3f}, {found.high:+z.3f}]"
+                for found in curves.slope
+            ],
+            "zero at": curves.zero.map(_zero),
+            "fresh loss at the widest": curves.initial.map(short),
+            "diverged": curves.diverged.map(lambda agents: str(agents) if agents else ""),
+        }
+    )
+
+
+def _zero(log2: Interval) -> str:
+    """Return the width of ``log2`` with its interval."""
+    if not np.isfinite(log2.estimate):
+        return f"nowhere (from {_width(log2.low)})" if np.isfinite(log2.low) else "nowhere"
+    return f"{_width(log2.estimate)} [{_width(log2.low)}, {_width(log2.high)}]"
+
+
+def _width(log2: float) -> str:
+    """Return 2 to the ``log2``, in words where it is no network's width."""
+    if log2 == np.inf:
+        return "nowhere"
+    return f"{2.0**log2:,.0f}" if log2 < 20 else "over a million"
