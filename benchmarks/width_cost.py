@@ -34,7 +34,7 @@ TURNS, STEPS = 3, 2_000
 def configuration(toy: bool) -> scaling.Config:
     """Return the laptop's settings, with the CNN at all widths."""
     config = replace(
-        scaling.PROFILES["laptop"], architectures=("mlp", "cnn"), widest_cnn=16, exploding=False
+        scaling.PROFILES["laptop"], architectures=("mlp", "cnn"), multiples=(1, 2, 4, 8, 12, 16)
     )
     if toy:
         config = replace(config, multiples=(1, 2), periods=(10,), n_images=100, proxy_examples=50)

@@ -209,11 +209,13 @@ def detectable_difference(
     critical = stats.t.ppf((1 + confidence) / 2, freedom)
 
     def lacking(noncentrality: float) -> float:
-        upper = stats.nct.sf(critical, freedom, noncentrality)
-        return float(upper + stats.nct.cdf(-critical, freedom, noncentrality) - power)
+        # To reject on the wrong side is too rare to count.
+        return float(stats.nct.sf(critical, freedom, noncentrality) - power)
 
-    far = optimize.brentq(lacking, 0.0, 10.0 * critical)
-    return float(far * stats.sem(sample))
+    far = 1.0
+    while lacking(far) < 0:  # step by step: SciPy's distribution fails far out
+        far += 1
+    return float(optimize.brentq(lacking, 0.0, far) * stats.sem(sample))
 
 
 def resampled(codes: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:

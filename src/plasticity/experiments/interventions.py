@@ -405,22 +405,6 @@ def power(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def front(table: pd.DataFrame) -> pd.Series[bool]:
-    """Return which rows of `cells` are on the Pareto front of their data set, problem and network.
-
-    By the estimates of accuracy, the more the better, and final probe loss, the less the better.
-    """
-    estimates = pd.DataFrame(
-        {name: [interval.estimate for interval in table[name]] for name in ("accuracy", "final")},
-        index=table.index,
-    )
-    found = pd.Series(False, index=table.index)
-    for _, group in table.groupby(["dataset", "variant", "architecture"]):
-        chosen = estimates.loc[group.index]
-        found[group.index] = pareto(chosen.accuracy.to_numpy(), chosen.final.to_numpy())
-    return found
-
-
 def pareto(good: np.ndarray, bad: np.ndarray) -> np.ndarray:
     """Return which points no other beats, with as much of the good and as little of the bad."""
     as_good = (good[None] >= good[:, None]) & (bad[None] <= bad[:, None])
