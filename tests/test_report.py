@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import toy
 
 from plasticity import report, results
-from plasticity.statistics import Interval
+from plasticity.experiments.interventions import pareto
+from plasticity.statistics import UNKNOWN, Interval
 
 
 def stability(rows: list[tuple[str, str, float, float, float]]) -> pd.DataFrame:
@@ -175,3 +177,140 @@ def test_the_scale_counts_fields_that_the_run_did_not_know(runs: Path) -> None:
         "**Scaled down** from the `paper` profile: size 32 instead of 64, "
         "first seed 0 instead of 3."
     )
+
+
+def exactly(value: float) -> Interval:
+    """An interval that is a point."""
+    return Interval(value, value, value, 2)
+
+
+def cell(name: str, final: Interval, task: float = 0.5, **others: object) -> dict[str, object]:
+    """A row of `plasticity.experiments.interventions.cells`, made up."""
+    known = np.isfinite(final.estimate)
+    return {
+        "variant": "true_label", "dataset": "mnist_5k", "architecture": "mlp",
+        "encoding": "regression", "intervention": name, "initial": exactly(0.1), "final": final,
+        "change": final.map(lambda loss: loss - 0.1), "diverged": 0 if known else 2,
+        "accuracy": exactly(task) if known else UNKNOWN, "paper_initial": 0.2, "paper_final": 0.5,
+        "paper_change": 0.3, "paper_spread": 0.05, **others,
+    }  # fmt: skip
+
+
+def test_the_table_of_cells_says_what_is_missing() -> None:
+    table = report.cells_table(
+        pd.DataFrame(
+            [
+                cell("reset_last_layer", Interval(0.3, 0.2, 0.4, 2)),
+                cell("none", UNKNOWN, encoding="two_hot", paper_change=np.nan),
+            ]
+        )
+    )
+    first, second = table.to_numpy().tolist()
+    assert first == [
+        "reset last layer", "regression", "MLP", "MNIST", "true-label", "0.10 [0.10, 0.10]",
+        "0.30 [0.20, 0.40]", "0.20 [0.10, 0.30]", "0.30 ± 0.05", "0.50 [0.50, 0.50]", "",
+    ]  # fmt: skip
+    assert second[6:] == ["–", "–", "–", "–", "2"]
+
+
+def test_power_is_said_in_plain_words() -> None:
+    rows = [
+        ("mlp", "regression", "layer_norm", Interval(-0.2, -0.3, -0.1, 5), 0.15),
+        ("mlp", "two_hot", "none", Interval(0.2, 0.1, 0.3, 5), 0.15),
+        ("cnn", "two_hot", "reset_last_layer", Interval(0.0, -0.1, 0.1, 5), 0.128),
+    ]
+    columns = ["architecture", "encoding", "intervention", "difference", "detectable"]
+    table = report.power_table(pd.DataFrame(rows, columns=columns))
+    assert table.contrast.tolist() == [
+        "MLP: layer norm against none",
+        "MLP: two-hot output against regression",
+        "CNN, two-hot: reset last layer against none",
+    ]
+    assert table["it is"].tolist() == [
+        "better", "worse", "not shown (an effect below 0.13 could be missed)"
+    ]  # fmt: skip
+
+
+def test_the_papers_layer_norm_helps_regression_on_one_of_two_data_sets() -> None:
+    cells = pd.DataFrame([cell("none", exactly(0.3)), cell("layer_norm", exactly(0.2))])
+    table = report.layer_norm_cells(cells)
+    regression = table[table.output == "regression"].set_index(["data", "network"])
+    printed = regression["the paper: none → layer norm"]
+    assert printed["MNIST", "MLP"] == "0.34 → 0.43" and printed["MNIST", "CNN"] == "0.27 → 0.32"
+    assert regression["there it is"].to_dict() == {
+        ("CIFAR-10", "MLP"): "better", ("CIFAR-10", "CNN"): "better",
+        ("MNIST", "MLP"): "worse", ("MNIST", "CNN"): "worse",
+    }  # fmt: skip
+    ours = regression["ours, true-label"]
+    assert ours["MNIST", "MLP"] == "0.20 [0.20, 0.20] → 0.10 [0.10, 0.10]"
+    assert set(ours.drop(("MNIST", "MLP"))) == {"–"} and len(table) == 8
+
+
+def search(**config: Any) -> results.Run:
+    """Two learning rates of two seeds; under the larger one both agents diverge in the end."""
+    rows = []
+    for rate in (0.001, 0.1):
+        arm = f"true_label-mnist_5k-mlp-two_hot-{rate:g}"
+        for seed in (0, 1):
+            for step in (10, 0):  # in any order
+                gone = float(rate == 0.1 and step == 10)
+                values = {"probe_loss": 0.1 + 0.02 * step, "accuracy": 0.1 * step - 0.5,
+                          "td_loss_max": 1234.5 * seed + step, "diverged": gone}  # fmt: skip
+                rows += [(arm, rate, seed, step, *pair) for pair in values.items()]
+    columns = ["arm", "learning_rate", "seed", "step", "metric", "value"]
+    table = pd.DataFrame(rows, columns=columns).assign(
+        variant="true_label", dataset="mnist_5k", architecture="mlp", encoding="two_hot"
+    )
+    return results.Run("interventions", "quick-1", table, {}, {"config": config})
+
+
+def test_a_search_shows_what_each_rate_does_and_where_agents_diverged() -> None:
+    small, large = report.search_table(search(search=[0.001, 0.1])).to_dict("records")
+    assert (small["learning rate"], large["learning rate"]) == ("0.001", "0.1")
+    assert small["output"] == "two-hot" and small["network"] == "MLP"
+    assert small["initial"] == "0.10 [0.10, 0.10]" and small["final"] == "0.30 [0.30, 0.30]"
+    assert small["change"] == "0.20 [0.20, 0.20]"
+    assert small["task: share of images right"] == "0.50 [0.50, 0.50]"
+    assert small["largest TD loss"] == "1.24e+03" and small["diverged"] == "0 of 2"
+    assert large["final"] == large["largest TD loss"] == "–" and large["diverged"] == "2 of 2"
+    with pytest.raises(ValueError, match="is no search"):
+        report.search_table(search(search=[]))
+
+
+def test_the_front_is_said_a_sentence_a_panel() -> None:
+    cells = pd.DataFrame(
+        [
+            cell("layer_norm", exactly(0.2), 0.8),
+            cell("none", exactly(0.3), 0.7),
+            cell("none", exactly(0.4), 0.9, encoding="two_hot"),
+            cell("none", UNKNOWN, architecture="cnn"),
+        ]
+    )
+    assert report.front_in_words(cells, pareto) == (
+        "- **MLP · MNIST · true-label**: no other beats no intervention with two-hot output (0.90 "
+        "of images right, probe loss 0.40); layer norm with regression output (0.80 of images "
+        "right, probe loss 0.20).\n"
+        "- **CNN · MNIST · true-label**: every agent diverged."
+    )
+
+
+def test_a_width_at_which_nothing_is_lost_is_a_power_of_two_or_nowhere() -> None:
+    common = {
+        "dataset": "mnist_5k", "architecture": "mlp", "target_period": 1000, "discount": 0.9,
+        "spearman": Interval(-0.5, -0.8, -0.1, 9), "widest": exactly(0.1),
+        "initial": exactly(0.3), "slope": Interval(-0.0301, -0.04, 0.01, 9), "diverged": 0,
+    }  # fmt: skip
+    inf = np.inf
+    zeros = [
+        Interval(10.0, 9.0, 11.0, 9), Interval(10.0, 8.0, inf, 9), Interval(inf, 12.0, inf, 9),
+        Interval(inf, inf, inf, 9), Interval(400.0, 30.0, inf, 9),
+    ]  # fmt: skip
+    table = report.width_table(pd.DataFrame([common | {"zero": zero} for zero in zeros]))
+    assert table["zero at"].tolist() == [
+        "1,024 [512, 2,048]", "1,024 [256, nowhere]", "nowhere (from 4,096)", "nowhere",
+        "over a million [over a million, nowhere]",
+    ]  # fmt: skip
+    assert table.loc[0, ["network", "target period", "Spearman"]].tolist() == [
+        "MNIST · MLP", "1,000", "-0.50 [-0.80, -0.10]"
+    ]  # fmt: skip
+    assert table.loc[0, "change a doubling"] == "-0.030 [-0.040, +0.010]"

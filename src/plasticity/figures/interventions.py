@@ -397,7 +397,8 @@ def kept_against_task(run: Run, cells: pd.DataFrame, front: Front) -> Figure:
         for panels, ((dataset, variant), table) in zip(grid, rows, strict=True):
             for axes, architecture in zip(panels, architectures, strict=True):
                 _trade(axes, table[table.architecture == architecture], front)
-                axes.set_xlim(*_range(table[table.architecture == architecture].accuracy))
+                tasks = table[table.architecture == architecture].accuracy
+                axes.set_xlim(*_range(tasks, most=1.0))
                 title = readable(architecture, str(dataset), str(variant))
                 axes.set_title(
                     title if columns < 3 else title.replace(" · ", "\n", 1), fontsize=8.5
@@ -419,15 +420,18 @@ def kept_against_task(run: Run, cells: pd.DataFrame, front: Front) -> Figure:
         return finish(figure, run)
 
 
-def _range(found: Iterable[Interval]) -> tuple[float, float]:
-    """Return the ends of an axis that holds all estimates, and their intervals if not too wide."""
+def _range(found: Iterable[Interval], most: float = np.inf) -> tuple[float, float]:
+    """Return the ends of an axis that holds all estimates, and their intervals if not too wide.
+
+    The quantity lies between 0 and ``most``; a margin is added.
+    """
     known = np.array([interval[:3] for interval in found if np.isfinite(interval.estimate)])
     if not known.size:
         return 0.0, 1.0
     estimates, low, high = known.T
     room = max(0.5 * float(np.ptp(estimates)), 0.01)
-    bottom = max(float(low.min()), float(estimates.min()) - room)
-    top = min(float(high.max()), float(estimates.max()) + room)
+    bottom = max(float(low.min()), float(estimates.min()) - room, 0.0)
+    top = min(float(high.max()), float(estimates.max()) + room, most)
     margin = 0.04 * (top - bottom)
     return bottom - margin, top + margin
 

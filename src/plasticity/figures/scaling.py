@@ -75,7 +75,9 @@ def widths(run: Run, agents: pd.DataFrame, fits: pd.DataFrame | None = None) -> 
                 _doublings(panel)
                 panel.tick_params(labelsize=8)
                 if k % columns == 0:
-                    panel.set_ylabel("fresh" if panel is below else "plasticity lost", fontsize=9)
+                    panel.set_ylabel(
+                        "fresh loss" if panel is below else "plasticity lost", fontsize=9
+                    )
             below.set_xlim(axes.get_xlim())
             axes.tick_params(labelbottom=False)
         for panel in grid[-2:, len(groups) - (rows - 1) * columns :].flat:

@@ -108,7 +108,7 @@ def layer_norm_cells(cells: pd.DataFrame) -> pd.DataFrame:
             "the paper: none → layer norm": f"{theirs[0]:z.2f} → {theirs[1]:z.2f}",
             "there it is": _compared(theirs[1], theirs[0]),
         }
-        same = ours[ours[keys].eq(names).all(axis=1)]
+        same = ours[ours[keys].eq(pd.Series(names, keys)).all(axis=1)]
         for variant in cells.variant.unique():
             found = same[same.variant == variant].set_index("intervention").change
             both = {"none", "layer_norm"} <= set(found.index)
