@@ -11,7 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, NamedTuple, cast
@@ -122,7 +122,7 @@ def line(module: ModuleType, work: Path, found: Sequence[Arm]) -> str:
     return f"{name} {label}: {what}{done} of {total} chunks{rest}; {state}"
 
 
-@lru_cache(maxsize=None)
+@cache
 def _flops(module: ModuleType, config: Any) -> float:
     return float(module.flops(config))  # may trace the network, and `watch` asks again and again
 
