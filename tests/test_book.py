@@ -25,7 +25,7 @@ LAYERS = [
     {"curvature", "gradient_covariance", "network_statistics", "probe", "interventions"},
     {"fingerprint", "results", "checkpoints", "claims", "paper"},
     {"mdp_agent", "probed_agent"},
-    {"driver", "worker", "report", "figures", "comparisons", "speed", "reproduction"},
+    {"driver", "worker", "report", "figures", "comparisons", "speed", "reproduction", "progress"},
     {"experiments"},
     {"cli"},
 ]

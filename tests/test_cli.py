@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from plasticity import checkpoints, cli, configuration, results
+from plasticity.experiments import interventions
 from plasticity.experiments import optimizer_instability as experiment
 
 TINY = [
@@ -84,6 +85,24 @@ def test_status_tells_how_far_an_unfinished_run_is(
     with checkpoints.locked(work):
         assert cli.main(["status"]) == 0
         assert "running" in capsys.readouterr().out
+
+
+def test_the_product_is_all_of_the_grid_and_git_takes_its_run(repository: Path) -> None:
+    """If the folder has another name now: `make product`, and name it in .gitignore."""
+    lines = (repository / "Makefile").read_text().replace("\\\n", " ").splitlines()
+    (product,) = (line.partition(":=")[2] for line in lines if line.startswith("PRODUCT :="))
+    profiles = interventions.PROFILES
+    config = configuration.resolve(profiles, "paper", product.split(), seeds=1)
+    assert len(interventions.arms(config)) == 4 * 2 * 7 * 3 * 2
+    label = results.label(profiles, "paper", config)
+    folder = f"papermill_runs/interventions/{label}"
+    if not (repository / ".git").exists():
+        pytest.skip("no git checkout")
+    for path, code in (("run.json", 1), ("unfinished/header.json", 0)):
+        found = subprocess.run(
+            ["git", "check-ignore", "--quiet", f"{folder}/{path}"], cwd=repository, check=False
+        )
+        assert (found.returncode, path) == (code, path), label  # 1: not ignored
 
 
 def test_nothing_run_yet_is_said(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

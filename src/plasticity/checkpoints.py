@@ -7,6 +7,8 @@ arm on one seed::
     header.json  lock
     <arm>/<seed>/records_000007.npz   what the chunks since the last checkpoint measured
     <arm>/<seed>/state_000007/        the state after seven chunks (orbax)
+    <arm>/<seed>/lock                 held by the process that runs the unit
+    <arm>/<seed>/failed.txt           why it failed, until it is begun again
 
 The records are written before the state, and each appears whole or not at all: after a kill at any
 moment the last state found is one whose records are all there. The records carry the hash of the
@@ -47,7 +49,9 @@ class CheckpointError(RuntimeError):
 
 @contextmanager
 def locked(work: Path) -> Iterator[int]:
-    """Hold the work folder's lock; yield its descriptor, which workers must inherit.
+    """Hold the lock of a work folder, or of a unit's; yield its descriptor.
+
+    Workers must inherit that of the work folder.
 
     The kernel frees the lock when the last process that holds the descriptor is gone, killed or
     not: a worker that outlives its driver keeps a second driver out. Raises `CheckpointError` if
@@ -75,7 +79,7 @@ def locked(work: Path) -> Iterator[int]:
 
 
 def is_locked(work: Path) -> bool:
-    """Return whether a driver is at work in the folder."""
+    """Return whether a driver is at work in the folder, or in a unit's a process on the unit."""
     try:
         with open(work / "lock") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -126,8 +130,33 @@ class UnitFolder:
     """The checkpoints of one unit."""
 
     def __init__(self, work: Path, arm: str, seeds: tuple[int, ...]) -> None:
-        """Name the folder; nothing is created before the first `save`."""
+        """Name the folder; nothing is created before the unit is `begun` or fails."""
         self.path = work / arm / "-".join(map(str, seeds))
+
+    @contextmanager
+    def begun(self) -> Iterator[None]:
+        """Show from outside that the unit is running, however that ends; forget why it failed.
+
+        Raises `CheckpointError` if another process runs it.
+        """
+        with locked(self.path):
+            self._failed.unlink(missing_ok=True)
+            yield
+
+    def is_running(self) -> bool:
+        """Return whether a process is at work on this unit."""
+        return is_locked(self.path)
+
+    def fail(self, reason: str) -> None:
+        """Leave the reason why the unit failed."""
+        results.write_atomically(self._failed, f"{reason}\n".encode())
+
+    def failure(self) -> str | None:
+        """Return why the unit failed when it was last begun; None if it did not."""
+        try:
+            return self._failed.read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            return None
 
     def chunks_done(self) -> int:
         """Return how many chunks the newest state has behind it; 0 without one."""
@@ -135,7 +164,9 @@ class UnitFolder:
 
     def seconds(self) -> float:
         """Return the computing time behind the records found so far."""
-        return float(sum(self._read(p)["_seconds"] for p in self._records() if p.exists()))
+        return float(
+            sum(self._read(p, "_seconds")["_seconds"] for p in self._records() if p.exists())
+        )
 
     def save(
         self, chunk: int, state: object, records: Sequence[Mapping[str, Any]], seconds: float
@@ -191,11 +222,16 @@ class UnitFolder:
         paths = sorted(self.path.glob("records_*.npz"))
         return [path for path in paths if _number(path) <= done]
 
-    def _read(self, path: Path) -> dict[str, np.ndarray]:
+    @property
+    def _failed(self) -> Path:
+        return self.path / "failed.txt"
+
+    def _read(self, path: Path, *names: str) -> dict[str, np.ndarray]:
+        """Return the arrays with these names, or all."""
         try:
             # numpy would leak a file that it opened itself and could not read
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-                return {name: stored[name] for name in stored.files}
+                return {name: stored[name] for name in names or stored.files}
         except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
             raise CheckpointError(
                 f"{path} is damaged or missing ({error}): delete {self.path}, and only this unit "

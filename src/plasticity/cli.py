@@ -14,7 +14,7 @@ import json
 import pkgutil
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -26,6 +26,7 @@ from plasticity import (
     experiments,
     fingerprint,
     probed_agent,
+    progress,
     reproduction,
     results,
 )
@@ -128,7 +129,7 @@ def _cost(module: Any, config: Any, found: dict[str, results.Run]) -> str:
             seconds = run.provenance["compute_seconds"] * work / _flops(module, recorded)
             kind = "measured" if recorded == config else f"estimated from {label}"
             cores = "core-" if run.provenance["device"]["platform"] == "cpu" else ""
-            return f"{_duration(seconds)} of {cores}time ({kind})"
+            return f"{progress.duration(seconds)} of {cores}time ({kind})"
     return f"{work:.1e} floating-point operations"
 
 
@@ -145,45 +146,40 @@ def _record(module: ModuleType, profile: str, found: dict[str, results.Run]) -> 
     return f"recorded {provenance['finished'][:10]} on {provenance['device']['kind']}{age}"
 
 
-def _duration(seconds: float) -> str:
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min" if minutes else "< 1 min"
-
-
 def _status(options: argparse.Namespace) -> None:
-    found = False
-    for header in sorted(results.root().glob("*/*/*/header.json")):
-        found = True
-        print(_progress(header.parent))
-    for name in experiment_names():
+    if options.name is not None:
+        experiment(options.name)  # names them if it is none
+    which = (options.name, options.profile)
+    if options.watch:
+        progress.watch(
+            partial(_unfinished, *which),
+            lambda: any(map(checkpoints.is_locked, progress.unfinished(*which))),
+        )
+    told = list(filter(None, [_unfinished(*which, progress.screen()[0])]))
+    for name in [options.name] if options.name else experiment_names():
         for run in results.recorded(name):
-            found = True
-            seconds = run.provenance["compute_seconds"]
-            print(
-                f"{name} {run.label}: finished {run.provenance['finished']}, {_duration(seconds)}"
-            )
-    if not found:
-        print(f"nothing in {results.root()}: `plasticity list` shows what can be run")
+            if progress.has_label(run.label, options.profile):
+                seconds = progress.duration(run.provenance["compute_seconds"])
+                told.append(f"{name} {run.label}: finished {run.provenance['finished']}, {seconds}")
+    what = " of ".join(filter(None, ("nothing", " ".join(filter(None, which)))))
+    print("\n".join(told) or f"{what} in {results.root()}: `plasticity list` shows what can be run")
 
 
-def _progress(work: Path) -> str:
-    """Write how far an unfinished run is and how long it will take from here."""
-    name, label = work.parent.parent.name, work.parent.name
-    header, module = checkpoints.read_header(work), experiment(name)
-    config = configuration.from_dict(module.Config, header["config"])
-    total = done = 0
-    seconds = left = 0.0
-    for unit in driver.units(module, config, header["execution"]["batched"]):
-        arm = type(config)(**{**vars(config), **module.arms(config)[unit.arm]})
-        folder = checkpoints.UnitFolder(work, *unit)
-        share = folder.chunks_done() / module.chunks(arm)
-        total, done = total + module.chunks(arm), done + folder.chunks_done()
-        seconds, left = seconds + folder.seconds(), left + module.flops(arm) * (1 - share)
-    state = "running" if checkpoints.is_locked(work) else "stopped; the same command resumes it"
-    flops = _flops(module, config) - left
-    rest = f", {_duration(seconds * left / flops)} of compute left" if flops else ""
-    what = "being reproduced, " if work.name == "reproducing" else ""
-    return f"{name} {label}: {what}{done} of {total} chunks{rest}; {state}"
+def _unfinished(name: str | None, label: str | None, width: int, height: int | None = None) -> str:
+    """Write a line for each unfinished run, and with a ``name`` a table of its arms."""
+    texts = []
+    for work in progress.unfinished(name, label):
+        module = experiment(work.parent.parent.name)
+        try:
+            arms = progress.arms(module, work)
+            texts.append(progress.line(module, work, arms))
+        except (FileNotFoundError, checkpoints.CheckpointError):
+            if not checkpoints.is_locked(work) and work.exists():
+                raise
+            continue  # it has finished a moment ago, and is being tidied away
+        if name is not None:
+            texts.append(progress.table(arms, width, height))
+    return "\n".join(texts)
 
 
 def _notebook(options: argparse.Namespace) -> None:
@@ -258,6 +254,11 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("list", help="experiments, profiles, cost, what is recorded")
     command.set_defaults(command=_list)
     command = commands.add_parser("status", help="progress of running and finished runs")
+    command.add_argument("name", nargs="?", help="an experiment, with a table of its arms")
+    command.add_argument("--profile", help="laptop, gpu or paper, or the name of the run's folder")
+    command.add_argument(
+        "--watch", action="store_true", help="print it anew until nothing is running"
+    )
     command.set_defaults(command=_status)
 
     command = commands.add_parser("run", help="run an experiment, or resume it")

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from types import ModuleType
@@ -112,7 +112,8 @@ def run(
     Raises:
         checkpoints.CheckpointError: the folder is in use, damaged, or holds another unfinished run.
         results.ResultsError: something cannot be written. Free space and call again: it resumes.
-        UnitsFailed: some units failed, with the reason of each. Call again to retry just them.
+        UnitsFailed: some units failed, with the reason of each, which is told at once too. Call
+            again to retry just them.
     """
     module = cast(Experiment, experiment)
     name = experiment.__name__.rpartition(".")[2]
@@ -216,8 +217,11 @@ def measured(
 
 
 def _discard(work: Path) -> None:
-    """Empty the work folder but for its lock, which is held."""
-    for path in work.iterdir():
+    """Empty the work folder but for its lock, which is held.
+
+    The header goes last: without one, units that a kill had left would pass for those of any run.
+    """
+    for path in sorted(work.iterdir(), key=lambda path: path.name == "header.json"):
         if path.is_dir():
             shutil.rmtree(path)
         elif path.name != "lock":
@@ -248,23 +252,34 @@ def advance_unit(
     module: Experiment, config: Any, unit: Unit, work: Path, checkpoint_seconds: float
 ) -> Iterator[int]:
     """Run or resume one unit; yield the chunks done so far, first those found, then one by one."""
-    arm_config = _arm_config(module, config, unit.arm)
-    folder, total = checkpoints.UnitFolder(work, *unit), module.chunks(arm_config)
+    folder = checkpoints.UnitFolder(work, *unit)
     done = folder.chunks_done()
     yield done
-    if done == total:
-        return
+    if done < module.chunks(arm_config(module, config, unit.arm)):
+        with folder.begun():
+            yield from _advance(module, config, unit, folder, checkpoint_seconds)
+
+
+def _advance(
+    module: Experiment,
+    config: Any,
+    unit: Unit,
+    folder: checkpoints.UnitFolder,
+    checkpoint_seconds: float,
+) -> Iterator[int]:
+    changed = arm_config(module, config, unit.arm)
+    done, total = folder.chunks_done(), module.chunks(changed)
     world, _ = load(cast(ModuleType, module), config)
     start, advance = _compiled(cast(ModuleType, module), batched=len(unit.seeds) > 1)
     keys = [jax.random.key(seed) for seed in unit.seeds]
-    state = start(arm_config, world, jnp.stack(keys) if len(keys) > 1 else keys[0])
+    state = start(changed, world, jnp.stack(keys) if len(keys) > 1 else keys[0])
     if done:
         state = folder.restore(state)
     pending: list[dict[str, Any]] = []
     # Time on the core, not on the clock: what else the machine does should not count as cost.
     since, spent = time.monotonic(), time.process_time()
     while done < total:
-        state, record = advance(arm_config, world, state)
+        state, record = advance(changed, world, state)
         pending.append(jax.device_get(record))
         done += 1
         if time.monotonic() - since >= checkpoint_seconds or done == total:
@@ -303,13 +318,14 @@ def _over_seeds(function: Callable[..., Any]) -> Callable[..., Any]:
     return batched
 
 
-def _arm_config(module: Experiment, config: Any, arm: str) -> Any:
+def arm_config(module: Experiment, config: Any, arm: str) -> Any:
+    """Return the configuration of one arm."""
     return dataclasses.replace(config, **module.arms(config)[arm])
 
 
 def _bar(module: Experiment, config: Any, parts: list[Unit]) -> tqdm[Any]:
     """Return a progress bar that counts chunks over all units, with the time left."""
-    total = sum(module.chunks(_arm_config(module, config, unit.arm)) for unit in parts)
+    total = sum(module.chunks(arm_config(module, config, unit.arm)) for unit in parts)
     terminal = sys.stderr.isatty()
     return tqdm(
         total=total, unit="chunk", mininterval=0.2 if terminal else 10.0, dynamic_ncols=terminal
@@ -332,8 +348,16 @@ def _run_here(
             except results.ResultsError:  # the next unit would find the disk as full
                 raise
             except Exception as error:
-                failed[unit] = f"{type(error).__name__}: {error}"
+                _note(failed, unit, work, f"{type(error).__name__}: {error}")
     return failed
+
+
+def _note(failed: dict[Unit, str], unit: Unit, work: Path, reason: str) -> None:
+    """Note why a unit failed: here, on the screen, and in its folder for whoever looks later."""
+    failed[unit] = reason
+    tqdm.write(f"failed: {unit.arm} {unit.seeds}: {reason}", file=sys.stderr)
+    with suppress(results.ResultsError):  # a full disk may be what it failed of
+        checkpoints.UnitFolder(work, *unit).fail(reason)
 
 
 def _run_in_workers(
@@ -355,13 +379,14 @@ def _run_in_workers(
         "checkpoint_seconds": checkpoint_seconds,
     }
     failed: dict[Unit, str] = {}
+    stopping = threading.Event()
     processes: list[subprocess.Popen[str]] = []
     with _bar(cast(Experiment, experiment), config, parts) as bar:
         threads = []
         for core in cores:
             process = _spawn(job | {"core": core}, work, lock)
             processes.append(process)
-            arguments = (process, waiting, bar, failed)
+            arguments = (process, waiting, bar, failed, work, stopping)
             threads.append(threading.Thread(target=_serve, args=arguments, daemon=True))
             threads[-1].start()
         try:
@@ -369,12 +394,13 @@ def _run_in_workers(
                 while thread.is_alive():  # join in slices, so that Ctrl-C is heard
                     thread.join(0.2)
         finally:
+            stopping.set()
             for process in processes:
                 process.kill()
             for thread in threads:  # each sees its worker's end, and closes the pipes
                 thread.join()
     while unit := waiting.take(None):  # only if every worker died
-        failed[unit] = "no worker left to run it"
+        _note(failed, unit, work, "no worker left to run it")
     return failed
 
 
@@ -429,14 +455,18 @@ def _serve(
     waiting: Waiting,
     bar: tqdm[Any],
     failed: dict[Unit, str],
+    work: Path,
+    stopping: threading.Event,
 ) -> None:
-    """Hand units to one worker until none is left; note the reason of each that fails."""
+    """Hand units to one worker until none is left; note the reason of each that fails.
+
+    A worker that this process killed because it is ``stopping`` has failed at nothing.
+    """
     with process:
         assert process.stdin is not None and process.stdout is not None
         arm = None
         while unit := waiting.take(arm):
             arm, last = unit.arm, 0
-            failed[unit] = "its worker died (out of memory?); see its log in the work folder"
             try:
                 process.stdin.write(json.dumps(unit) + "\n")
                 process.stdin.flush()
@@ -445,8 +475,9 @@ def _serve(
                     bar.update(message["done"] - last)
                     last = message["done"]
             except (BrokenPipeError, StopIteration):
+                if not stopping.is_set():
+                    reason = "its worker died (out of memory?); see its log in the work folder"
+                    _note(failed, unit, work, reason)
                 return
             if message["failed"]:
-                failed[unit] = message["failed"]
-            else:
-                del failed[unit]
+                _note(failed, unit, work, message["failed"])
