@@ -201,6 +201,21 @@ def test_an_unfinished_run_of_another_configuration_or_code_is_not_resumed(
         run_here(dataclasses.replace(toy.Config(), scale=4.0))
 
 
+def test_a_kill_while_a_run_is_discarded_leaves_its_header(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left of its units must not pass for another run's."""
+    work = interrupt(toy.Config(), runs, 3)
+
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("plasticity.driver.shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_here(toy.Config(), fresh=True)
+    assert (work / "header.json").exists() and (work / "narrow").exists()
+
+
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "exchange"])
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_serves(
     runs: Path, damage: str
