@@ -210,7 +210,9 @@ def detectable_difference(
 
     def lacking(noncentrality: float) -> float:
         upper = stats.nct.sf(critical, freedom, noncentrality)
-        return float(upper + stats.nct.cdf(-critical, freedom, noncentrality) - power)
+        # SciPy gives NaN for the other tail where that is below 1e-12.
+        lower = np.nan_to_num(stats.nct.cdf(-critical, freedom, noncentrality))
+        return float(upper + lower - power)
 
     far = optimize.brentq(lacking, 0.0, 10.0 * critical)
     return float(far * stats.sem(sample))
