@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from plasticity import classification_mdp, configuration, dqn, mdp_agent, networks, optimizers
+from plasticity import classification_mdp, configuration, dqn, mdp_agent, networks
 from plasticity.classification_mdp import MDP, VARIANTS, Variant
 from plasticity.experiments.interventions import INTERVENTIONS
 from plasticity.mdp_agent import AgentConfig
