@@ -24,6 +24,7 @@ TINY = AgentConfig(
     vit_feed_forward=8, vit_heads=2, bins=5, value_low=-2.0, value_high=2.0, warmup=8,
     capacity=20, batch_size=4, target_period=2,
 )  # fmt: skip
+CNN = replace(TINY, architecture="cnn")
 KEY = jax.random.key(0)
 SIDE = 6  # of the images, in pixels
 
@@ -197,6 +198,39 @@ def test_dropout_is_for_learning_alone() -> None:
     again = params | {"dropout": jax.tree.map(lambda counter: counter + 1, params["dropout"])}
     assert not np.allclose(found.outputs(again, x), outputs, atol=1e-3)
     np.testing.assert_array_equal(found.values(again, x), values)
+
+
+@pytest.mark.parametrize(
+    ("config", "shape", "positions"),
+    [
+        (TINY, (28, 28, 1), {}),
+        (replace(TINY, dataset="cifar10_train"), (32, 32, 3), {}),
+        (CNN, (28, 28, 1), {"Conv_0": 14**2, "Conv_1": 7**2}),
+        (replace(CNN, dataset="cifar10_train"), (32, 32, 3), {"Conv_0": 16**2, "Conv_1": 8**2}),
+        (replace(CNN, stride=1), (28, 28, 1), {"Conv_0": 28**2, "Conv_1": 28**2}),
+    ],
+)
+def test_a_multiplication_is_an_entry_of_a_kernel_at_a_position(
+    config: AgentConfig, shape: tuple[int, int, int], positions: dict[str, int]
+) -> None:
+    params = jax.eval_shape(lambda: mdp_agent.initialise(config, shape, KEY))
+    expected = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        layer, kind = (step.key for step in path[-2:])
+        expected += leaf.size * positions.get(layer, 1) if kind == "kernel" else 0
+    assert mdp_agent.multiplications(config) == expected
+
+
+@pytest.mark.parametrize(
+    ("architecture", "least"),
+    [("resnet", 9 * 28**2 * (1 * 4 + 4 * 4 * 4)), ("vit", 100 * (9 * 8 + 4 * 8 * 8 + 2 * 8 * 8))],
+)
+def test_the_work_of_other_networks_is_at_least_that_of_their_largest_products(
+    architecture: mdp_agent.Architecture, least: int
+) -> None:
+    """Of a ResNet the stem and the first stage, of a ViT all layers on its hundred patches."""
+    found = mdp_agent.multiplications(replace(TINY, architecture=architecture))
+    assert least < found < 4 * least
 
 
 # Every architecture with every intervention and both outputs.
