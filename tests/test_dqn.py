@@ -86,6 +86,15 @@ def bits(tree: Any) -> list[bytes]:
 # Training.
 
 
+def dim(params: Any) -> Any:
+    return params | {"w": params["w"] * jnp.array([0.5, 1.0] * 4)[None]}
+
+
+def dimmed(params: Any, x: jax.Array) -> jax.Array:
+    """The network as the loss sees it, where that differs."""
+    return apply(dim(params), x)
+
+
 class Loop:
     """The agent of §5.1 and A.2, slowly: lists, one network evaluation wherever one is needed."""
 
@@ -103,6 +112,10 @@ class Loop:
         self.gradient = jax.jit(jax.value_and_grad(self.loss))
         self.evaluate = jax.jit(self.values)
 
+    def learned(self, params: Any) -> Any:
+        """What the loss sees in place of the parameters."""
+        return dim(params) if self.agent.learning else params
+
     def outputs(self, params: Any, x: jax.Array) -> jax.Array:
         found = apply(params, x)
         return found.reshape(len(x), 10, -1) if self.agent.support else found
@@ -116,7 +129,7 @@ class Loop:
 
     def loss(self, params: Any, x: jax.Array, actions: jax.Array, goals: jax.Array) -> jax.Array:
         """Of scalar goals (batch,), or of distributions (batch, bins)."""
-        found = self.outputs(params, x)[jnp.arange(len(x)), actions]
+        found = self.outputs(self.learned(params), x)[jnp.arange(len(x)), actions]
         if self.agent.support:
             found = found - jnp.log(jnp.sum(jnp.exp(found), -1, keepdims=True))
             return jnp.mean(-jnp.sum(goals * found, -1))
@@ -159,7 +172,8 @@ class Loop:
         """Of the values, squared; for regression that is the loss."""
         if not self.agent.support:
             return loss
-        values = np.asarray(self.evaluate(params, images))[np.arange(len(actions)), actions]
+        values = np.asarray(self.evaluate(self.learned(params), images))
+        values = values[np.arange(len(actions)), actions]
         return float(np.mean((values - np.asarray(goals) @ np.array(self.agent.support)) ** 2))
 
     def problem(self, batch: list[Any]) -> tuple[jax.Array, np.ndarray, jax.Array]:
@@ -206,6 +220,8 @@ class Loop:
         ({"double": True}, [16]),
         ({"support": SUPPORT}, [16]),
         ({"double": True, "support": SUPPORT, "target_period": 10}, [6, 6, 6, 6]),
+        ({"double": True, "learning": dimmed}, [16]),
+        ({"learning": dimmed, "support": SUPPORT}, [16]),
     ],
     ids=str,
 )
@@ -367,6 +383,29 @@ def test_an_event_that_does_nothing_changes_nothing(mdp: MDP, begun: State) -> N
     without, _ = train(AGENT, mdp, IMAGES, begun, 16)
     idle, _ = train(AGENT, mdp, IMAGES, begun, 16, event=lambda key, state: state)
     assert bits(idle.params) == bits(without.params)
+
+
+def test_training_that_ends_at_a_target_update_ends_before_the_event(
+    mdp: MDP, begun: State
+) -> None:
+    """The next training begins with it, with the key that was kept for it."""
+
+    def event(key: jax.Array, state: State) -> State:
+        noise = jax.random.normal(key, state.params["c"].shape)
+        return state._replace(params=state.params | {"c": state.params["c"] + noise})
+
+    without, _ = train(AGENT, mdp, IMAGES, begun, 8)
+    before, _ = train(AGENT, mdp, IMAGES, begun, 8, event=event)
+    assert bits(before) == bits(without)
+    after, _ = train(AGENT, mdp, IMAGES, before, 8, event=event)
+    by_hand, _ = train(AGENT, mdp, IMAGES, event(before.event_key, before), 8)
+    for ours, theirs in zip(after[:3], by_hand[:3], strict=True):
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6), ours, theirs)
+    assert bits(after.key) == bits(by_hand.key)
+    plain, _ = train(AGENT, mdp, IMAGES, without, 8)
+    assert np.abs(after.params["c"] - plain.params["c"]).max() > 0.1
+    whole, _ = train(AGENT, mdp, IMAGES, begun, 16, event=event)
+    assert bits(whole) == bits(after)
 
 
 # What it learns.

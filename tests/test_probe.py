@@ -31,7 +31,7 @@ compiled = partial(
         "xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True
     },
 )  # fmt: skip
-static = ("apply", "optimizer", "steps", "batch_size")
+static = ("apply", "learning", "optimizer", "steps", "batch_size")
 fit = compiled(probe.fit, static_argnames=static)
 
 
@@ -324,6 +324,24 @@ def test_a_fit_of_one_input_shrinks_its_error_by_a_constant_factor() -> None:
     np.testing.assert_allclose(found.noise, [curve.std()], rtol=1e-4)
 
 
+def test_what_is_learned_with_is_the_networks_form_for_learning() -> None:
+    """Half of f = w x is what the loss sees: its error is multiplied by 1 - η x² / 2 at each step.
+
+    The target is shifted by the prediction of f itself, and f itself is what is measured at the
+    end.
+    """
+    x, rate, target, w = 0.5, 0.8, 0.8, 7.0
+    found = fit(
+        lambda w, x: w * x[:, 0], jnp.float32(w), np.full((1, 1), x, np.float32),
+        jnp.array([target]), optax.sgd(rate), KEY, learning=lambda w, x: w * x[:, 0] / 2, steps=50,
+        batch_size=3,
+    )  # fmt: skip
+    goal = target + w * x
+    errors = (w * x / 2 - goal) * (1 - rate * x**2 / 2) ** np.arange(51)
+    np.testing.assert_allclose(found.curve, [np.mean(errors[:50] ** 2)], rtol=1e-4)
+    np.testing.assert_allclose(found.loss, (2 * (errors[50] + goal) - goal) ** 2, rtol=1e-4)
+
+
 def test_targets_are_shifted_by_the_mean_prediction() -> None:
     found = fit(linear, LINE, INPUTS, GOAL, optax.sgd(0.0), KEY, steps=50, batch_size=8)
     predicted = np.asarray(linear(LINE, INPUTS), np.float64)
@@ -431,6 +449,19 @@ def test_equal_keys_give_equal_bits_and_other_keys_other_ones(
     assert [part.tobytes() for part in first] == [part.tobytes() for part in again]
     assert not np.isin(first.loss, other.loss).any()
     assert not np.isin(first.baseline, other.baseline).any()
+
+
+def test_a_probe_takes_the_networks_form_for_learning(params: Any) -> None:
+    """A loss that passes no gradient leaves the network as it was."""
+
+    def blind(params: Any, x: jax.Array) -> jax.Array:
+        return apply(jax.lax.stop_gradient(params), x)
+
+    sizes: dict[str, Any] = {"n_targets": 1, "steps": 50, "batch_size": 8}
+    found = probe.measure(apply, init, params, INPUTS, SGD, KEY, learning=blind, **sizes)
+    still = probe.measure(apply, init, params, INPUTS, optax.sgd(0.0), KEY, **sizes)
+    np.testing.assert_allclose(found.loss, still.loss, rtol=50 * EPS)
+    np.testing.assert_allclose(found.curve, still.curve, rtol=50 * EPS)
 
 
 def test_a_carried_state_is_used(measure: Callable[..., Result], params: Any) -> None:

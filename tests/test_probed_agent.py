@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 
 from plasticity import (
@@ -31,6 +32,10 @@ TINY = Config(
     keep_parameters=True, sharpness_every=10, sharpness_order=3, proxy_examples=60,
 )  # fmt: skip
 CNN = replace(TINY, architecture="cnn", channels=2, cnn_width=4, probes=1)
+TWO_HOT = replace(
+    TINY, encoding="two_hot", bins=5, value_low=-2.0, value_high=2.0, event="reset_last_layer",
+    probe_every=10, target_period=10,
+)  # fmt: skip
 KEY = jax.random.key(0)
 
 # Most of the time here goes into compiling, which need not be thorough.
@@ -47,8 +52,8 @@ sharpness = compiled(probed_agent.sharpness, static_argnums=0)
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    """Sixty digits, and the targets of both networks."""
-    return probed_agent.load([TINY, CNN])[0]
+    """Sixty digits, and the targets of all networks."""
+    return probed_agent.load([TINY, CNN, TWO_HOT])[0]
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +148,106 @@ def test_a_cnn_runs_through_the_same_steps(world: World) -> None:
     assert np.isfinite(record["probe_loss"]) and record["diverged"] == 0
     assert record["params/params/Conv_0/kernel"].shape == (5, 5, 1, 2)
     check_landscape(CNN, world, state, record)
+
+
+def test_a_two_hot_agent_is_probed_on_its_values(world: World) -> None:
+    """And before the event that falls on the same step."""
+    state, found = start(TWO_HOT, world, KEY), []
+    for _ in range(probed_agent.chunks(TWO_HOT)):
+        before = state
+        state, record = advance(TWO_HOT, world, state)
+        found.append(jax.device_get(record))
+    assert world.targets[mdp_agent.network_key(TWO_HOT)].shape == (2, 60, 10)
+    for record in found[1:]:
+        for name, value in record.items():
+            assert np.isfinite(value).all(), name
+        assert record["loss"].shape == (2,) and record["diverged"] == 0
+    images = world.images[mdp_agent.image_key(TWO_HOT)]
+    values = mdp_agent.agent(TWO_HOT).values(state.agent.params, images)
+    assert np.abs(values).max() <= 2.0 and values.shape == (60, 10)
+    np.testing.assert_allclose(record["mean_value"], values.max(axis=1).mean(), rtol=1e-4)
+    (_, xi), _ = probed_agent.proxy_batch(TWO_HOT, images, state.proxy_key)
+    assert xi.shape == (60, 50)  # of logits, which are what the loss is made of
+    check_landscape(TWO_HOT, world, state, record)
+    # What was measured is what was trained: no layer is fresh at the end of a period.
+    assert int(state.agent.steps) == 20
+    happening = mdp_agent.event(TWO_HOT, images.shape[1:])
+    assert happening is not None
+    reset = happening(before.agent.event_key, before.agent)
+    trained, _ = compiled(dqn.train, static_argnums=(0, 4))(
+        mdp_agent.agent(TWO_HOT), state.mdp, images, reset, 10
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), trained.params, state.agent.params
+    )
+    kept = {
+        name.removeprefix("params/"): np.stack([record[name] for record in found])
+        for name in found[0]
+        if name.startswith("params/")
+    }
+    again = probed_agent.reprobe(TWO_HOT, world, kept, seed=0)
+    np.testing.assert_allclose(again["loss"], [record["loss"] for record in found], rtol=1e-3)
+
+
+@pytest.mark.parametrize("encoding", ["regression", "two_hot"])
+def test_a_probe_is_fitted_with_dropout_if_the_agent_is(
+    encoding: mdp_agent.Encoding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(
+        TWO_HOT, architecture="vit", encoding=encoding, vit_width=8, vit_feed_forward=8,
+        vit_heads=2,
+    )  # fmt: skip
+    given: dict[str, Any] = {}
+
+    def note(*arguments: Any, **named: Any) -> probe.Fits:
+        given.update(named, apply=arguments[0])
+        return probe.Fits(jnp.zeros(1), jnp.zeros((1, 2)), jnp.zeros((1, 2)))
+
+    monkeypatch.setattr(probe, "fit_all", note)
+    x = jnp.ones((2, 6, 6, 1))
+    world = World(
+        {mdp_agent.image_key(config): x}, {}, {mdp_agent.network_key(config): jnp.zeros((1, 2, 10))}
+    )
+    params = compiled(lambda key: mdp_agent.initialise(config, (6, 6, 1), key))(KEY)
+    agent = dqn.State(params, *[None] * 7)  # type: ignore[arg-type]
+    record = getattr(probed_agent.probe_record, "__wrapped__", probed_agent.probe_record)
+    record(config, world, agent, KEY)
+    learner = mdp_agent.agent(config)
+    dropped = mdp_agent.network(config, learning=True).apply(params, x)
+    expected = learner.read(dropped.output)  # type: ignore[union-attr]
+    found = given["learning"](params, x)
+    assert found.shape == (2, 10)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert not np.allclose(given["apply"](params, x), expected, atol=1e-3)
+    record(TINY, World({mdp_agent.image_key(TINY): x}, {}, {mdp_agent.network_key(TINY): x}),
+           agent, KEY)  # fmt: skip
+    assert given["learning"] is None
+
+
+def test_rows_at_the_end_are_of_the_last_probe_and_what_was_lost() -> None:
+    def record(losses: list[float], diverged: float) -> dict[str, Any]:
+        size = len(losses)
+        arrays = {name: np.ones((size, 2)) for name in probed_agent.ARRAYS}
+        ends = np.array([0.0] * (size - 1) + [diverged])
+        return arrays | {"probe_loss": np.array(losses), "diverged": ends}
+
+    records = {
+        ("b", 1): record([0.1, 0.9, 0.4], 0.0), ("b", 0): record([0.2, 0.1, 0.1], 0.0),
+        ("a", 0): record([0.1, 0.2, np.nan], 1.0),
+    }  # fmt: skip
+    arms: dict[str, dict[str, Any]] = {"b": {}, "a": {"optimizer": "sgd"}}
+    table, _ = probed_agent.tidy(TINY, arms, ["optimizer"], records)
+    found = probed_agent.at_end(table, ["arm", "optimizer", "seed"])
+    assert list(zip(found.arm, found.seed, strict=True)) == [("b", 1), ("b", 0), ("a", 0)]
+    assert list(found.optimizer) == ["adam", "adam", "sgd"] and set(found.step) == {40}
+    np.testing.assert_allclose(found.probe_loss, [0.4, 0.1, np.nan], rtol=1e-6)
+    np.testing.assert_allclose(found.initial_loss, [0.1, 0.2, 0.1], rtol=1e-6)
+    np.testing.assert_allclose(found.plasticity_loss, [0.3, -0.1, np.nan], rtol=1e-6)
+    assert list(found.diverged) == [0, 0, 1]
+    shuffled = table.sample(frac=1, random_state=0)  # probes in any order
+    again = probed_agent.at_end(shuffled, ["arm", "optimizer", "seed"]).set_index(["arm", "seed"])
+    expected = found.set_index(["arm", "seed"])
+    pd.testing.assert_frame_equal(again.loc[expected.index], expected)
 
 
 def test_a_diverged_agent_is_flagged_and_goes_on(world: World) -> None:
@@ -401,24 +506,3 @@ def test_work_is_counted_in_proportion() -> None:
         replace(TINY, probes=0)
     )
     assert probed_agent.flops(CNN) > 0
-
-
-@pytest.mark.parametrize(
-    ("config", "shape", "positions"),
-    [
-        (TINY, (28, 28, 1), {}),
-        (replace(TINY, dataset="cifar10_train"), (32, 32, 3), {}),
-        (CNN, (28, 28, 1), {"Conv_0": 14**2, "Conv_1": 7**2}),
-        (replace(CNN, dataset="cifar10_train"), (32, 32, 3), {"Conv_0": 16**2, "Conv_1": 8**2}),
-        (replace(CNN, stride=1), (28, 28, 1), {"Conv_0": 28**2, "Conv_1": 28**2}),
-    ],
-)
-def test_a_multiplication_is_an_entry_of_a_kernel_at_a_position(
-    config: Config, shape: tuple[int, int, int], positions: dict[str, int]
-) -> None:
-    params = jax.eval_shape(lambda: mdp_agent.initialise(config, shape, KEY))
-    expected = 0
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        layer, kind = (step.key for step in path[-2:])
-        expected += leaf.size * positions.get(layer, 1) if kind == "kernel" else 0
-    assert mdp_agent.multiplications(config) == expected

@@ -6,11 +6,19 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from plasticity.statistics import Interval, bootstrap_interval, mean_interval, paired_difference
+from plasticity.statistics import (
+    Interval,
+    bootstrap_interval,
+    detectable_difference,
+    mean_interval,
+    paired_difference,
+    resampled,
+    spearman_interval,
+)
 
 
 def test_mean_interval_is_students_t() -> None:
@@ -46,6 +54,7 @@ def test_what_cannot_be_averaged_is_refused(values: list[float]) -> None:
         mean_interval(values)
 
 
+@settings(deadline=None)  # a busy machine takes its time
 @given(
     noise=st.lists(st.floats(-1, 1), min_size=3, max_size=8),
     shift=st.floats(-5, 5),
@@ -82,3 +91,118 @@ def test_mapping_an_interval_maps_its_ends() -> None:
 )
 def test_an_interval_writes_itself(interval: Interval, text: str) -> None:
     assert str(interval) == text
+
+
+# Correlations.
+
+
+def test_spearman_is_scipys_with_ties_too() -> None:
+    rng = np.random.default_rng(0)
+    x = np.repeat([16.0, 32.0, 64.0, 128.0], 5)
+    y = (rng.normal(size=20) - np.log(x)).round(1)
+    found = spearman_interval(x, y, x)
+    np.testing.assert_allclose(found.estimate, stats.spearmanr(x, y).statistic, rtol=1e-12)
+    assert found.low < found.estimate < found.high < 0
+    assert found.n == 20
+
+
+def test_spearman_knows_nothing_but_order() -> None:
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(2, 12))
+    found = spearman_interval(x, y)
+    assert spearman_interval(np.exp(x), 3 * y - 1) == found
+    assert spearman_interval(y, x) == found
+    turned = spearman_interval(-x, y, resamples=2_000)
+    np.testing.assert_allclose(turned.estimate, -found.estimate, rtol=1e-12)
+    np.testing.assert_allclose(turned[1:3], (-found.high, -found.low), atol=0.05)
+    assert spearman_interval(x, y, seed=1) != found == spearman_interval(x, y)
+    assert spearman_interval(x, np.exp(x))[:3] == (1.0, 1.0, 1.0)
+
+
+def test_groups_are_drawn_from_one_by_one() -> None:
+    """Where every group has a value of its own, nothing can come out but what there is."""
+    x, groups = np.repeat([1.0, 2.0, 3.0], 2), ["a", "a", "b", "b", "c", "c"]
+    assert spearman_interval(x, [5.0, 5.0, 9.0, 9.0, 4.0, 4.0], groups)[:3] == (-0.5, -0.5, -0.5)
+    free = spearman_interval(x, [5.0, 5.0, 9.0, 9.0, 4.0, 4.0])
+    assert free.low < -0.5 < free.high
+
+
+@pytest.mark.parametrize("y", [[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
+def test_a_constant_has_no_correlation(y: list[float]) -> None:
+    estimate, low, high, n = spearman_interval([1.0, 2.0, 3.0], y)
+    assert math.isnan(estimate) and (low, high, n) == (-math.inf, math.inf, 3)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        ([1.0, 2.0], [1.0, 2.0, 3.0], "2 values cannot be correlated with 3"),
+        ([1.0, math.nan], [1.0, 2.0], "1 of 2 values are not finite"),
+        ([], [], "expected one value a seed"),
+    ],
+)
+def test_what_cannot_be_correlated_is_refused(x: list[float], y: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        spearman_interval(x, y)
+
+
+def test_resamples_stay_inside_their_groups_and_take_each_member_as_often() -> None:
+    codes = np.array([2, 0, 2, 1, 0, 2])
+    chosen = resampled(codes, 3_000, np.random.default_rng(0))
+    assert chosen.shape == (3_000, 6)
+    assert (codes[chosen] == codes[None]).all()
+    assert (chosen[:, 3] == 3).all()  # alone in its group
+    for place in (0, 2, 5):  # four deviations of a share of a third
+        shares = [np.mean(chosen[:, place] == member) for member in (0, 2, 5)]
+        np.testing.assert_allclose(shares, 1 / 3, atol=4 * math.sqrt(2 / 9 / 3_000))
+    assert len(np.unique(chosen, axis=0)) > 50  # of 27 · 4
+
+
+# Power.
+
+
+@pytest.mark.parametrize(("n", "power"), [(2, 0.8), (5, 0.8), (5, 0.95), (20, 0.5)])
+def test_a_detectable_difference_is_detected_with_the_power_asked_for(n: int, power: float) -> None:
+    """By t tests of made-up samples whose deviation is that of the differences, 0.3."""
+    pilot = stats.zscore(np.arange(float(n)), ddof=1) * 0.3
+    shift = detectable_difference(pilot, power)
+    samples = np.random.default_rng(0).normal(shift, 0.3, size=(20_000, n))
+    found = np.mean(stats.ttest_1samp(samples, 0.0, axis=1).pvalue < 0.05)
+    np.testing.assert_allclose(found, power, atol=4 * math.sqrt(power * (1 - power) / 20_000))
+
+
+def test_a_detectable_difference_is_the_textbooks_for_many_seeds() -> None:
+    """With the deviation known it is (z of .975 + z of .8) σ / √n."""
+    pilot = stats.zscore(np.random.default_rng(0).normal(size=10_000), ddof=1)
+    expected = (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) / 100
+    np.testing.assert_allclose(detectable_difference(pilot), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("n", [*range(2, 21), 48, 128])
+def test_a_difference_can_be_detected_with_any_number_of_seeds(n: int) -> None:
+    """It scales with the scatter and not with the mean, and more power needs more of it."""
+    pilot = np.random.default_rng(n).normal(size=n)
+    found = detectable_difference(pilot)
+    np.testing.assert_allclose(detectable_difference(3 * pilot + 7), 3 * found, rtol=1e-6)
+    assert 0 < detectable_difference(pilot, 0.5) < found < detectable_difference(pilot, 0.99)
+    assert found < detectable_difference(pilot, confidence=0.99)
+
+
+def test_equal_differences_show_anything() -> None:
+    assert detectable_difference([0.25, 0.25, 0.25]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("values", "power", "message"),
+    [
+        ([0.1], 0.8, "one difference has no scatter"),
+        ([0.1, 0.2], 0.05, "power = 0.05: must lie between 0.05 and 1"),
+        ([0.1, 0.2], 1.0, r"power = 1.0: must lie between"),
+        ([0.1, math.nan], 0.8, "not finite"),
+    ],
+)
+def test_a_power_that_cannot_be_had_is_refused(
+    values: list[float], power: float, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        detectable_difference(values, power)

@@ -209,8 +209,10 @@ def detectable_difference(
     critical = stats.t.ppf((1 + confidence) / 2, freedom)
 
     def lacking(noncentrality: float) -> float:
-        # To reject on the wrong side is too rare to count.
-        return float(stats.nct.sf(critical, freedom, noncentrality) - power)
+        upper = stats.nct.sf(critical, freedom, noncentrality)
+        # SciPy gives NaN for the other tail where that is below 1e-12.
+        lower = np.nan_to_num(stats.nct.cdf(-critical, freedom, noncentrality))
+        return float(upper + lower - power)
 
     far = 1.0
     while lacking(far) < 0:  # step by step: SciPy's distribution fails far out

@@ -24,7 +24,7 @@ from plasticity import (
     probed_agent,
     statistics,
 )
-from plasticity.claims import Condition, Verdict, decide
+from plasticity.claims import LEDGER, Condition, Verdict, decide
 from plasticity.probed_agent import State, World
 from plasticity.results import Records, Run
 from plasticity.statistics import Interval
@@ -161,14 +161,15 @@ def agents(run: Run) -> pd.DataFrame:
 
     Beside the columns of `probed_agent.at_end` there are ``intervention`` (in a search the learning
     rate), ``log_td_loss``, the logarithm of the largest TD loss of a single batch in all of
-    training, and ``ever_diverged``.
+    training, and ``ever_diverged``: its parameters at any probe, or its probe at the last one.
     """
     table = probed_agent.at_end(run.table, ["arm", *SWEPT, "seed"])
     table["intervention"] = table.arm.str.split("-", n=len(CELL) - 1).str[-1]
     by_agent = run.table.groupby(["arm", "seed", "metric"]).value.max().unstack()
     index = pd.MultiIndex.from_frame(table[["arm", "seed"]])
     table["log_td_loss"] = np.log(by_agent.td_loss_max.reindex(index).to_numpy())
-    table["ever_diverged"] = by_agent.diverged.reindex(index).to_numpy() > 0
+    diverged = by_agent.diverged.reindex(index).to_numpy() > 0
+    table["ever_diverged"] = diverged | ~np.isfinite(table.plasticity_loss)
     return table
 
 
@@ -246,30 +247,44 @@ def contrast(
     wide = table.assign(value=table[metric].where(~table.ever_diverged)).pivot(
         index="seed", columns=["intervention", "encoding", "dataset", "variant"], values="value"
     )
-    wide = wide.sort_index(axis=1)
+    wide = wide.sort_index(axis=1)  # pandas looks up what is sorted without a warning
     difference = (wide[intervention, encoding] - wide[against]).dropna().to_numpy(float)
     return np.asarray(difference.mean(axis=1))
 
 
 def contrasts(run: Run, **which: Any) -> dict[str, Interval]:
-    """Return `contrast` of each architecture with its interval, by architecture.
+    """Return `contrast` of each architecture with its interval; none if the run lacks the arms.
 
-    Nothing is known of arms that the run does not have.
+    Where too many agents diverged for a contrast the interval is infinite.
     """
-    found = {}
-    for name in run.config["architectures"]:
+    config, found = configuration.from_dict(Config, run.config), {}
+    for name in config.architectures:
         try:
             values = contrast(run, name, **which)
         except KeyError:
-            values = np.empty(0)
+            continue
         found[name] = statistics.mean_interval(values) if values.size else statistics.UNKNOWN
     return found
 
 
-def _second(found: Mapping[str, Interval], worst: bool) -> tuple[str, Interval]:
-    """Return the architecture with the second-largest estimate, or with the second-smallest."""
-    ordered = sorted(found.items(), key=lambda item: item[1].estimate, reverse=worst)
-    return ordered[min(1, len(ordered) - 1)]
+def _second(found: Mapping[str, Interval], worst: bool) -> Interval:
+    """Return the second-largest contrast, or the second-smallest.
+
+    It lies between the second of the lower and the second of the upper bounds. An architecture of
+    which nothing is known could be anywhere.
+    """
+
+    def pick(values: list[float]) -> float:
+        known = sorted((x for x in values if not np.isnan(x)), reverse=worst)
+        return known[min(1, len(known) - 1)] if known else np.nan
+
+    estimates, lows, highs, n = (list(column) for column in zip(*found.values(), strict=True))
+    return Interval(pick(estimates), pick(lows), pick(highs), int(min(n)))
+
+
+def _verdict(claim_id: str, *conditions: Condition) -> Verdict:
+    """Return the verdict, "not run" if the run has no arms that could decide."""
+    return decide(claim_id, *conditions) if conditions else Verdict(LEDGER[claim_id], "not run")
 
 
 def judge_two_hot(run: Run) -> Verdict:
@@ -278,17 +293,17 @@ def judge_two_hot(run: Run) -> Verdict:
     So the second worst architecture decides.
     """
     found = contrasts(run, intervention="none", encoding="two_hot")
-    name, measured = _second(found, worst=True)
-    what = f"change, two-hot minus regression, second worst of {len(found)} ({name})"
-    return decide("two-hot-best", Condition(what, measured, "<", 0.0))
+    what = f"change, two-hot minus regression, second worst of {len(found)}"
+    conditions = [Condition(what, _second(found, worst=True), "<", 0.0)] if found else []
+    return _verdict("two-hot-best", *conditions)
 
 
 def judge_shrink_and_perturb(run: Run) -> Verdict:
     """Judge shrink-perturb-worst: contradicted if better than none in two or more architectures."""
     found = contrasts(run, intervention="shrink_and_perturb")
-    name, measured = _second(found, worst=False)
-    what = f"change, shrink and perturb minus none, second best of {len(found)} ({name})"
-    return decide("shrink-perturb-worst", Condition(what, measured, ">", 0.0))
+    what = f"change, shrink and perturb minus none, second best of {len(found)}"
+    conditions = [Condition(what, _second(found, worst=False), ">", 0.0)] if found else []
+    return _verdict("shrink-perturb-worst", *conditions)
 
 
 def judge_categorical(run: Run) -> Verdict:
@@ -296,7 +311,7 @@ def judge_categorical(run: Run) -> Verdict:
     found = contrasts(
         run, intervention="shrink_and_perturb", encoding="two_hot", against=("none", "two_hot")
     )
-    return decide(
+    return _verdict(
         "shrink-perturb-categorical",
         *(
             Condition(f"two-hot, change, shrink and perturb minus none ({name})", value, "<", 0.2)
@@ -311,20 +326,20 @@ def judge_weight_decay(run: Run) -> Verdict:
     That it does *nothing* no interval can show; supported would take it to be worse.
     """
     found = contrasts(run, intervention="weight_decay")
-    name, measured = _second(found, worst=False)
-    what = f"change, weight decay minus none, second best of {len(found)} ({name})"
-    return decide("weight-decay-nothing", Condition(what, measured, ">", 0.0))
+    what = f"change, weight decay minus none, second best of {len(found)}"
+    conditions = [Condition(what, _second(found, worst=False), ">", 0.0)] if found else []
+    return _verdict("weight-decay-nothing", *conditions)
 
 
 def judge_reset(run: Run) -> Verdict:
     """Judge reset-helps: resetting the last layer lowers the change outside of the CNN."""
     found = contrasts(run, intervention="reset_last_layer")
-    return decide(
+    return _verdict(
         "reset-helps",
         *(
             Condition(f"change, reset minus none ({name})", value, "<", 0.0)
             for name, value in found.items()
-            if name != "cnn" or len(found) == 1
+            if name != "cnn"
         ),
     )
 
@@ -332,7 +347,7 @@ def judge_reset(run: Run) -> Verdict:
 def judge_layer_norm(run: Run) -> Verdict:
     """Judge layer-norm-helps: it lowers the change in every architecture."""
     found = contrasts(run, intervention="layer_norm")
-    return decide(
+    return _verdict(
         "layer-norm-helps",
         *(
             Condition(f"change, layer norm minus none ({name})", value, "<", 0.0)
@@ -344,7 +359,7 @@ def judge_layer_norm(run: Run) -> Verdict:
 def judge_task(run: Run) -> Verdict:
     """Judge perturbing-hurts-task: accuracy on the hard (random-label) reward."""
     found = contrasts(run, intervention="shrink_and_perturb", metric="accuracy", variant=hard(run))
-    return decide(
+    return _verdict(
         "perturbing-hurts-task",
         *(
             Condition(f"hard accuracy, shrink and perturb minus none ({name})", value, "<", 0.0)
@@ -373,7 +388,7 @@ def judge_td_loss(run: Run) -> Verdict:
         for what, found in compared.items()
         for name, value in found.items()
     ]
-    return decide("td-loss-stability", *conditions)
+    return _verdict("td-loss-stability", *conditions)
 
 
 def power(run: Run) -> pd.DataFrame:

@@ -6,7 +6,7 @@ probed before and after. A curve is the plasticity lost against width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -152,27 +152,35 @@ def curves(run: Run) -> pd.DataFrame:
 
     Columns: `CURVE`, ``widths``, ``spearman`` (an interval, over all agents of the curve, resampled
     inside widths), ``widest`` (the change there, an interval over seeds), ``initial`` (the loss of
-    fresh networks at the widest), ``slope`` and ``zero`` of `Fit`, ``diverged`` (agents).
+    fresh networks at the widest), ``slope`` and ``zero`` of `Fit`, ``diverged`` (agents). Where
+    these leave no agent, or no two widths for a line, the interval is infinite.
     """
     rows = []
     for names, group in agents(run).groupby(list(CURVE), sort=False):
         whole = group[np.isfinite(group.plasticity_loss)]
         last = whole[whole.width == group.width.max()]
-        fit = fit_line(whole.width.to_numpy(float), whole.plasticity_loss.to_numpy())
+        width, change = whole.width.to_numpy(float), whole.plasticity_loss.to_numpy()
+        fit = Fit(statistics.UNKNOWN, statistics.UNKNOWN)
+        if whole.width.nunique() > 1:
+            fit = fit_line(width, change)
         rows.append(
             {
                 **dict(zip(CURVE, names, strict=True)),
                 "widths": group.width.nunique(),
-                "spearman": statistics.spearman_interval(
-                    whole.width.to_numpy(float), whole.plasticity_loss.to_numpy(), whole.width
-                ),
-                "widest": statistics.mean_interval(last.plasticity_loss),
-                "initial": statistics.mean_interval(last.initial_loss),
+                "spearman": statistics.spearman_interval(width, change, width)
+                if len(whole)
+                else statistics.UNKNOWN,
+                "widest": _mean(last.plasticity_loss),
+                "initial": _mean(last.initial_loss),
                 **fit._asdict(),
                 "diverged": len(group) - len(whole),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _mean(values: pd.Series[float]) -> Interval:
+    return statistics.mean_interval(values) if len(values) else statistics.UNKNOWN
 
 
 def fit_line(width: np.ndarray, change: np.ndarray, resamples: int = 2_000) -> Fit:
@@ -190,7 +198,7 @@ def fit_line(width: np.ndarray, change: np.ndarray, resamples: int = 2_000) -> F
             return slope, np.where(slope < 0, -level / np.where(slope < 0, slope, -1), np.inf)
 
     chosen = statistics.resampled(width, resamples, np.random.default_rng(0))
-    slope, zero = line(x, change)
+    (slope,), (zero,) = line(x[None], change[None])
     slopes, zeros = line(x[chosen], change[chosen])
     low, high = np.quantile(slopes, [0.025, 0.975])
     nearest, farthest = np.quantile(zeros, [0.025, 0.975], method="inverted_cdf")
@@ -215,20 +223,35 @@ def judge_width(run: Run) -> Verdict:
 
     More than `NOT_FALLING` of them do not fall if the next after those that fall least does not.
     The loss is cured if the interval at the widest network reaches zero in every curve, so the
-    curve with the highest interval decides.
+    highest of the curves decides.
     """
     found = main_curves(run)
-    least = sorted(found.spearman, key=lambda interval: interval.estimate, reverse=True)
-    place = min(NOT_FALLING, len(least) - 1)
-    highest = max(found.widest, key=lambda interval: interval.low)
+    place = min(NOT_FALLING, len(found) - 1)
     return decide(
         "width-helps-not-cures",
         Condition(
             f"Spearman of width and change, {_ordinal(place)} of {len(found)} curves",
-            least[place], "<", 0.0,
+            _ranked(found.spearman, place), "<", 0.0,
         ),
-        Condition(f"change at the widest, highest of {len(found)} curves", highest, ">", 0.0),
+        Condition(
+            f"change at the widest, highest of {len(found)} curves",
+            _ranked(found.widest, 0), ">", 0.0,
+        ),
     )  # fmt: skip
+
+
+def _ranked(found: Iterable[Interval], place: int) -> Interval:
+    """Return the highest, second highest, ... of these quantities.
+
+    It lies between the bounds of that rank. What is not known could be anywhere.
+    """
+
+    def pick(values: list[float]) -> float:
+        known = sorted((x for x in values if not np.isnan(x)), reverse=True)
+        return known[min(place, len(known) - 1)] if known else np.nan
+
+    estimates, lows, highs, n = (list(column) for column in zip(*found, strict=True))
+    return Interval(pick(estimates), pick(lows), pick(highs), int(min(n)))
 
 
 def _ordinal(place: int) -> str:

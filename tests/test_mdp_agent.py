@@ -1,0 +1,395 @@
+"""An agent by its settings, and every architecture with every intervention and both outputs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from plasticity import classification_mdp, configuration, dqn, mdp_agent, networks
+from plasticity.classification_mdp import MDP, VARIANTS, Variant
+from plasticity.experiments.interventions import INTERVENTIONS
+from plasticity.mdp_agent import AgentConfig
+
+TINY = AgentConfig(
+    n_images=20, mlp_width=8, cnn_width=8, channels=4, resnet_width=4, vit_width=8,
+    vit_feed_forward=8, vit_heads=2, bins=5, value_low=-2.0, value_high=2.0, warmup=8,
+    capacity=20, batch_size=4, target_period=2,
+)  # fmt: skip
+CNN = replace(TINY, architecture="cnn")
+KEY = jax.random.key(0)
+SIDE = 6  # of the images, in pixels
+
+# Most of the time here goes into compiling, which need not be thorough.
+compiled = partial(
+    jax.jit,
+    compiler_options={
+        "xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True,
+        "xla_cpu_use_fusion_emitters": False,
+    },
+)  # fmt: skip
+
+
+def bits(tree: Any) -> list[bytes]:
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+# Settings.
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vit_heads": 3}, "vit_width = 8: must be a multiple of vit_heads = 3"),
+        ({"architecture": "transformer"}, "architecture"),
+        ({"encoding": "categorical"}, "encoding"),
+        ({"event": "reset"}, "event"),
+        ({"bins": 0}, "bins = 0: must be above 0"),
+        ({"resnet_width": 0}, "resnet_width = 0"),
+        ({"shrink": -0.1}, "shrink = -0.1: must not be below 0"),
+        ({"perturb": -1.0}, "perturb = -1.0: must not be below 0"),
+        ({"weight_decay": -1e-5}, "weight_decay = -1e-05: must not be below 0"),
+        ({"first_seed": -1}, "first_seed = -1: must not be below 0"),
+        ({"epsilon": 2.0}, "epsilon = 2.0"),
+        ({"encoding": "two_hot", "bins": 1}, "two or more ascending values"),
+        ({"encoding": "two_hot", "value_low": 2.0}, "two or more ascending values"),
+    ],
+)
+def test_settings_that_cannot_run_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(configuration.ConfigError, match=message):
+        replace(TINY, **changes)
+
+
+def test_an_output_is_a_value_or_the_bins_of_one() -> None:
+    two_hot = replace(TINY, encoding="two_hot")
+    assert (mdp_agent.n_outputs(TINY), mdp_agent.n_outputs(two_hot)) == (10, 50)
+    assert mdp_agent.support(TINY) == () == mdp_agent.agent(TINY).support
+    assert mdp_agent.support(two_hot) == (-2.0, -1.0, 0.0, 1.0, 2.0)
+    logits = jnp.zeros((3, 50)).at[1, 7].set(50.0)  # all but certain: the second action's third bin
+    found = mdp_agent.agent(two_hot).read(logits.at[2, 49].set(50.0))
+    expected = np.zeros((3, 10))  # with equal logits the middle of the bins
+    expected[2, 9] = 2.0
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_an_output_layer_has_the_outputs_and_a_fresh_two_hot_agent_expects_the_middle() -> None:
+    config = replace(TINY, encoding="two_hot", value_low=-1.0, value_high=3.0)
+    for architecture in ("mlp", "cnn", "resnet", "vit"):
+        chosen = replace(config, architecture=architecture)
+        shapes = jax.eval_shape(lambda chosen=chosen: mdp_agent.initialise(chosen, (6, 6, 3), KEY))
+        found = jax.eval_shape(partial(mdp_agent.forward, chosen), shapes, jnp.zeros((2, 6, 6, 3)))
+        assert found.output.shape == (2, 50)
+    params = mdp_agent.initialise(config, (6, 6, 1), KEY)
+    values = mdp_agent.agent(config).values(params, jnp.zeros((1, 6, 6, 1)))
+    np.testing.assert_allclose(values, np.full((1, 10), 1.0), atol=1e-5)  # of an image of zeros
+
+
+def test_networks_have_the_sizes_of_the_settings() -> None:
+    two_hot = replace(TINY, encoding="two_hot", layer_norm=True, spectral_norm=True)
+    assert mdp_agent.network(two_hot) == networks.MLP((8, 8), 50, True, True)
+    cnn = replace(two_hot, architecture="cnn", stride=1, padding="VALID")
+    assert mdp_agent.network(cnn) == networks.CNN(
+        50, (4, 4), strides=(1, 1), padding="VALID", widths=(8, 8), layer_norm=True,
+        spectral_norm=True,
+    )  # fmt: skip
+    for width, groups in ((4, 4), (48, 16), (64, 32)):  # 32 where they divide the width
+        resnet = replace(TINY, architecture="resnet", resnet_width=width)
+        assert mdp_agent.network(resnet) == networks.ResNet18(10, width, groups)
+    vit = replace(TINY, architecture="vit")
+    for learning in (False, True):
+        expected = networks.ViT(10, width=8, feed_forward=8, heads=2, training=learning)
+        assert mdp_agent.network(vit, learning) == expected
+
+
+def test_the_names_of_targets_differ_wherever_a_network_or_its_images_do() -> None:
+    changes: dict[str, dict[str, Any]] = {
+        "mlp": {"mlp_width": 9},
+        "cnn": {"channels": 5, "cnn_width": 9, "stride": 1, "padding": "VALID"},
+        "resnet": {"resnet_width": 8},
+        "vit": {"vit_width": 16, "vit_feed_forward": 9, "vit_heads": 4},
+    }
+    every = {"dataset": "cifar10_train", "n_images": 21, "layer_norm": True, "spectral_norm": True}
+    output = {"bins": 6, "value_low": -3.0, "value_high": 3.0}
+    configs = []
+    for architecture, own in changes.items():
+        for encoding in ("regression", "two_hot"):
+            base = replace(TINY, architecture=architecture, encoding=encoding)
+            more = output if encoding == "two_hot" else {}
+            one = [{name: value} for name, value in (own | every | more).items()]
+            configs += [replace(base, **change) for change in ({}, *one)]
+    names = [mdp_agent.network_key(config) for config in configs]
+    assert len(set(names)) == len(names) == 2 * (4 + 9 + 4 * 4) + 3 * 4
+    # and are equal where only the task, the optimizer or an event does
+    for same in (
+        {"variant": "random_label"}, {"optimizer": "sgd"}, {"learning_rate": 1e-4},
+        {"event": "shrink_and_perturb"}, {"weight_decay": 1e-5}, {"double": True},
+        {"vit_width": 16}, {"bins": 6},
+    ):  # fmt: skip
+        assert mdp_agent.network_key(replace(TINY, **same)) == mdp_agent.network_key(TINY)
+
+
+# What an agent is made of.
+
+
+def test_weight_decay_is_part_of_the_gradient() -> None:
+    """What SGD makes of it shows it: a step of the learning rate times 1e-5 of the parameters."""
+    config = replace(TINY, optimizer="sgd", learning_rate=0.5, weight_decay=1e-5)
+    rng = np.random.default_rng(0)
+    params, gradient = (
+        {"w": jnp.asarray(size * rng.normal(size=(4, 3)), jnp.float32)} for size in (1e4, 0.1)
+    )
+    optimizer = mdp_agent.optimizer(config)
+    update, _ = optimizer.update(gradient, optimizer.init(params), params)
+    expected = -0.5 * (np.asarray(gradient["w"]) + 1e-5 * np.asarray(params["w"]))
+    np.testing.assert_allclose(update["w"], expected, rtol=1e-5, atol=1e-7)
+    # so Adam scales it with the rest, which decoupled weight decay would not
+    adam, plain = (
+        mdp_agent.optimizer(replace(config, optimizer="adam", weight_decay=decay))
+        for decay in (1e-5, 0.0)
+    )
+    decayed = jax.tree.map(lambda g, p: g + jnp.float32(1e-5) * p, gradient, params)
+    ours, _ = adam.update(gradient, adam.init(params), params)
+    theirs, _ = plain.update(decayed, plain.init(params), params)
+    np.testing.assert_allclose(ours["w"], theirs["w"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "advances"),
+    [
+        ({}, False),
+        ({"architecture": "resnet", "layer_norm": True}, False),
+        ({"spectral_norm": True}, True),
+        ({"architecture": "vit"}, True),
+        ({"architecture": "vit", "spectral_norm": True, "weight_decay": 1e-5}, True),
+    ],
+    ids=str,
+)
+def test_the_optimizer_advances_what_a_network_keeps(
+    changes: dict[str, Any], advances: bool
+) -> None:
+    config = replace(TINY, **changes)
+    variables = fresh(config, (SIDE, SIDE, 1))
+    assert (variables.keys() > {"params"}) is advances
+    optimizer = mdp_agent.optimizer(config)
+    still = jax.tree.map(jnp.zeros_like, variables)
+    update, _ = optimizer.update(still, optimizer.init(variables), variables)
+    moved = optax.apply_updates(variables, update)
+    for name in variables.keys() - {"params"}:
+        assert bits(moved[name]) != bits(variables[name])
+        assert len(bits(moved[name])) == 1
+
+
+def test_dropout_is_for_learning_alone() -> None:
+    config = replace(TINY, architecture="vit")
+    assert mdp_agent.learning(TINY) is None
+    found = mdp_agent.agent(config)
+    params = fresh(config, (SIDE, SIDE, 1))
+    x = jnp.ones((2, SIDE, SIDE, 1))
+    outputs, values = found.outputs(params, x), found.values(params, x)
+    assert not np.allclose(outputs, values, atol=1e-3)
+    again = params | {"dropout": jax.tree.map(lambda counter: counter + 1, params["dropout"])}
+    assert not np.allclose(found.outputs(again, x), outputs, atol=1e-3)
+    np.testing.assert_array_equal(found.values(again, x), values)
+
+
+@pytest.mark.parametrize(
+    ("config", "shape", "positions"),
+    [
+        (TINY, (28, 28, 1), {}),
+        (replace(TINY, dataset="cifar10_train"), (32, 32, 3), {}),
+        (CNN, (28, 28, 1), {"Conv_0": 14**2, "Conv_1": 7**2}),
+        (replace(CNN, dataset="cifar10_train"), (32, 32, 3), {"Conv_0": 16**2, "Conv_1": 8**2}),
+        (replace(CNN, stride=1), (28, 28, 1), {"Conv_0": 28**2, "Conv_1": 28**2}),
+    ],
+)
+def test_a_multiplication_is_an_entry_of_a_kernel_at_a_position(
+    config: AgentConfig, shape: tuple[int, int, int], positions: dict[str, int]
+) -> None:
+    params = jax.eval_shape(lambda: mdp_agent.initialise(config, shape, KEY))
+    expected = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        layer, kind = (step.key for step in path[-2:])
+        expected += leaf.size * positions.get(layer, 1) if kind == "kernel" else 0
+    assert mdp_agent.multiplications(config) == expected
+
+
+@pytest.mark.parametrize(
+    ("architecture", "least"),
+    [
+        ("resnet", 9 * 28**2 * (1 * 4 + 4 * 4 * 4)),
+        ("vit", 100 * 9 * 8 + 101 * 6 * 8 * 8 + 2 * 101**2 * 8),
+    ],
+)
+def test_the_work_of_other_networks_is_at_least_that_of_their_largest_products(
+    architecture: mdp_agent.Architecture, least: int
+) -> None:
+    """Of a ResNet the stem and the first stage, of a ViT its layers and attention on a hundred patches."""
+    found = mdp_agent.multiplications(replace(TINY, architecture=architecture))
+    assert least < found < 10 * least
+
+
+# Every architecture with every intervention and both outputs.
+
+
+def fresh(config: AgentConfig, shape: tuple[int, ...]) -> Any:
+    """Parameters of the right shapes: a network's own start would take seconds to compile."""
+    shapes = jax.eval_shape(lambda: mdp_agent.initialise(config, shape, KEY))
+    rng = np.random.default_rng(0)
+
+    def draw(path: Any, leaf: Any) -> jax.Array:
+        name = path[-1].key
+        if name in ("bias", "scale", "counter"):
+            return jnp.full(leaf.shape, float(name == "scale"))
+        fan_in = max(1, np.prod(leaf.shape[:-1]))
+        return jnp.asarray(rng.normal(size=leaf.shape) * fan_in**-0.5, jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+STRUCTURES: Mapping[str, Mapping[str, Any]] = {
+    "plain": {},
+    "layer_norm": {"layer_norm": True},
+    "spectral_norm": {"spectral_norm": True},
+}
+"""What makes another network, and so another program."""
+
+WITHIN = tuple(name for name in INTERVENTIONS if name not in STRUCTURES)
+"""Interventions on one and the same network: they share its program and are chosen in it."""
+
+
+def cover() -> list[Any]:
+    """A case for each program: architecture, encoding, structure, and a spread over the rest."""
+    architectures = enumerate(("mlp", "cnn", "vit", "resnet"))
+    encodings = enumerate(("regression", "two_hot"))
+    cases = []
+    for (a, architecture), (e, encoding), (s, structure) in itertools.product(
+        architectures, encodings, enumerate(STRUCTURES)
+    ):
+        config = replace(
+            TINY, architecture=architecture, encoding=encoding, double=(a + s) % 2 == 1,
+            variant=VARIANTS[(a + e + s) % 3],
+            optimizer=("adam", "rmsprop")[(a // 2 + e + s) % 2],
+            **STRUCTURES[structure],
+        )  # fmt: skip
+        case = f"{architecture}-{encoding}-{structure}"
+        cases.append(pytest.param(config, (1, 3)[(a + e) % 2], id=case))
+    return cases
+
+
+CASES = cover()
+
+
+def test_the_cover_has_all_pairs() -> None:
+    assert set(WITHIN) | set(STRUCTURES) == {*INTERVENTIONS, "plain"}
+    columns: list[Callable[[AgentConfig, int], object]] = [
+        lambda c, d: c.architecture, lambda c, d: c.encoding, lambda c, d: c.variant,
+        lambda c, d: (c.layer_norm, c.spectral_norm), lambda c, d: c.double,
+        lambda c, d: c.optimizer, lambda c, d: d,
+    ]  # fmt: skip
+    for a, b in itertools.combinations(columns, 2):
+        pairs = {(a(*case.values), b(*case.values)) for case in CASES}
+        assert len(pairs) == len({x for x, _ in pairs}) * len({y for _, y in pairs})
+
+
+@cache
+def problem(variant: Variant, depth: int) -> tuple[MDP, jax.Array]:
+    labels = jnp.arange(20, dtype=jnp.int32) % 10
+    pixels = np.random.default_rng(depth).normal(size=(20, SIDE, SIDE, depth))
+    return classification_mdp.make(variant, labels, KEY), jnp.asarray(pixels, jnp.float32)
+
+
+@cache
+def walked(variant: Variant) -> dqn.State:
+    """The start of all agents but for their networks."""
+    mdp, _ = problem(variant, 1)
+    return compiled(partial(dqn.start, mdp_agent.agent(TINY)))(mdp, {}, KEY)
+
+
+def begin(config: AgentConfig, depth: int) -> dqn.State:
+    params = fresh(config, (SIDE, SIDE, depth))
+    opt_state = mdp_agent.optimizer(config).init(params)
+    copied = jax.tree.map(jnp.copy, params)
+    state = walked(config.variant)
+    return state._replace(params=params, target_params=copied, opt_state=opt_state)
+
+
+def trainer(config: AgentConfig, depth: int) -> Callable[[dqn.State, int], Any]:
+    """Four steps of the agent with the intervention of this index: one program for them all."""
+    mdp, images = problem(config.variant, depth)
+    arms = [replace(config, **INTERVENTIONS[name]) for name in WITHIN]
+    agent, shape = mdp_agent.agent(config), images.shape[1:]
+    plain, events = mdp_agent.optimizer(config), [mdp_agent.event(arm, shape) for arm in arms]
+
+    @compiled
+    def train(state: dqn.State, index: Any) -> tuple[dqn.State, dqn.Metrics]:
+        def update(gradient: Any, opt_state: Any, params: Any) -> tuple[Any, Any]:
+            """By the arm's own optimizer; that with weight decay has an empty state before it."""
+
+            def decayed(opt_state: Any) -> tuple[Any, Any]:
+                step, (_, inner) = mdp_agent.optimizer(arms[WITHIN.index("weight_decay")]).update(
+                    gradient, (optax.EmptyState(), opt_state), params
+                )
+                return step, inner
+
+            def undecayed(opt_state: Any) -> tuple[Any, Any]:
+                return plain.update(gradient, opt_state, params)
+
+            decays = index == WITHIN.index("weight_decay")
+            return jax.lax.cond(decays, decayed, undecayed, opt_state)
+
+        def event(key: jax.Array, state: dqn.State) -> dqn.State:
+            happening = [event or (lambda key, state: state) for event in events]
+            return jax.lax.switch(index, happening, key, state)
+
+        optimizer = optax.GradientTransformation(plain.init, update)
+        learner = replace(agent, optimizer=optimizer)
+        return dqn.train(learner, mdp, images, state, 4, event)
+
+    @compiled
+    def train_alone(state: dqn.State, index: int) -> tuple[dqn.State, dqn.Metrics]:
+        return dqn.train(agent, mdp, images, state, 4)
+
+    return train_alone if config.layer_norm or config.spectral_norm else train
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("config", "depth"), CASES)
+def test_every_architecture_trains_with_every_intervention_and_both_outputs(
+    config: AgentConfig, depth: int
+) -> None:
+    train, begun = trainer(config, depth), begin(config, depth)
+    names = WITHIN if not (config.layer_norm or config.spectral_norm) else ("none",)
+    found = {}
+    for name in names:
+        first, early = train(begun, WITHIN.index(name))
+        state, late = train(first, WITHIN.index(name))
+        assert int(state.steps) == 8
+        assert bool(dqn.is_finite((begun.params, state.params, state.target_params)))
+        assert np.isfinite([early, late]).all() and np.min([early.td_loss, late.td_loss]) > 0
+        # every layer learns, and what is beside the parameters goes on
+        still = [
+            jax.tree_util.keystr(path)
+            for path, same in jax.tree_util.tree_leaves_with_path(
+                jax.tree.map(jnp.array_equal, begun.params, state.params)
+            )
+            if same
+        ]
+        assert still == [], name
+        if config.architecture == "vit":
+            assert state.params["dropout"]["counter"] == 8
+        found[name] = state
+    for name, state in found.items():
+        if name != "none":  # something happened
+            assert bits(state.params) != bits(found["none"].params), name
+        if config.optimizer == "adam":
+            (steps,) = optax.tree.get_all_with_path(state.opt_state, "count")
+            # the last event at the sixth step; what falls on the eighth is yet to come
+            assert steps[1] == (2 if name == "reset_optimizer" else 8)
