@@ -231,7 +231,7 @@ def test_a_multiplication_is_an_entry_of_a_kernel_at_a_position(
 def test_the_work_of_other_networks_is_at_least_that_of_their_largest_products(
     architecture: mdp_agent.Architecture, least: int
 ) -> None:
-    """Of a ResNet the stem and the first stage, of a ViT its layers and attention on a hundred patches."""
+    """Of a ResNet the stem and first stage, of a ViT its layers and attention on 100 patches."""
     found = mdp_agent.multiplications(replace(TINY, architecture=architecture))
     assert least < found < 10 * least
 
