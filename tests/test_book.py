@@ -19,11 +19,11 @@ CHAPTERS = [REPOSITORY / "book" / f"{name}.ipynb" for name in cli.experiment_nam
 
 LAYERS = [
     {"shapes"},
-    {"devices", "configuration", "statistics"},
-    {"data", "classification_mdp", "environments"},
-    {"convolution", "networks", "losses", "optimizers", "replay", "dqn"},
+    {"devices", "configuration", "statistics", "paper"},
+    {"data", "classification_mdp", "environments", "atari"},
+    {"convolution", "networks", "losses", "optimizers", "replay", "frame_replay", "dqn"},
     {"curvature", "gradient_covariance", "network_statistics", "probe"},
-    {"fingerprint", "results", "checkpoints", "claims", "paper"},
+    {"fingerprint", "results", "checkpoints", "claims"},
     {"probed_agent"},
     {"driver", "worker", "report", "figures", "comparisons", "speed"},
     {"experiments"},

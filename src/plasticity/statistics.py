@@ -162,6 +162,34 @@ def extremes(rows: pd.DataFrame) -> tuple[Interval, Interval]:
     return high, low
 
 
+def human_normalised(score: ArrayLike, random: ArrayLike, human: ArrayLike) -> np.ndarray:
+    """Return (score - random) / (human - random): 0 plays as a random player, 1 as a human one.
+
+    The measure of Mnih et al. (2015), for scores of a game, or of many at once; those of the two
+    players are `plasticity.paper.atari_scores`. Raises ValueError where the human player is not the
+    better one, for which it says nothing.
+    """
+    agent, low, high = (np.asarray(x, np.float64) for x in (score, random, human))
+    if not np.all(high > low):
+        raise ValueError(f"human = {high} must be above random = {low}")
+    return (agent - low) / (high - low)
+
+
+def human_normalised_improvement(
+    new: ArrayLike, old: ArrayLike, random: ArrayLike, human: ArrayLike
+) -> np.ndarray:
+    """Return (new - old) / (max(human, old) - random), by how much one agent is above another.
+
+    The measure of Fig. 7, from Wang et al. (2016), as a fraction and not in percent. It is in units
+    of the old agent's score or of the human one, the higher of the two, so that a large change of a
+    bad agent does not count for much. Arguments and errors as of `human_normalised`.
+    """
+    agent, baseline, low, high = (np.asarray(x, np.float64) for x in (new, old, random, human))
+    if not np.all(high > low):
+        raise ValueError(f"human = {high} must be above random = {low}")
+    return (agent - baseline) / (np.maximum(high, baseline) - low)
+
+
 def _resample(codes: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
     """Return indices (resamples, n) that draw with replacement inside each group of ``codes``."""
     chosen = np.empty((resamples, codes.size), int)
