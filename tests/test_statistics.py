@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from plasticity.statistics import Interval, bootstrap_interval, mean_interval, paired_difference
+from plasticity.statistics import (
+    Interval,
+    bootstrap_interval,
+    human_normalised,
+    human_normalised_improvement,
+    mean_interval,
+    paired_difference,
+)
 
 
 def test_mean_interval_is_students_t() -> None:
@@ -82,3 +89,29 @@ def test_mapping_an_interval_maps_its_ends() -> None:
 )
 def test_an_interval_writes_itself(interval: Interval, text: str) -> None:
     assert str(interval) == text
+
+
+def test_human_normalised_scores_by_hand() -> None:
+    found = human_normalised([-20.7, 14.6, 21.0], -20.7, 14.6)
+    np.testing.assert_allclose(found, [0, 1, 41.7 / 35.3])
+    with pytest.raises(ValueError, match=r"human = 1.0 must be above random = 1.0"):
+        human_normalised(3, 1, 1)
+
+
+def test_improvement_is_in_units_of_the_better_of_human_and_old_agent() -> None:
+    # Old agent below the human player: (30 - 20) / (100 - 0); above it: (300 - 200) / (200 - 0).
+    found = human_normalised_improvement([30, 300, 20], [20, 200, 20], 0, 100)
+    np.testing.assert_allclose(found, [0.1, 0.5, 0])
+    # A random player that scores below zero: (10 - 20) / (30 + 20).
+    assert human_normalised_improvement(10, 20, -20, 30) == -0.2
+    with pytest.raises(ValueError, match="must be above random"):
+        human_normalised_improvement(1, 2, [0, 5], [1, 5])
+
+
+def test_below_the_human_player_it_is_the_difference_of_normalised_scores() -> None:
+    random, human = 10.0, 50.0
+    new, old = np.array([12.0, 60.0, 5.0]), np.array([40.0, 20.0, 50.0])
+    np.testing.assert_allclose(
+        human_normalised_improvement(new, old, random, human),
+        human_normalised(new, random, human) - human_normalised(old, random, human),
+    )

@@ -22,7 +22,8 @@ host, and starts episodes on random numbers that cannot be saved.
 **Pixels.** Luminance by ALE's palette, the maximum of the last two frames, then OpenCV's
 interpolation by area, inside ALE: the same pixels as gymnasium's ``AtariPreprocessing``. The tests
 compare them. dqn_zoo instead takes the maximum of the colours and resizes with Pillow's bilinear
-filter, and pads the stack of a new episode behind and not before the first frame.
+filter: on the average of 200 random steps 0.1 (Pong) to 2.4 (Freeway) of 255 grey levels a pixel
+from these. It also pads the stack of a new episode behind and not before the first frame.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ def create(
     if capacity < environments:
         raise ValueError(f"capacity = {capacity}: {environments} environments need one each")
     share = -(-capacity // environments)
-    rows = share + share // 16 + stack + 1
+    rows = share + stack + share // 16 + 1
     zero = jnp.zeros((), jnp.int32)
     number, real = jnp.zeros(capacity, jnp.int32), jnp.zeros(capacity, jnp.float32)
     return Buffer(
