@@ -24,6 +24,7 @@ from plasticity import (
     devices,
     dqn,
     losses,
+    mdp_agent,
     optimizers,
     probe,
     probed_agent,
@@ -50,17 +51,17 @@ def make_world(case: Case) -> World:
     """Return standardised MNIST digits, fresh parameters, and a probe's targets if it is one."""
     config = config_of(case)
     found, _ = probed_agent.load([config])
-    images = found.images[probed_agent.image_key(config)]
-    params = probed_agent.initialise(config, images.shape[1:], jax.random.key(SEED))
+    images = found.images[mdp_agent.image_key(config)]
+    params = mdp_agent.initialise(config, images.shape[1:], jax.random.key(SEED))
     adam = (config.learning_rate, *optimizers.DEFAULT_ADAM[:3])
     settings = [getattr(config, name) for name in Settings._fields]
     return World(
         np.array(images),
-        np.array(found.labels[probed_agent.image_key(config)]),
+        np.array(found.labels[mdp_agent.image_key(config)]),
         [np.array(leaf) for leaf in jax.tree.leaves(params)],
         np.array(adam),
         np.array(settings, float),
-        np.array(found.targets[probed_agent.network_key(config)]),
+        np.array(found.targets[mdp_agent.network_key(config)]),
     )
 
 
@@ -111,10 +112,10 @@ class Agents:
         self.mdp = classification_mdp.make(
             "true_label", jnp.asarray(world.labels), jax.random.key(SEED)
         )
-        params = probed_agent.initialise(self.config, world.images.shape[1:], jax.random.key(SEED))
+        params = mdp_agent.initialise(self.config, world.images.shape[1:], jax.random.key(SEED))
         leaves = map(jnp.asarray, world.params)
         self.params = jax.tree.structure(params).unflatten(leaves)
-        self.agent = probed_agent.agent(self.config)
+        self.agent = mdp_agent.agent(self.config)
         self.start = jax.jit(dqn.start, static_argnums=0)
         self.run = jax.jit(self.train, static_argnums=(0, 4), donate_argnums=3)
         self.reset()
@@ -236,7 +237,7 @@ class Fits:
     def __init__(self, case: Case, world: World, batched: bool = False) -> None:
         self.case, self.batched, self.config = case, batched, config_of(case)
         self.inputs, self.targets = jnp.asarray(world.images), jnp.asarray(world.targets)
-        params = probed_agent.initialise(self.config, world.images.shape[1:], jax.random.key(SEED))
+        params = mdp_agent.initialise(self.config, world.images.shape[1:], jax.random.key(SEED))
         leaves = map(jnp.asarray, world.params)
         self.params = jax.tree.structure(params).unflatten(leaves)
         self.optimizer = optimizers.of_name("adam", self.config.learning_rate)
@@ -248,7 +249,7 @@ class Fits:
         """Nothing to do: every fit starts from the parameters of the world."""
 
     def apply(self, params: Any, x: Any) -> Any:
-        return probed_agent.forward(self.config, params, x).output
+        return mdp_agent.forward(self.config, params, x).output
 
     def fit(self, key: Any, steps: int) -> probe.Fits:
         batched = mock.patch.object(devices, "is_cpu", return_value=False)

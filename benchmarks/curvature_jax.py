@@ -20,7 +20,7 @@ from curvature_task import OUTPUTS, Case, Density, World, density
 from jax.flatten_util import ravel_pytree
 from task import CHECK_STEPS, Task, in_double
 
-from plasticity import curvature, devices, dqn, gradient_covariance, probed_agent
+from plasticity import curvature, devices, dqn, gradient_covariance, mdp_agent, probed_agent
 
 SEED = 0
 PIECES = 5
@@ -41,11 +41,11 @@ def make_world(case: Case) -> World:
         images = draw.standard_normal((case.n_images, 4, 5, 1), np.float32)
         labels = np.zeros(case.n_images, np.int32)
     else:
-        plain = probed_agent.AgentConfig(dataset=case.dataset, n_images=case.n_images)  # type: ignore[arg-type]
+        plain = mdp_agent.AgentConfig(dataset=case.dataset, n_images=case.n_images)  # type: ignore[arg-type]
         found, _ = probed_agent.load([plain])
-        key = probed_agent.image_key(plain)
+        key = mdp_agent.image_key(plain)
         images, labels = np.array(found.images[key]), np.array(found.labels[key])
-    params = probed_agent.initialise(config, images.shape[1:], jax.random.key(SEED))
+    params = mdp_agent.initialise(config, images.shape[1:], jax.random.key(SEED))
     targets = draw.standard_normal((case.n_images, OUTPUTS), np.float32)
     return World(images, labels, [np.array(leaf) for leaf in jax.tree.leaves(params)], targets)
 
@@ -68,11 +68,11 @@ class Network:
     def __init__(self, case: Case, world: World) -> None:
         self.case, self.world, self.config = case, world, config_of(case)
         shape = world.images.shape[1:]
-        params = probed_agent.initialise(self.config, shape, jax.random.key(SEED))
+        params = mdp_agent.initialise(self.config, shape, jax.random.key(SEED))
         leaves = map(jnp.asarray, world.params)
         self.params = jax.tree.structure(params).unflatten(leaves)
-        self.network = probed_agent.network(self.config)
-        self.inputs = probed_agent.inputs(self.config, jnp.asarray(world.images))
+        self.network = mdp_agent.network(self.config)
+        self.inputs = mdp_agent.inputs(self.config, jnp.asarray(world.images))
         self.targets = jnp.asarray(world.targets)
         self.blocks = 0
 

@@ -21,11 +21,14 @@ LAYERS = [
     {"shapes"},
     {"devices", "configuration", "statistics", "paper"},
     {"data", "classification_mdp", "environments", "atari"},
-    {"convolution", "networks", "losses", "optimizers", "replay", "frame_replay", "dqn"},
-    {"curvature", "gradient_covariance", "network_statistics", "probe"},
+    {
+        "convolution", "network_state", "networks", "losses", "optimizers", "replay",
+        "frame_replay", "dqn",
+    },
+    {"curvature", "gradient_covariance", "network_statistics", "probe", "interventions"},
     {"fingerprint", "results", "checkpoints", "claims"},
-    {"probed_agent"},
-    {"driver", "worker", "report", "figures", "comparisons", "speed"},
+    {"mdp_agent", "probed_agent"},
+    {"driver", "worker", "report", "figures", "comparisons", "speed", "reproduction"},
     {"experiments"},
     {"cli"},
 ]

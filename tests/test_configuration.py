@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
@@ -104,9 +104,23 @@ def test_a_stored_configuration_of_other_fields_is_refused() -> None:
     stored = configuration.to_dict(Config())
     with pytest.raises(ConfigError, match="depth"):
         configuration.from_dict(Config, stored | {"depth": 3})
-    del stored["count"]
-    with pytest.raises(ConfigError, match="count"):
-        configuration.from_dict(Config, stored)
+
+
+@dataclass(frozen=True)
+class Later:
+    """A configuration that gained a field with a default and has one without."""
+
+    needed: int
+    sizes: tuple[int, ...] = field(default_factory=lambda: (1, 2))
+
+
+def test_a_field_that_a_stored_configuration_lacks_takes_its_default() -> None:
+    stored = configuration.to_dict(Config(count=7, rate=0.25))
+    del stored["rate"]
+    assert configuration.from_dict(Config, stored) == Config(count=7)
+    assert configuration.from_dict(Later, {"needed": 1}) == Later(1)
+    with pytest.raises(ConfigError, match=r"lacks \{'needed'\}"):
+        configuration.from_dict(Later, {"sizes": [1]})
 
 
 def test_the_digest_knows_each_field() -> None:

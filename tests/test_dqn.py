@@ -147,10 +147,20 @@ class Loop:
 
         batch = [self.slots[int(u * len(self.slots))] for u in np.asarray(uniform)]
         images, actions, goals = self.problem(batch)
+        before_step = self.params
         value, gradient = self.gradient(self.params, images, actions, goals)
         update, self.opt_state = self.agent.optimizer.update(gradient, self.opt_state, self.params)
         self.params = optax.apply_updates(self.params, update)
-        self.losses.append(float(value))
+        self.losses.append(self.error(before_step, images, actions, goals, float(value)))
+
+    def error(
+        self, params: Any, images: jax.Array, actions: np.ndarray, goals: jax.Array, loss: float
+    ) -> float:
+        """Of the values, squared; for regression that is the loss."""
+        if not self.agent.support:
+            return loss
+        values = np.asarray(self.evaluate(params, images))[np.arange(len(actions)), actions]
+        return float(np.mean((values - np.asarray(goals) @ np.array(self.agent.support)) ** 2))
 
     def problem(self, batch: list[Any]) -> tuple[jax.Array, np.ndarray, jax.Array]:
         """Images, actions and what the network should say of them, Eq. (1)."""

@@ -89,6 +89,16 @@ def test_moves_exactly_with_what_a_run_computes(
     assert (digest() != before) is moves
 
 
+def test_a_run_is_fresh_if_this_code_ran_it_or_any_reproduction(package: Path) -> None:
+    main, code = ModuleType("probed.main"), digest()
+    other = {"code": "other"}
+    assert fingerprint.is_fresh({"code": code}, main)
+    assert not fingerprint.is_fresh(other, main)
+    assert fingerprint.is_fresh({**other, "reproduced": [{"code": code}, other]}, main)
+    assert fingerprint.is_fresh({"code": code, "reproduced": [other]}, main)
+    assert not fingerprint.is_fresh({**other, "reproduced": [other]}, main)
+
+
 def test_the_experiment_reaches_its_optimizer_and_no_figure() -> None:
     reached = fingerprint.reachable(
         "plasticity.experiments.optimizer_instability", fingerprint.ROOTS

@@ -17,11 +17,13 @@ from plasticity import (
     curvature,
     dqn,
     gradient_covariance,
+    mdp_agent,
     network_statistics,
     probe,
     probed_agent,
 )
-from plasticity.probed_agent import AgentConfig, Config, World
+from plasticity.mdp_agent import AgentConfig
+from plasticity.probed_agent import Config, World
 
 TINY = Config(
     n_images=60, mlp_width=8, batch_size=8, target_period=10, warmup=20, capacity=50,
@@ -73,11 +75,11 @@ def test_the_first_chunk_measures_and_does_not_train(records: list[dict[str, Any
 def test_a_probe_leaves_the_agent_alone(world: World, records: list[dict[str, Any]]) -> None:
     """Training without probes ends with the same parameters."""
     state = start(TINY, world, KEY)
-    images = world.images[probed_agent.image_key(TINY)]
+    images = world.images[mdp_agent.image_key(TINY)]
 
     @jax.jit
     def train(state: probed_agent.State) -> dqn.State:
-        agent, _ = dqn.train(probed_agent.agent(TINY), state.mdp, images, state.agent, 20)
+        agent, _ = dqn.train(mdp_agent.agent(TINY), state.mdp, images, state.agent, 20)
         return agent
 
     unprobed = train(state)
@@ -91,16 +93,16 @@ def test_the_record_is_what_probe_and_statistics_say(
     world: World, records: list[dict[str, Any]]
 ) -> None:
     params = records[2]["agent"].params
-    images = world.images[probed_agent.image_key(TINY)]
+    images = world.images[mdp_agent.image_key(TINY)]
     state = start(TINY, world, KEY)
     found = probe.fit_all(
-        lambda p, x: probed_agent.forward(TINY, p, x).output, params, images,
-        world.targets[probed_agent.network_key(TINY)],
-        probed_agent.agent(TINY).optimizer, state.probe_key, steps=100, batch_size=8,
+        lambda p, x: mdp_agent.forward(TINY, p, x).output, params, images,
+        world.targets[mdp_agent.network_key(TINY)],
+        mdp_agent.agent(TINY).optimizer, state.probe_key, steps=100, batch_size=8,
     )  # fmt: skip
     np.testing.assert_allclose(records[2]["loss"], found.loss, rtol=1e-3)
     np.testing.assert_allclose(records[2]["probe_loss"], found.loss.mean(), rtol=1e-3)
-    hidden = probed_agent.forward(TINY, params, images).hidden
+    hidden = mdp_agent.forward(TINY, params, images).hidden
     dead = np.mean([np.all(np.asarray(h) <= 0, axis=0) for h in hidden])
     np.testing.assert_allclose(records[2]["dead_units"], dead, atol=1e-6)
 
@@ -213,7 +215,7 @@ def test_sharpness_is_the_largest_eigenvalue_of_the_proxy_losss_hessian(double: 
     images = jnp.asarray(rng.normal(size=(5, 2, 2, 1)))
     xi = jnp.asarray(rng.normal(size=(5, 10)))
     narrow = replace(TINY, mlp_width=3)
-    started = probed_agent.initialise(narrow, (2, 2, 1), KEY)
+    started = mdp_agent.initialise(narrow, (2, 2, 1), KEY)
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), started)
     outputs = by_hand(params, images.reshape(5, 4))
 
@@ -240,13 +242,13 @@ def test_the_mean_of_the_examples_losses_is_the_proxy_loss(world: World) -> None
     state = start(TINY, world, KEY)
     (images, xi), _ = probed_agent.proxy_batch(TINY, *only(world), state.proxy_key)
     params = state.agent.params
-    inputs = probed_agent.inputs(TINY, images)
+    inputs = mdp_agent.inputs(TINY, images)
 
     def mean(params: Any) -> jax.Array:
-        found = probed_agent.network(TINY).apply(params, inputs)
+        found = mdp_agent.network(TINY).apply(params, inputs)
         return jnp.mean(probed_agent.proxy_losses(found, xi))
 
-    loss = curvature.proxy_loss(lambda params, x: probed_agent.forward(TINY, params, x).output)
+    loss = curvature.proxy_loss(lambda params, x: mdp_agent.forward(TINY, params, x).output)
     theirs, gradient = jax.value_and_grad(loss)(params, (images, xi))
     ours, other = jax.value_and_grad(mean)(params)
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
@@ -254,25 +256,25 @@ def test_the_mean_of_the_examples_losses_is_the_proxy_loss(world: World) -> None
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max()), other, gradient
     )
-    each = probed_agent.proxy_losses(probed_agent.forward(TINY, params, images), xi)
+    each = probed_agent.proxy_losses(mdp_agent.forward(TINY, params, images), xi)
     np.testing.assert_allclose(each, np.mean(np.square(xi), axis=1), rtol=1e-5)
 
 
 def only(world: World) -> tuple[jax.Array]:
     """The images, as an argument by itself."""
-    return (world.images[probed_agent.image_key(TINY)],)
+    return (world.images[mdp_agent.image_key(TINY)],)
 
 
 def check_landscape(
     config: Config, world: World, state: probed_agent.State, record: dict[str, Any]
 ) -> None:
     """Compare with the gradients of all examples, all of them held."""
-    images, params = world.images[probed_agent.image_key(config)], state.agent.params
+    images, params = world.images[mdp_agent.image_key(config)], state.agent.params
     batch, key = probed_agent.proxy_batch(config, images, state.proxy_key)
 
     def loss(params: Any, example: tuple[jax.Array, jax.Array]) -> jax.Array:
         image, xi = example
-        output = probed_agent.forward(config, params, image[None]).output[0]
+        output = mdp_agent.forward(config, params, image[None]).output[0]
         return jnp.mean((output - jax.lax.stop_gradient(output) + xi) ** 2)
 
     gram = np.asarray(
@@ -289,7 +291,7 @@ def check_landscape(
     sharp = sharpness(config, params, batch, key)
     np.testing.assert_allclose(record["sharpness"], sharp, rtol=1e-3)
     gradient_norm = compiled(dqn.gradient_norm, static_argnums=0)
-    norm = gradient_norm(probed_agent.agent(config), images, state.agent)
+    norm = gradient_norm(mdp_agent.agent(config), images, state.agent)
     np.testing.assert_allclose(record["gradient_norm"], norm, rtol=1e-4)
     assert 0 < record["interference"] < 1 and record["collinearity"] > 0.01 and norm > 1e-4
 
@@ -311,7 +313,7 @@ def test_sharpness_is_logged_in_training(world: World, records: list[dict[str, A
     state = start(TINY, world, KEY)
     (images,) = only(world)
     train = compiled(dqn.train, static_argnums=(0, 4))
-    half, _ = train(probed_agent.agent(TINY), state.mdp, images, state.agent, 10)
+    half, _ = train(mdp_agent.agent(TINY), state.mdp, images, state.agent, 10)
     batch, key = probed_agent.proxy_batch(TINY, images, state.proxy_key)
     sharp = sharpness(TINY, half.params, batch, key)
     np.testing.assert_allclose(traces[1][0], sharp, rtol=1e-4)
@@ -414,9 +416,9 @@ def test_work_is_counted_in_proportion() -> None:
 def test_a_multiplication_is_an_entry_of_a_kernel_at_a_position(
     config: Config, shape: tuple[int, int, int], positions: dict[str, int]
 ) -> None:
-    params = jax.eval_shape(lambda: probed_agent.initialise(config, shape, KEY))
+    params = jax.eval_shape(lambda: mdp_agent.initialise(config, shape, KEY))
     expected = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         layer, kind = (step.key for step in path[-2:])
         expected += leaf.size * positions.get(layer, 1) if kind == "kernel" else 0
-    assert probed_agent.multiplications(config) == expected
+    assert mdp_agent.multiplications(config) == expected

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import pandas as pd
+from pathlib import Path
+from typing import Any
 
-from plasticity import report
+import pandas as pd
+import pytest
+import toy
+
+from plasticity import report, results
 from plasticity.statistics import Interval
 
 
@@ -132,3 +137,41 @@ def test_a_table_of_sharpness_has_three_digits_or_more() -> None:
     assert table["layer normalisation"].tolist() == ["without", "with"]
     assert table["λ₁ at the start"].tolist() == ["0.0123 [0.01, 0.015]"] * 2
     assert table["λ₁ at the end"].iloc[0] == "1,235 [900, 1,501]"
+
+
+def test_a_run_and_the_table_of_runs_say_that_it_was_reproduced(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plasticity.fingerprint.code_digest", lambda module: "now")
+    provenance: dict[str, Any] = {
+        "profile": "laptop", "config": {"size": 32}, "code": "then", "commit": "c" * 40,
+        "uncommitted_source": False, "seeds": [0, 1, 2], "compute_seconds": 60.0,
+        "finished": "2026-01-01T10:00:00+00:00", "python": "3.11", "packages": {"jax": "0.10"},
+        "data": {"dataset": "toy", "records": 5, "full_set": 10, "origin": "here"},
+        "device": {"kind": "Abacus", "platform": "cpu", "cores": 2},
+    }  # fmt: skip
+    frame = pd.DataFrame({"arm": ["a"], "seed": 0, "step": 0, "metric": "m", "value": 1.0})
+    run = results.write("toy", "laptop", frame, {}, provenance)
+    assert report.run_table({"toy": toy}).code.tolist() == ["changed since"]
+    assert "Reproduced" not in report.provenance(run)
+    entry = {
+        "code": "now", "commit": "d" * 40, "uncommitted_source": False, "seeds": [0],
+        "numbers": 12_345, "date": "2026-02-03T10:00:00+00:00",
+    }  # fmt: skip
+    run = results.add_reproduction(run, entry)
+    assert report.run_table({"toy": toy}).code.tolist() == ["reproduced to the bit"]
+    assert (
+        " Reproduced by commit `dddddddddd` on 2026-02-03: 12,345 numbers of seed 0, every one "
+        "equal to the bit.\n:::"
+    ) in report.provenance(run)
+    results.write("toy", "laptop", frame, {}, provenance | {"code": "now"})
+    assert report.run_table({"toy": toy}).code.tolist() == ["as it ran"]
+
+
+def test_the_scale_counts_fields_that_the_run_did_not_know(runs: Path) -> None:
+    stored = {"profile": "laptop", "config": {"size": 32, "chunks": 6, "seeds": 2}}
+    run = results.Run("toy", "laptop", pd.DataFrame(), {}, stored)
+    assert report.scale(run, toy.Config(first_seed=3)) == (
+        "**Scaled down** from the `paper` profile: size 32 instead of 64, "
+        "first seed 0 instead of 3."
+    )

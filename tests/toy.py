@@ -83,5 +83,7 @@ def summarize(config: Config, records: Records) -> tuple[pd.DataFrame, dict[str,
         for (arm, seed), record in records.items()
         for step, value in enumerate(record["mean"])
     ]
-    arrays = {f"{arm}-{seed}": record["position"] for (arm, seed), record in records.items()}
-    return pd.DataFrame(rows), arrays
+    stacks: dict[str, list[np.ndarray]] = {}  # (seeds, chunks, size)
+    for (arm, _), record in records.items():
+        stacks.setdefault(arm, []).append(record["position"])
+    return pd.DataFrame(rows), {arm: np.stack(arrays) for arm, arrays in stacks.items()}

@@ -26,6 +26,7 @@ from plasticity import (
     experiments,
     fingerprint,
     probed_agent,
+    reproduction,
     results,
 )
 from plasticity.data import DataError
@@ -87,6 +88,15 @@ def _run(options: argparse.Namespace) -> None:
         print(verdict)
 
 
+def _reproduce(options: argparse.Namespace) -> None:
+    module = experiment(options.name)
+    configuration.resolve(module.PROFILES, options.profile.partition("-")[0])  # names them if not
+    found = reproduction.reproduce(
+        module, options.profile, fresh=options.fresh, workers=options.workers
+    )
+    print(f"{results.folder(found.run.experiment, found.run.label)}: {found}")
+
+
 def _resolve(options: argparse.Namespace) -> tuple[ModuleType, Any]:
     module = experiment(options.name)
     overrides = {} if options.seeds is None else {"seeds": options.seeds}
@@ -131,8 +141,7 @@ def _record(module: ModuleType, profile: str, found: dict[str, results.Run]) -> 
     if profile not in found:
         return "not recorded"
     provenance = found[profile].provenance
-    fresh = provenance["code"] == fingerprint.code_digest(module)
-    age = "" if fresh else ", older than the code"
+    age = "" if fingerprint.is_fresh(provenance, module) else ", older than the code"
     return f"recorded {provenance['finished'][:10]} on {provenance['device']['kind']}{age}"
 
 
@@ -143,7 +152,7 @@ def _duration(seconds: float) -> str:
 
 def _status(options: argparse.Namespace) -> None:
     found = False
-    for header in sorted(results.root().glob("*/*/unfinished/header.json")):
+    for header in sorted(results.root().glob("*/*/*/header.json")):
         found = True
         print(_progress(header.parent))
     for name in experiment_names():
@@ -173,7 +182,8 @@ def _progress(work: Path) -> str:
     state = "running" if checkpoints.is_locked(work) else "stopped; the same command resumes it"
     flops = _flops(module, config) - left
     rest = f", {_duration(seconds * left / flops)} of compute left" if flops else ""
-    return f"{name} {label}: {done} of {total} chunks{rest}; {state}"
+    what = "being reproduced, " if work.name == "reproducing" else ""
+    return f"{name} {label}: {what}{done} of {total} chunks{rest}; {state}"
 
 
 def _notebook(options: argparse.Namespace) -> None:
@@ -263,6 +273,19 @@ def _parser() -> argparse.ArgumentParser:
         "--workers", type=int, help="processes on a CPU (default: one for every core)"
     )
     command.set_defaults(command=_run)
+
+    command = commands.add_parser(
+        "reproduce", help="prove with one seed that the code still gives a recorded run's bits"
+    )
+    command.add_argument("name", help="the experiment")
+    command.add_argument(
+        "--profile", required=True, help="laptop, gpu or paper, or the name of the run's folder"
+    )
+    command.add_argument("--fresh", action="store_true", help="discard an unfinished reproduction")
+    command.add_argument(
+        "--workers", type=int, help="processes on a CPU (default: one for every core)"
+    )
+    command.set_defaults(command=_reproduce)
 
     command = commands.add_parser("notebook", help="execute an experiment's chapter by papermill")
     command.add_argument("name", help="the experiment")

@@ -96,10 +96,20 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
-    """Inverse of `to_dict`. Raises `ConfigError` if the fields are not those of ``cls``."""
+    """Inverse of `to_dict`.
+
+    A field that ``values`` lack takes its default: it was added later, and its default stands for
+    what was done before (`plasticity.reproduction` proves it). Raises `ConfigError` for a field
+    that ``cls`` does not have, and if one without a default is missing.
+    """
     kinds = _kinds(cls)
-    if set(values) != set(kinds):
-        missing, unknown = set(kinds) - set(values), set(values) - set(kinds)
+    given = {
+        field.name
+        for field in dataclasses.fields(typing.cast(Any, cls))
+        if (field.default, field.default_factory) != (dataclasses.MISSING, dataclasses.MISSING)
+    }
+    missing, unknown = set(kinds) - given - set(values), set(values) - set(kinds)
+    if missing or unknown:
         raise ConfigError(
             f"stored configuration lacks {missing or '{}'}, has extra {unknown or '{}'}"
         )

@@ -40,6 +40,8 @@ class Agent:
     double: bool = False  # double Q-learning: the online network chooses the target's action
     # Two-hot outputs: the values of the bins. ``apply`` then returns actions · bins logits.
     support: tuple[float, ...] = ()
+    # The network as the loss sees it, for example with dropout; None: as everybody sees it.
+    learning: Callable[[Any, Array], Array] | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError for settings with which no agent can learn."""
@@ -60,13 +62,19 @@ class Agent:
 
     def outputs(self, params: Any, images: Images) -> Array:
         """Return what the loss is made of: values (batch, actions) or logits with bins last."""
-        found = self.apply(params, images)
-        return found.reshape(len(images), -1, len(self.support)) if self.support else found
+        return self._shaped((self.learning or self.apply)(params, images))
 
     def values(self, params: Any, images: Images) -> Float[Array, "batch actions"]:
         """Return the action values Q(s, ·)."""
-        found = self.outputs(params, images)
-        return losses.decode(found, jnp.asarray(self.support)) if self.support else found
+        return self.read(self.apply(params, images))
+
+    def read(self, found: Float[Array, "batch _"]) -> Float[Array, "batch actions"]:
+        """Return the action values that an output of the network stands for."""
+        shaped = self._shaped(found)
+        return losses.decode(shaped, jnp.asarray(self.support)) if self.support else shaped
+
+    def _shaped(self, found: Array) -> Array:
+        return found.reshape(len(found), -1, len(self.support)) if self.support else found
 
 
 class Transition(NamedTuple):
@@ -88,18 +96,19 @@ class State(NamedTuple):
     environment: classification_mdp.State
     steps: Int[Array, ""]  # optimizer steps taken
     key: Key[Array, ""]
+    event_key: Key[Array, ""]  # for the event that follows the last target update
 
 
 class Metrics(NamedTuple):
     """What is seen from inside of training; one entry a stretch between two looks at the target."""
 
-    td_loss: Float[Array, " stretches"]  # mean over the steps
+    td_loss: Float[Array, " stretches"]  # mean over the steps of the squared error of values
     td_loss_max: Float[Array, " stretches"]  # largest of a single batch
     reward: Float[Array, " stretches"]  # mean a transition
 
 
 Event = Callable[[Key[Array, ""], State], State]
-"""An intervention: called at each target update, after the copy. See `train`."""
+"""An intervention: called between a target update and the next step. See `train`."""
 
 
 def start(agent: Agent, mdp: MDP, params: Any, key: Key[Array, ""]) -> State:
@@ -121,7 +130,8 @@ def start(agent: Agent, mdp: MDP, params: Any, key: Key[Array, ""]) -> State:
     # A copy: training donates its state, and one array cannot be given away twice.
     target_params = jax.tree.map(jnp.copy, params)
     opt_state = agent.optimizer.init(params)
-    return State(params, target_params, opt_state, buffer, environment, steps, key)
+    event_key = jnp.copy(key)  # not used: each target update draws another
+    return State(params, target_params, opt_state, buffer, environment, steps, key, event_key)
 
 
 def train(
@@ -130,8 +140,10 @@ def train(
     """Take ``steps`` optimizer steps, one environment step with each, and copy the target.
 
     Every ``agent.target_period`` steps of the agent's life the target network becomes a copy of the
-    network; then ``event(key, state)`` may intervene, for example reset a layer. Raises ValueError
-    unless there is at least one step and an image for each label.
+    network. Before the step after that ``event(key, state)`` may intervene, for example reset a
+    layer: training that ends at a target update ends before the event, so that what is measured
+    then is the network that was trained. Raises ValueError unless there is at least one step and an
+    image for each label.
     """
     if steps < 1:
         raise ValueError(f"steps = {steps}: must be above 0")
@@ -141,21 +153,20 @@ def train(
     stretch = math.gcd(agent.target_period, steps)
 
     def advance(state: State, _: None) -> tuple[State, Metrics]:
+        if event is not None:
+            due = (state.steps > 0) & (state.steps % agent.target_period == 0)
+            state = jax.lax.cond(due, lambda s: event(s.event_key, s), lambda s: s, state)
         state, metrics = _stretch(agent, mdp, images, state, stretch)
         due = state.steps % agent.target_period == 0
-        return _if_due(stretch == agent.target_period, due, _update_target(event), state), metrics
+        return _if_due(stretch == agent.target_period, due, _update_target, state), metrics
 
     return jax.lax.scan(advance, state, length=steps // stretch)
 
 
-def _update_target(event: Event | None) -> Callable[[State], State]:
-    def update(state: State) -> State:
-        # With and without an event, so that agents that differ in it share their other numbers.
-        key, event_key = jax.random.split(state.key)
-        state = state._replace(target_params=state.params, key=key)
-        return state if event is None else event(event_key, state)
-
-    return update
+def _update_target(state: State) -> State:
+    # A key for an event, happen or not: agents that differ in it share their other numbers.
+    key, event_key = jax.random.split(state.key)
+    return state._replace(target_params=state.params, key=key, event_key=event_key)
 
 
 def _if_due(
@@ -199,9 +210,10 @@ def _stretch(
     carry, (loss, reward) = jax.lax.scan(step, carry, draws)
     params, opt_state, buffer, environment = carry
     metrics = Metrics(jnp.mean(loss), jnp.max(loss), jnp.mean(reward))
-    state = State(
-        params, state.target_params, opt_state, buffer, environment, state.steps + steps, key
-    )
+    state = state._replace(
+        params=params, opt_state=opt_state, buffer=buffer, environment=environment,
+        steps=state.steps + steps, key=key,
+    )  # fmt: skip
     return state, metrics
 
 
@@ -240,23 +252,37 @@ def learn(
     actions: Int[Array, " batch"],
     targets: Float[Array, " batch"],
 ) -> tuple[Any, Any, Float[Array, ""]]:
-    """Take one optimizer step on the temporal-difference loss, Eq. (1); also return the loss."""
-    value, gradient = jax.value_and_grad(_loss(agent, images, actions, targets))(params)
+    """Take one optimizer step on the temporal-difference loss of Eq. (1).
+
+    Also return the mean squared error of the values, which for regression is that loss. A two-hot
+    output descends its cross-entropy, which could not be compared.
+    """
+    loss = _loss(agent, images, actions, targets)
+    (_, error), gradient = jax.value_and_grad(loss, has_aux=True)(params)
     update, opt_state = agent.optimizer.update(gradient, opt_state, params)
-    return optax.apply_updates(params, update), opt_state, value
+    return optax.apply_updates(params, update), opt_state, error
 
 
 def _loss(
     agent: Agent, images: Images, actions: Int[Array, " batch"], targets: Float[Array, " batch"]
-) -> Callable[[Any], Float[Array, ""]]:
-    def loss(params: Any) -> Float[Array, ""]:
+) -> Callable[[Any], tuple[Float[Array, ""], Float[Array, ""]]]:
+    """Return the loss of the parameters, and with it the mean squared error of the values."""
+
+    def loss(params: Any) -> tuple[Float[Array, ""], Float[Array, ""]]:
         found = agent.outputs(params, images)
         if agent.support:
+            support = jnp.asarray(agent.support)
             each = jax.vmap(losses.two_hot_loss, (0, 0, 0, None))
-            return jnp.mean(each(found, actions, targets, jnp.asarray(agent.support)))
-        return jnp.mean(jax.vmap(losses.regression_loss)(found, actions, targets))
+            cross_entropy = jnp.mean(each(found, actions, targets, support))
+            return cross_entropy, _error(losses.decode(found, support), actions, targets)
+        error = _error(found, actions, targets)
+        return error, error
 
     return loss
+
+
+def _error(values: Array, actions: Array, targets: Array) -> Float[Array, ""]:
+    return jnp.mean(jax.vmap(losses.regression_loss)(values, actions, targets))
 
 
 def gradient_norm(agent: Agent, images: Images, state: State) -> Float[Array, ""]:
@@ -265,7 +291,8 @@ def gradient_norm(agent: Agent, images: Images, state: State) -> Float[Array, ""
     batch = jax.tree.map(lambda leaf: leaf[newest % agent.capacity], state.buffer.items)
     table = agent.values(state.target_params, images)
     goals = _targets(agent, images, state.params, batch, lambda chosen: table[chosen])
-    gradient = jax.grad(_loss(agent, images[batch.observation], batch.action, goals))(state.params)
+    loss = _loss(agent, images[batch.observation], batch.action, goals)
+    gradient, _ = jax.grad(loss, has_aux=True)(state.params)
     norm: Array = optax.tree.norm(gradient)
     return norm
 

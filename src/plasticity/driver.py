@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 from types import ModuleType
@@ -68,7 +69,11 @@ class Experiment(Protocol):
     def summarize(
         self, config: Any, records: results.Records
     ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-        """Return the tidy table and the named arrays of the whole run."""
+        """Return the tidy table and the named arrays of the whole run.
+
+        Of the first seed alone it returns that seed's rows, and every array either whole or the
+        first along the leading axis: what `plasticity.reproduction` compares.
+        """
 
 
 class Unit(NamedTuple):
@@ -112,15 +117,56 @@ def run(
     module = cast(Experiment, experiment)
     name = experiment.__name__.rpartition(".")[2]
     label = results.label(module.PROFILES, profile, config)
-    code = fingerprint.code_digest(experiment)
-    if reuse and not fresh and (found := _recorded(name, label, config, code)):
+    if reuse and not fresh and (found := _recorded(experiment, name, label, config)):
         return found
     work = results.folder(name, label) / "unfinished"
+    with measured(
+        experiment, config, work,
+        fresh=fresh, workers=workers, checkpoint_seconds=checkpoint_seconds,
+    ) as (records, provenance):  # fmt: skip
+        table, arrays = module.summarize(config, records)
+        return results.write(name, label, table, arrays, {"profile": profile, **provenance})
+
+
+def _recorded(experiment: ModuleType, name: str, label: str, config: Any) -> Run | None:
+    """Return the recorded run if it is of this configuration and fresh against this code."""
+    try:
+        found = results.load(name, label)
+        same = configuration.from_dict(type(config), found.config) == config
+    except (FileNotFoundError, configuration.ConfigError):  # none, or one of fields since removed
+        return None
+    return found if same and fingerprint.is_fresh(found.provenance, experiment) else None
+
+
+class Measured(NamedTuple):
+    """What all units of a run measured, and where that comes from."""
+
+    records: results.Records
+    provenance: dict[str, Any]
+
+
+@contextmanager
+def measured(
+    experiment: ModuleType,
+    config: Any,
+    work: Path,
+    *,
+    fresh: bool = False,
+    workers: int | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> Iterator[Measured]:
+    """Run every unit of ``config`` in the folder ``work``, or resume it, and hand over the whole.
+
+    The folder stays locked as long as the caller has it, and is emptied when the caller is done; if
+    the caller raises, it keeps everything for the next attempt. Arguments and errors are those of
+    `run`.
+    """
+    module = cast(Experiment, experiment)
     in_workers = jax.default_backend() == "cpu" and workers != 0
     environment = results.environment()
     header = {
         "config": configuration.to_dict(config),
-        "code": code,
+        "code": fingerprint.code_digest(experiment),
         "environment": environment["packages"] | environment["device"],
         "execution": {
             "processes": "one a core" if in_workers else "one",
@@ -133,7 +179,7 @@ def run(
             _discard(work)
         checkpoints.open_header(work, header)
         # A data error shows here, once, before any worker starts.
-        world, source = _load(experiment, config)
+        world, source = load(experiment, config)
         parts = units(module, config, header["execution"]["batched"])
         if in_workers:
             failed = _run_in_workers(
@@ -148,10 +194,14 @@ def run(
                 f"command retries these:\n{reasons}"
             )
         folders = {unit: checkpoints.UnitFolder(work, *unit) for unit in parts}
+        records = {
+            (unit.arm, seed): lane
+            for unit, folder in folders.items()
+            for seed, lane in _lanes(unit, folder.records()).items()
+        }
         provenance = {
-            "profile": profile,
             "config": header["config"],
-            "code": code,
+            "code": header["code"],
             "data": source,
             "world": checkpoints.digest(world),
             "seeds": _seeds(config),
@@ -161,24 +211,8 @@ def run(
             "finished": results.now(),
             **environment,
         }
-        records = {
-            (unit.arm, seed): lane
-            for unit, folder in folders.items()
-            for seed, lane in _lanes(unit, folder.records()).items()
-        }
-        recorded = results.write(name, label, *module.summarize(config, records), provenance)
+        yield Measured(records, provenance)
         _discard(work)
-    return recorded
-
-
-def _recorded(name: str, label: str, config: Any, code: str) -> Run | None:
-    """Return the recorded run if it is of this configuration and this code."""
-    try:
-        found = results.load(name, label)
-    except FileNotFoundError:
-        return None
-    same = found.config == configuration.to_dict(config) and found.provenance["code"] == code
-    return found if same else None
 
 
 def _discard(work: Path) -> None:
@@ -220,7 +254,7 @@ def advance_unit(
     yield done
     if done == total:
         return
-    world, _ = _load(cast(ModuleType, module), config)
+    world, _ = load(cast(ModuleType, module), config)
     start, advance = _compiled(cast(ModuleType, module), batched=len(unit.seeds) > 1)
     keys = [jax.random.key(seed) for seed in unit.seeds]
     state = start(arm_config, world, jnp.stack(keys) if len(keys) > 1 else keys[0])
@@ -240,7 +274,8 @@ def advance_unit(
 
 
 @lru_cache(maxsize=4)
-def _load(module: ModuleType, config: Any) -> tuple[Any, dict[str, object]]:
+def load(module: ModuleType, config: Any) -> tuple[Any, dict[str, object]]:
+    """Return what the experiment's own ``load`` does, once a process and configuration."""
     return cast(tuple[Any, dict[str, object]], module.load(config))
 
 

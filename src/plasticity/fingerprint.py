@@ -11,10 +11,11 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 ROOTS = ("Config", "arms", "start", "advance", "chunks", "summarize")
 """What of an experiment decides its numbers. Claims and figures read results and do not count; what
@@ -33,6 +34,15 @@ def code_digest(experiment: ModuleType) -> str:
         f"{module}.{name} {_canonical(_tree(module)[name])}" for module, name in reached
     )
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_fresh(provenance: Mapping[str, Any], experiment: ModuleType) -> bool:
+    """Return whether today's code gives what a run recorded: it ran it, or reproduced it.
+
+    ``provenance`` is the run's; `plasticity.reproduction` writes its list ``reproduced``.
+    """
+    proven = [provenance, *provenance.get("reproduced", [])]
+    return code_digest(experiment) in {entry["code"] for entry in proven}
 
 
 def reachable(module: str, roots: Iterable[str]) -> list[Definition]:

@@ -114,9 +114,9 @@ def gram(
 
     ``example_loss`` takes what ``network.apply(params, inputs)`` returns and ``targets``. Examples
     must not see each other: no batch normalisation. Layers of other kinds than `flax.linen.Dense`,
-    `Conv` and `LayerNorm`, and layers that are used more than once, are computed from gradients by
-    example, leaf by leaf: that holds k gradients of the largest such leaf. Raises ValueError for an
-    empty batch or if the losses are not one an example.
+    `Conv`, `LayerNorm` and `GroupNorm`, and layers that are used more than once, are computed from
+    gradients by example, leaf by leaf: that holds k gradients of the largest such leaf. Raises
+    ValueError for an empty batch or if the losses are not one an example.
     """
     examples = inputs.shape[0]
     if examples < 1:
@@ -182,6 +182,8 @@ def _is_plain(module: Any, x: Array, examples: int) -> bool:
         return True
     if kind is nn.LayerNorm:
         return bool(module.feature_axes == -1)
+    if kind is nn.GroupNorm:
+        return True
     if kind is nn.Conv:
         grouped = module.feature_group_count != 1 or module.mask is not None
         dilations = (module.input_dilation, module.kernel_dilation)
@@ -211,7 +213,7 @@ def _of_layer(module: Any, x: Array, delta: Array) -> Float[Array, "k k"]:
     """Return the inner products of one layer's gradients, from its inputs and output gradients."""
     k, kind = x.shape[0], type(module)
     with jax.default_matmul_precision("highest"):
-        if kind is nn.LayerNorm:
+        if kind in (nn.LayerNorm, nn.GroupNorm):
             plain = module.clone(use_scale=False, use_bias=False)
             pieces = []
             if module.use_scale:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from plasticity import network_state
 from plasticity.shapes import Array, Float, Key
 
 
@@ -139,3 +140,26 @@ def with_random_walk(
         return step, Walk(inner, whole, per_tensor, key)
 
     return optax.GradientTransformation(init, update)
+
+
+def advancing(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Return ``optimizer`` for variables that hold a network's state beside its parameters.
+
+    Parameters move as ``optimizer`` moves them. Whatever it would do to the state (weight decay, a
+    random walk) is replaced by what brings the state one step on, given the new parameters: see
+    `plasticity.network_state.advanced`. So state keeps up in all that takes optimizer steps, an
+    agent's learning and a probe's fit alike. ``update`` needs the variables and raises ValueError
+    without them.
+    """
+
+    def update(gradient: Any, state: Any, params: Any = None, **more: Any) -> tuple[Any, Any]:
+        if params is None:
+            raise ValueError("an optimizer that advances a network's state needs its variables")
+        step, inner = optimizer.update(gradient, state, params, **more)
+        moved = optax.apply_updates(params["params"], step["params"])
+        later = network_state.advanced({**params, "params": moved})
+        state_names = params.keys() - {"params"}
+        kept = {name: optax.tree.sub(later[name], params[name]) for name in state_names}
+        return {"params": step["params"], **kept}, inner
+
+    return optax.GradientTransformation(optimizer.init, update)

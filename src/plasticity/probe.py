@@ -105,6 +105,7 @@ def measure(
     optimizer: optax.GradientTransformation,
     key: Key[Array, ""],
     *,
+    learning: Apply | None = None,
     opt_state: Any = None,
     n_targets: int = TARGETS,
     steps: int = STEPS,
@@ -121,6 +122,8 @@ def measure(
         optimizer: "identical to that used by the network on its primary learning objective".
         key: draws the target functions and the minibatches. Probes with equal keys, networks and
             inputs fit the same targets in the same order, so that they can be compared in pairs.
+        learning: the network as the loss of the fit sees it, for example with dropout; ``apply``
+            itself if None.
         opt_state: the optimizer's state to start from; a fresh one if None.
         n_targets, steps, batch_size: the size of the probe. Minibatches are drawn with
             replacement; the paper does not give their size.
@@ -131,10 +134,12 @@ def measure(
     _check_fit(params, optimizer, opt_state, steps, batch_size)
     target_key, fit_key = jax.random.split(key)
     drawn = targets(apply, init, inputs, target_key, n_targets)
-    run = jax.jit(fit_all, static_argnames=("apply", "optimizer", "steps", "batch_size"))
+    statics = ("apply", "learning", "optimizer", "steps", "batch_size")
+    run = jax.jit(fit_all, static_argnames=statics)
     found = run(
         apply=apply, params=params, inputs=jnp.asarray(inputs), targets=jnp.asarray(drawn),
-        optimizer=optimizer, key=fit_key, opt_state=opt_state, steps=steps, batch_size=batch_size,
+        optimizer=optimizer, key=fit_key, learning=learning, opt_state=opt_state, steps=steps,
+        batch_size=batch_size,
     )  # fmt: skip
     loss, curve, noise = (np.asarray(part, np.float64) for part in found)
     return Result(loss, baseline(drawn), curve, noise)
@@ -217,14 +222,16 @@ def fit(
     optimizer: optax.GradientTransformation,
     key: Key[Array, ""],
     *,
+    learning: Apply | None = None,
     opt_state: Any = None,
     steps: int = STEPS,
     batch_size: int = 512,
 ) -> Fits:
     """Fit one target function from ``params``; jittable. The fields lack their leading axis.
 
-    The target is shifted by a, the mean prediction of ``params`` over all inputs (§3.1). Raises
-    ValueError if the target's shape is not the predictions', a size is not positive, or
+    The target is shifted by a, the mean prediction of ``params`` over all inputs (§3.1). The loss
+    of the fit is that of ``learning``, if given; a and the final loss are those of ``apply``.
+    Raises ValueError if the target's shape is not the predictions', a size is not positive, or
     ``opt_state`` is that of another optimizer or network.
     """
     _check_fit(params, optimizer, opt_state, steps, batch_size)
@@ -232,9 +239,10 @@ def fit(
     if predicted.shape != target.shape:
         raise ValueError(f"predictions of shape {predicted.shape}, targets {target.shape}")
     shifted = target + jnp.mean(predicted)
+    predict = learning or apply
 
     def loss(params: Any, batch: Array) -> Float[Array, ""]:
-        return jnp.mean((apply(params, inputs[batch]) - shifted[batch]) ** 2)
+        return jnp.mean((predict(params, inputs[batch]) - shifted[batch]) ** 2)
 
     def step(carry: tuple[Any, Any], batch: Array) -> tuple[tuple[Any, Any], Array]:
         params, opt_state = carry
@@ -279,6 +287,7 @@ def fit_all(
     optimizer: optax.GradientTransformation,
     key: Key[Array, ""],
     *,
+    learning: Apply | None = None,
     opt_state: Any = None,
     steps: int = STEPS,
     batch_size: int = 512,
@@ -291,7 +300,7 @@ def fit_all(
 
     def one(target: Array, key: Array) -> Fits:
         return fit(
-            apply, params, inputs, target, optimizer, key,
+            apply, params, inputs, target, optimizer, key, learning=learning,
             opt_state=opt_state, steps=steps, batch_size=batch_size,
         )  # fmt: skip
 

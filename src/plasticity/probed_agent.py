@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from flax import linen as nn
 
 from plasticity import (
     checkpoints,
@@ -27,66 +26,18 @@ from plasticity import (
     devices,
     dqn,
     gradient_covariance,
+    mdp_agent,
     network_statistics,
     networks,
-    optimizers,
     probe,
 )
 from plasticity.classification_mdp import MDP
 from plasticity.results import Records
 from plasticity.shapes import Array, Float, Int
 
-Architecture = Literal["mlp", "cnn"]
-
 
 @dataclass(frozen=True)
-class AgentConfig:
-    """Settings of one agent; where the paper is silent the comment says so."""
-
-    # problem (§3.2)
-    variant: classification_mdp.Variant = "true_label"
-    dataset: data.Dataset = "mnist_5k"
-    n_images: int = 5_000  # not in the paper for the MDPs
-    # network (A.2)
-    architecture: Architecture = "mlp"
-    mlp_width: int = 512  # units of each hidden layer of the MLP
-    cnn_width: int = 256  # units of each fully connected hidden layer of the CNN
-    channels: int = 64  # of each convolution
-    stride: int = 2  # of each convolution; not in the paper
-    padding: Literal["SAME", "VALID"] = "SAME"  # not in the paper
-    layer_norm: bool = False
-    # agent: the paper gives the target period (§5.1: 1,000) and none of the others
-    optimizer: optimizers.OptimizerName = "adam"
-    learning_rate: float = 1e-3
-    batch_size: int = 32  # transitions, drawn with replacement
-    discount: float = 0.99
-    target_period: int = 1_000  # optimizer steps
-    epsilon: float = 0.1  # probability of a random action
-    double: bool = False  # double Q-learning
-    warmup: int = 1_000  # random transitions before the first optimizer step
-    capacity: int = 10_000  # transitions in the replay buffer
-    # seeds
-    seeds: int = 10
-    first_seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot run."""
-        configuration.check(self)
-        configuration.require_positive(
-            self, "n_images", "mlp_width", "cnn_width", "channels", "stride", "learning_rate",
-            "target_period", "batch_size", "seeds",
-        )  # fmt: skip
-        configuration.require(
-            self.first_seed >= 0, f"first_seed = {self.first_seed}: must not be below 0"
-        )
-        try:
-            agent(self)
-        except ValueError as error:
-            raise configuration.ConfigError(str(error)) from None
-
-
-@dataclass(frozen=True)
-class Config(AgentConfig):
+class Config(mdp_agent.AgentConfig):
     """Settings of one agent and of its probes."""
 
     # probe (A.2, §5.1: every 5,000 steps, 10 targets, 2,000 steps)
@@ -143,61 +94,7 @@ class State(NamedTuple):
     chunk: Int[Array, ""]
 
 
-def network(config: AgentConfig) -> nn.Module:
-    """Return A.2's MLP or CNN with an output for each action."""
-    actions = classification_mdp.STATES
-    if config.architecture == "mlp":
-        return networks.MLP((config.mlp_width,) * 2, actions, config.layer_norm)
-    return networks.CNN(
-        actions, channels=(config.channels,) * 2, strides=(config.stride,) * 2,
-        padding=config.padding, widths=(config.cnn_width,) * 2, layer_norm=config.layer_norm,
-    )  # fmt: skip
-
-
-def forward(config: AgentConfig, params: Any, images: dqn.Images) -> networks.Forward:
-    """Return the action values and hidden activations of a batch of images."""
-    found: networks.Forward = network(config).apply(params, inputs(config, images))  # type: ignore[assignment]
-    return found
-
-
-def inputs(config: AgentConfig, images: dqn.Images) -> Array:
-    """Return images as the network takes them: an MLP's are flat."""
-    return images.reshape(images.shape[0], -1) if config.architecture == "mlp" else images
-
-
-def initialise(config: AgentConfig, shape: tuple[int, ...], key: Array) -> Any:
-    """Return fresh parameters for images of ``shape`` (h, w, c)."""
-    image = (
-        jnp.zeros((1, int(np.prod(shape))))
-        if config.architecture == "mlp"
-        else jnp.zeros((1, *shape))
-    )
-    return network(config).init(key, image)
-
-
-def agent(config: AgentConfig) -> dqn.Agent:
-    """Return the agent of ``config``."""
-    return dqn.Agent(
-        apply=lambda params, images: forward(config, params, images).output,
-        optimizer=optimizers.of_name(config.optimizer, config.learning_rate),
-        discount=config.discount, target_period=config.target_period,
-        batch_size=config.batch_size, epsilon=config.epsilon, double=config.double,
-        warmup=config.warmup, capacity=config.capacity,
-    )  # fmt: skip
-
-
-def network_key(config: AgentConfig) -> str:
-    """Return the name under which `World` keeps the targets that this network is probed with."""
-    sizes = (
-        f"{config.mlp_width}"
-        if config.architecture == "mlp"
-        else f"{config.channels}-{config.cnn_width}-{config.stride}-{config.padding}"
-    )
-    norm = "-layer_norm" if config.layer_norm else ""
-    return f"{config.dataset}-{config.n_images}-{config.architecture}-{sizes}{norm}"
-
-
-def load(configs: Iterable[AgentConfig]) -> tuple[World, dict[str, object]]:
+def load(configs: Iterable[mdp_agent.AgentConfig]) -> tuple[World, dict[str, object]]:
     """Return the images and probe targets that these arms need, and where the images come from.
 
     Targets are drawn here, on the host and once, because of what `plasticity.probe.targets` says;
@@ -208,14 +105,14 @@ def load(configs: Iterable[AgentConfig]) -> tuple[World, dict[str, object]]:
     targets: dict[str, Any] = {}
     sources: dict[str, dict[str, Any]] = {}
     for config in configs:
-        name = image_key(config)
+        name = mdp_agent.image_key(config)
         if name not in images:
             found = data.load(config.dataset, config.n_images)
             shape = found.pixels.shape
             images[name] = jnp.asarray(data.standardise(found.pixels).reshape(shape))
             labels[name] = jnp.asarray(found.labels, jnp.int32)
             sources[name] = found.source
-        key = network_key(config)
+        key = mdp_agent.network_key(config)
         if isinstance(config, Config) and key not in targets:
             targets[key] = jnp.asarray(draw_targets(config, np.asarray(images[name])))
     # Subsets of one data set are counted as the largest of them.
@@ -232,16 +129,11 @@ def load(configs: Iterable[AgentConfig]) -> tuple[World, dict[str, object]]:
     return World(images, labels, targets), source
 
 
-def image_key(config: AgentConfig) -> str:
-    """Return the name under which `World` keeps the images of this arm."""
-    return f"{config.dataset}-{config.n_images}"
-
-
 def draw_targets(config: Config, images: np.ndarray) -> np.ndarray:
     """Return the run's probe targets, (targets, images, actions); equal for all seeds and arms."""
     return probe.targets(
-        lambda params, x: forward(config, params, x).output,
-        lambda key: initialise(config, images.shape[1:], key),
+        mdp_agent.agent(config).values,
+        lambda key: mdp_agent.initialise(config, images.shape[1:], key),
         images,
         jax.random.key(0),
         config.n_targets,
@@ -251,10 +143,10 @@ def draw_targets(config: Config, images: np.ndarray) -> np.ndarray:
 def start(config: Config, world: World, key: Array) -> State:
     """Return an agent before its first step; equal keys start equal in every arm."""
     init_key, mdp_key, agent_key, probe_key, proxy_key = jax.random.split(key, 5)
-    name = image_key(config)
+    name = mdp_agent.image_key(config)
     mdp = classification_mdp.make(config.variant, world.labels[name], mdp_key)
-    params = initialise(config, world.images[name].shape[1:], init_key)
-    state = dqn.start(agent(config), mdp, params, agent_key)
+    params = mdp_agent.initialise(config, world.images[name].shape[1:], init_key)
+    state = dqn.start(mdp_agent.agent(config), mdp, params, agent_key)
     return State(state, mdp, probe_key, proxy_key, jnp.zeros((), jnp.int32))
 
 
@@ -263,22 +155,21 @@ def chunks(config: Config) -> int:
     return config.probes + 1
 
 
-def advance(
-    config: Config, world: World, state: State, event: dqn.Event | None = None
-) -> tuple[State, dict[str, Array]]:
+def advance(config: Config, world: World, state: State) -> tuple[State, dict[str, Array]]:
     """Train until the next probe (the first call does not train), probe, and take statistics.
 
-    The record holds scalars, the fits' ``loss`` (targets,), their mean ``curve`` and ``noise``
+    A probe that falls on a target update sees the network before the event that follows it. The
+    record holds scalars, the fits' ``loss`` (targets,), their mean ``curve`` and ``noise``
     (windows,), ``sharpness_trace`` (every `Config.sharpness_every` steps), and with
     ``config.keep_parameters`` the parameters as ``params/<path>``.
     """
-    images = world.images[image_key(config)]
-    learner = agent(config)
+    images = world.images[mdp_agent.image_key(config)]
+    learner, happening = mdp_agent.agent(config), mdp_agent.event(config, images.shape[1:])
     batch, vector_key = proxy_batch(config, images, state.proxy_key)
     pieces = config.probe_every // config.sharpness_every
 
     def piece(state: dqn.State, _: None) -> tuple[dqn.State, tuple[dqn.Metrics, Array]]:
-        state, seen = dqn.train(learner, mdp, images, state, config.sharpness_every, event)
+        state, seen = dqn.train(learner, mdp, images, state, config.sharpness_every, happening)
         return state, (seen, sharpness(config, state.params, batch, vector_key))
 
     def train(state: dqn.State) -> tuple[dqn.State, dict[str, Array]]:
@@ -315,12 +206,13 @@ def named_leaves(params: Any) -> dict[str, Array]:
 
 def measure(config: Config, world: World, state: dqn.State, mdp: MDP) -> dict[str, Array]:
     """Return how the agent does its task, and the statistics of its network over all images."""
-    images = world.images[image_key(config)]
-    output, hidden = forward(config, state.params, images)
+    images = world.images[mdp_agent.image_key(config)]
+    learner = mdp_agent.agent(config)
+    output, hidden = mdp_agent.forward(config, state.params, images)
     optimal = jnp.asarray(classification_mdp.optimal_actions(config.variant, config.discount))
     return {
-        "accuracy": dqn.greedy_accuracy(agent(config), mdp, images, state.params, optimal),
-        "mean_value": jnp.mean(jnp.max(output, axis=1)),
+        "accuracy": dqn.greedy_accuracy(learner, mdp, images, state.params, optimal),
+        "mean_value": jnp.mean(jnp.max(learner.read(output), axis=1)),
         "diverged": 1.0 - dqn.is_finite(state.params),
         **network_statistics.of_network(hidden, state.params),
     }
@@ -332,7 +224,7 @@ def proxy_batch(
     """Return images and directions of the proxy loss, and a key for `sharpness`."""
     pick_key, direction_key, vector_key = jax.random.split(key, 3)
     chosen = jax.random.permutation(pick_key, images.shape[0])[: config.proxy_examples]
-    shape = (config.proxy_examples, classification_mdp.STATES)
+    shape = (config.proxy_examples, mdp_agent.n_outputs(config))
     return (images[chosen], jax.random.normal(direction_key, shape)), vector_key
 
 
@@ -340,7 +232,7 @@ def sharpness(
     config: Config, params: Any, batch: tuple[dqn.Images, Array], key: Array
 ) -> Float[Array, ""]:
     """Return λ₁ of the proxy loss's Hessian (§4.2)."""
-    loss = curvature.proxy_loss(lambda params, x: forward(config, params, x).output)
+    loss = curvature.proxy_loss(lambda params, x: mdp_agent.forward(config, params, x).output)
     return curvature.largest_eigenvalue(loss, params, batch, key, config.sharpness_order)
 
 
@@ -354,12 +246,13 @@ def landscape(
     """Return sharpness and C_k of the proxy loss, and the norm of the agent's own gradient."""
     pictures, directions = batch
     gram = gradient_covariance.gram(
-        network(config), state.params, inputs(config, pictures), proxy_losses, directions
-    )
+        mdp_agent.network(config), state.params, mdp_agent.inputs(config, pictures),
+        proxy_losses, directions,
+    )  # fmt: skip
     found = gradient_covariance.summary(gradient_covariance.covariance(gram))
     return {
         "sharpness": sharpness(config, state.params, batch, key),
-        "gradient_norm": dqn.gradient_norm(agent(config), images, state),
+        "gradient_norm": dqn.gradient_norm(mdp_agent.agent(config), images, state),
         "interference": found.negative_share,
         "collinearity": found.collinearity,
         "gradient_rank": found.rank,
@@ -374,13 +267,16 @@ def proxy_losses(found: networks.Forward, direction: Array) -> Float[Array, " ex
 
 def probe_record(config: Config, world: World, state: dqn.State, key: Array) -> dict[str, Array]:
     """Probe the agent's network, by its own optimizer (§3.1)."""
+    learner = mdp_agent.agent(config)
+    dropout = learner.learning
     found = probe.fit_all(
-        lambda params, x: forward(config, params, x).output,
+        learner.values,
         state.params,
-        world.images[image_key(config)],
-        world.targets[network_key(config)],
-        optimizers.of_name(config.optimizer, config.learning_rate),
+        world.images[mdp_agent.image_key(config)],
+        world.targets[mdp_agent.network_key(config)],
+        learner.optimizer,
         key,
+        learning=dropout and (lambda params, x: learner.read(dropout(params, x))),
         opt_state=state.opt_state if config.probe_state == "carried" else None,
         steps=config.probe_steps,
         batch_size=config.probe_batch_size,
@@ -410,13 +306,15 @@ def reprobe(
     wanted = {name: leaf.shape for name, leaf in named_leaves(expected).items()}
     found = {name: array.shape[1:] for name, array in kept.items()}
     if found != wanted:
-        raise ValueError(f"the kept parameters {found} are not those of {network_key(config)}")
+        raise ValueError(
+            f"the kept parameters {found} are not those of {mdp_agent.network_key(config)}"
+        )
     leaves = [jnp.asarray(kept[name]) for name in wanted]
     params = jax.tree.unflatten(jax.tree.structure(expected), leaves)
 
     def one(params: Any) -> dict[str, Array]:
-        agent = dqn.State(params, *[None] * 6)  # type: ignore[arg-type]
-        return probe_record(config, world, agent, start(config, world, key).probe_key)
+        started = start(config, world, key)
+        return probe_record(config, world, started.agent._replace(params=params), started.probe_key)
 
     fits = jax.jit(partial(devices.map_lanes, one))(params)
     return {name: np.asarray(array) for name, array in fits.items()}
@@ -458,23 +356,25 @@ def tidy(
     return table, {name: np.stack(arrays) for name, arrays in stacks.items()} | bank
 
 
-def multiplications(config: AgentConfig) -> float:
-    """Return how many multiplications a forward pass takes for one image."""
-    pixels, depth = (32.0**2, 3) if config.dataset.startswith("cifar10") else (28.0**2, 1)
-    actions = classification_mdp.STATES
-    if config.architecture == "mlp":
-        width = config.mlp_width
-        weights = pixels * depth * width + width**2 + actions * width
-    else:
-        width, channels, area = config.cnn_width, config.channels, config.stride**2
-        first, second = pixels / area, pixels / area**2  # positions of the two layers
-        weights = first * 25 * depth * channels + second * 9 * channels**2
-        weights += second * channels * width + width**2 + actions * width
-    return weights
+def at_end(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Return one row an agent: ``keys``, every metric at the last probe, and what it lost.
+
+    ``table`` is that of `tidy`, ``keys`` are the columns that name an agent. ``plasticity_loss`` is
+    the probe loss at the end minus that before training, ``initial_loss``. Agents that diverged are
+    in it, their values NaN and ``diverged`` 1. Rows are in the order of the table.
+    """
+    wide = table.pivot(index=[*keys, "step"], columns="metric", values="value").reset_index()
+    wide = wide.sort_values("step", kind="stable")
+    first = wide.groupby(keys, sort=False).probe_loss.first().rename("initial_loss")
+    last = wide.groupby(keys, sort=False).tail(1).set_index(keys).join(first)
+    order = pd.MultiIndex.from_frame(table[keys].drop_duplicates())
+    last = last.loc[order].reset_index()
+    last["plasticity_loss"] = last.probe_loss - last.initial_loss
+    return last
 
 
 def flops(config: Config) -> float:
     """Return the floating-point operations of one seed of one arm, to estimate its cost."""
     training = config.probes * config.probe_every * config.batch_size
     probing = chunks(config) * config.n_targets * config.probe_steps * config.probe_batch_size
-    return 6.0 * multiplications(config) * (training + probing)
+    return 6.0 * mdp_agent.multiplications(config) * (training + probing)

@@ -152,10 +152,28 @@ def write(
     files |= {f"bank/{arm}.npz": npz_bytes(bank) for arm, bank in banks.items()}
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     document = {"experiment": experiment, **provenance, "sha256": hashes}
-    files["run.json"] = (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
+    files["run.json"] = _json(document)
     for name, content in files.items():
         write_atomically(target / name, content)
     return load(experiment, run_label)
+
+
+def add_reproduction(run: Run, entry: Mapping[str, Any]) -> Run:
+    """Append ``entry`` to the list ``reproduced`` of a run's provenance, atomically.
+
+    Raises `ResultsError` if the folder holds another run by now: the entry would not be about it.
+    """
+    found = load(run.experiment, run.label)
+    path = folder(run.experiment, run.label) / "run.json"
+    if found.provenance["sha256"] != run.provenance["sha256"]:
+        raise ResultsError(f"{path} was recorded again meanwhile: what was compared is gone")
+    entries = [*found.provenance.get("reproduced", []), dict(entry)]
+    write_atomically(path, _json({**found.provenance, "reproduced": entries}))
+    return load(run.experiment, run.label)
+
+
+def _json(document: Mapping[str, Any]) -> bytes:
+    return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def load(experiment: str, run_label: str) -> Run:

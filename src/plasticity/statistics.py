@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import optimize, stats
 
 CONFIDENCE = 0.95
 
@@ -136,7 +136,7 @@ def sign_stability(
                 estimate = float(_spearman(x[None], y[None], inside)[0])
                 bounds = [-np.inf, np.inf] * 2
                 if np.isfinite(estimate):
-                    chosen = _resample(codes, resamples, np.random.default_rng(seed))
+                    chosen = resampled(codes, resamples, np.random.default_rng(seed))
                     # a resample in which one of the two is constant carries no correlation
                     drawn = np.nan_to_num(_spearman(x[chosen], y[chosen], inside))
                     bounds = np.quantile(drawn, levels).tolist()
@@ -190,7 +190,61 @@ def human_normalised_improvement(
     return (agent - baseline) / (np.maximum(high, baseline) - low)
 
 
-def _resample(codes: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+def spearman_interval(
+    x: ArrayLike,
+    y: ArrayLike,
+    groups: ArrayLike | None = None,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+    resamples: int = 4_000,
+) -> Interval:
+    """Return Spearman's correlation of x and y with its percentile bootstrap interval.
+
+    Runs are drawn inside ``groups`` where these are fixed by design, such as the widths of a sweep.
+    A constant has no correlation: NaN, in an infinite interval. Raises ValueError unless both have
+    one finite value a run.
+    """
+    first, second = _sample(x), _sample(y)
+    if first.shape != second.shape:
+        raise ValueError(f"{first.size} values cannot be correlated with {second.size}")
+    together = np.zeros(first.size, int)
+    estimate = float(_spearman(first[None], second[None], together)[0])
+    if not np.isfinite(estimate):
+        return UNKNOWN._replace(n=first.size)
+    codes = together if groups is None else pd.factorize(np.asarray(groups))[0]
+    chosen = resampled(codes, resamples, np.random.default_rng(seed))
+    drawn = np.nan_to_num(_spearman(first[chosen], second[chosen], together))
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(estimate, max(-1.0, float(low)), min(1.0, float(high)), first.size)
+
+
+def detectable_difference(
+    differences: ArrayLike, power: float = 0.8, confidence: float = CONFIDENCE
+) -> float:
+    """Return the mean difference that so many seeds, scattered like these, show with ``power``.
+
+    A two-sided paired t test at 1 - ``confidence`` rejects with that probability if this is the
+    true mean (the noncentral t distribution, with the scatter taken from ``differences``): an
+    effect smaller than this could well be there and not be seen. Raises ValueError for fewer than
+    two values, and unless ``power`` lies between 1 - ``confidence`` and 1.
+    """
+    sample = _sample(differences)
+    if sample.size < 2:
+        raise ValueError("one difference has no scatter: need two or more")
+    if not 1 - confidence < power < 1:
+        raise ValueError(f"power = {power}: must lie between {1 - confidence:g} and 1")
+    freedom = sample.size - 1
+    critical = stats.t.ppf((1 + confidence) / 2, freedom)
+
+    def lacking(noncentrality: float) -> float:
+        upper = stats.nct.sf(critical, freedom, noncentrality)
+        return float(upper + stats.nct.cdf(-critical, freedom, noncentrality) - power)
+
+    far = optimize.brentq(lacking, 0.0, 10.0 * critical)
+    return float(far * stats.sem(sample))
+
+
+def resampled(codes: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
     """Return indices (resamples, n) that draw with replacement inside each group of ``codes``."""
     chosen = np.empty((resamples, codes.size), int)
     for code in np.unique(codes):

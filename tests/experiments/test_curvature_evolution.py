@@ -21,8 +21,8 @@ from plasticity import (
     driver,
     fingerprint,
     gradient_covariance,
+    mdp_agent,
     optimizers,
-    probed_agent,
     results,
 )
 from plasticity.experiments import curvature_evolution as experiment
@@ -68,7 +68,7 @@ def life(world: World) -> Life:
 
 
 def images_of(world: World) -> jax.Array:
-    return world.images[probed_agent.image_key(TINY)]
+    return world.images[mdp_agent.image_key(TINY)]
 
 
 def norm(tree: Any) -> float:
@@ -147,7 +147,7 @@ def test_the_first_chunk_measures_and_does_not_train(world: World, life: Life) -
 def test_the_agent_is_one_that_was_trained_without_a_walk(world: World, life: Life) -> None:
     begun, mdp = start(TINY, world, KEY), life[0][0].mdp
     plain = begun.agent._replace(opt_state=optax.sgd(0.05).init(begun.origin))
-    agent = replace(probed_agent.agent(TINY), optimizer=optax.sgd(0.05))
+    agent = replace(mdp_agent.agent(TINY), optimizer=optax.sgd(0.05))
     trained, _ = train(agent, mdp, images_of(world), plain, 18)
     ours = life[-1][0].agent
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), ours.params, trained.params)
@@ -245,7 +245,7 @@ def test_the_spectrum_is_that_of_the_dense_hessian(double: None) -> None:
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.normal(size=(60, 2, 2, 1)))
     config = replace(TINY, mlp_width=3, order=48)
-    begun = probed_agent.initialise(config, (2, 2, 1), KEY)
+    begun = mdp_agent.initialise(config, (2, 2, 1), KEY)
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), begun)
     found = compiled(experiment.measure, static_argnums=0)(
         config, images, params, jax.tree.map(lambda leaf: 2 * leaf, params), KEY
@@ -549,9 +549,13 @@ COMMITTED = [run for run in results.recorded("curvature_evolution") if run.profi
 
 @pytest.mark.parametrize("run", COMMITTED, ids=lambda run: run.label)
 def test_recorded_runs_are_of_this_code_this_profile_and_these_data(run: Run) -> None:
-    """If this fails after a change that is meant, record again: `plasticity run ... --fresh`."""
+    """If this fails: `plasticity reproduce ...` if the change should leave every bit as it was.
+
+    It proves so with one seed. If numbers change, as is meant, record again: `plasticity run ...
+    --fresh`.
+    """
     config = configuration.from_dict(Config, run.config)
-    assert run.provenance["code"] == fingerprint.code_digest(experiment)
+    assert fingerprint.is_fresh(run.provenance, experiment)
     assert config == experiment.PROFILES[run.profile]
     assert run.provenance["world"] == checkpoints.digest(experiment.load(config)[0])
     assert run.provenance["uncommitted_source"] is False

@@ -26,6 +26,7 @@ from plasticity import (
     devices,
     dqn,
     gradient_covariance,
+    mdp_agent,
     optimizers,
     probed_agent,
     statistics,
@@ -38,7 +39,7 @@ from plasticity.shapes import Array, Int
 
 
 @dataclass(frozen=True)
-class Config(probed_agent.AgentConfig):
+class Config(mdp_agent.AgentConfig):
     """Settings of the agent, its walks and the measurements."""
 
     # the agent of A.1: plain SGD, batches of 512, a target update every 5,000 steps
@@ -143,7 +144,7 @@ def chunks(config: Config) -> int:
 
 def agent(config: Config, key: Array) -> dqn.Agent:
     """Return the agent with its walks; ``key`` draws their steps and is used at the start alone."""
-    plain = probed_agent.agent(config)
+    plain = mdp_agent.agent(config)
     if not config.walk_scales:
         return plain
     return replace(plain, optimizer=optimizers.with_random_walk(plain.optimizer, key))
@@ -152,9 +153,9 @@ def agent(config: Config, key: Array) -> dqn.Agent:
 def start(config: Config, world: World, key: Array) -> State:
     """Return an agent before its first step; equal keys start equal in every arm."""
     init_key, mdp_key, agent_key, walk_key, measure_key = jax.random.split(key, 5)
-    name = probed_agent.image_key(config)
+    name = mdp_agent.image_key(config)
     mdp = classification_mdp.make(config.variant, world.labels[name], mdp_key)
-    params = probed_agent.initialise(config, world.images[name].shape[1:], init_key)
+    params = mdp_agent.initialise(config, world.images[name].shape[1:], init_key)
     state = dqn.start(agent(config, walk_key), mdp, params, agent_key)
     origin = jax.tree.map(jnp.copy, params)
     return State(state, mdp, origin, measure_key, jnp.zeros((), jnp.int32))
@@ -167,7 +168,7 @@ def advance(config: Config, world: World, state: State) -> tuple[State, dict[str
     spectrum's ``<process>/nodes`` and ``weights`` (vectors, order), and for the agent and its walk
     C_k as ``<process>/cosines`` (k, k).
     """
-    images = world.images[probed_agent.image_key(config)]
+    images = world.images[mdp_agent.image_key(config)]
     learner = agent(config, state.measure_key)
 
     def train(state: dqn.State) -> dqn.State:
@@ -222,13 +223,13 @@ def measure(
     shape = (len(chosen), classification_mdp.STATES)
     directions = jax.random.normal(direction_key, shape)
     batch = (inputs[: config.examples], directions[: config.examples])
-    proxy = curvature.proxy_loss(lambda params, x: probed_agent.forward(config, params, x).output)
+    proxy = curvature.proxy_loss(lambda params, x: mdp_agent.forward(config, params, x).output)
     operator = curvature.hessian(proxy, params, batch)
     spectrum = curvature.spectrum(operator, vector_key, config.order, config.vectors)
     k = config.covariance_examples
     found = gradient_covariance.covariance(
         gradient_covariance.gram(
-            probed_agent.network(config), params, probed_agent.inputs(config, inputs[:k]),
+            mdp_agent.network(config), params, mdp_agent.inputs(config, inputs[:k]),
             probed_agent.proxy_losses, directions[:k],
         )
     )  # fmt: skip
@@ -294,7 +295,7 @@ def summarize(config: Config, records: Records) -> tuple[pd.DataFrame, dict[str,
 
 def flops(config: Config) -> float:
     """Return the floating-point operations of one seed of one arm, to estimate its cost."""
-    weights = probed_agent.multiplications(config)
+    weights = mdp_agent.multiplications(config)
     training = config.updates * config.target_period * config.batch_size
     watched = chunks(config) * (1 + len(config.walk_scales) + bool(config.walk_scales))
     products = config.order * config.vectors * config.examples

@@ -20,6 +20,7 @@ from plasticity import (
     classification_mdp,
     configuration,
     data,
+    mdp_agent,
     optimizers,
     probe,
     probed_agent,
@@ -53,7 +54,7 @@ class Config(probed_agent.Config):
     # what the population spans: every combination
     variants: tuple[classification_mdp.Variant, ...] = classification_mdp.VARIANTS
     datasets: tuple[data.Dataset, ...] = ("mnist_5k", "cifar10_train")
-    architectures: tuple[probed_agent.Architecture, ...] = ("mlp", "cnn")
+    architectures: tuple[mdp_agent.Architecture, ...] = ("mlp", "cnn")
     settings: tuple[str, ...] = ("adam:1e-3", "rmsprop:2.5e-4")  # optimizer:learning rate
     sensitivity: bool = (
         False  # also vary what the paper leaves open, on the first observation space
@@ -193,12 +194,7 @@ def at_end(run: Run, arm_names: list[str]) -> pd.DataFrame:
     with its learning rate. Diverged agents are in it, their values NaN and ``diverged`` 1.
     """
     rows = run.table[run.table.arm.isin(arm_names)]
-    keys = ["arm", *SWEPT, "seed"]
-    wide = rows.pivot(index=[*keys, "step"], columns="metric", values="value").reset_index()
-    wide = wide.sort_values("step", kind="stable")
-    first = wide.groupby(keys, sort=False).probe_loss.first().rename("initial_loss")
-    last = wide.groupby(keys, sort=False).tail(1).set_index(keys).join(first).reset_index()
-    last["plasticity_loss"] = last.probe_loss - last.initial_loss
+    last = probed_agent.at_end(rows, ["arm", *SWEPT, "seed"])
     last["setting"] = last.optimizer + ":" + last.learning_rate.map("{:g}".format)
     last["arm"] = pd.Categorical(last.arm, arm_names)  # in the order of the arms
     return last.sort_values(["arm", "seed"], ignore_index=True).astype({"arm": str})

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pandas as pd
 
-from plasticity import claims, fingerprint, results
+from plasticity import claims, configuration, fingerprint, results
 from plasticity.claims import Verdict
 from plasticity.results import Run
 
@@ -38,15 +38,29 @@ def provenance(run: Run) -> str:
         f"`{p['data']['dataset']}` (from {p['data']['origin']}). "
         f"{_minutes(p['compute_seconds'])} of core time on {_device(run)}, "
         f"finished {p['finished'][:16].replace('T', ' ')} UTC, {commit}{changed}. "
-        f"Python {p['python']}, {packages}.\n:::"
+        f"Python {p['python']}, {packages}.{_reproduced(run)}\n:::"
+    )
+
+
+def _reproduced(run: Run) -> str:
+    """Return a sentence on the newest proof that other code gives the same bits, if any."""
+    if not run.provenance.get("reproduced"):
+        return ""
+    newest = run.provenance["reproduced"][-1]
+    commit = f"commit `{newest['commit'][:10]}`" if newest["commit"] else "no commit"
+    changed = " with uncommitted changes" if newest["uncommitted_source"] else ""
+    return (
+        f" Reproduced by {commit}{changed} on {newest['date'][:10]}: {newest['numbers']:,} numbers "
+        f"of seed {_seeds(newest['seeds'])}, every one equal to the bit."
     )
 
 
 def scale(run: Run, paper: object) -> str:
     """Return a sentence with every whole number in which a run differs from the paper's profile."""
+    config = configuration.from_dict(type(paper), run.config)
     changed = [
         f"{name.replace('_', ' ')} {value:,} instead of {getattr(paper, name):,}"
-        for name, value in run.config.items()
+        for name, value in vars(config).items()
         if isinstance(value, int) and not isinstance(value, bool) and value != getattr(paper, name)
     ]
     if not changed:
@@ -87,7 +101,6 @@ def run_table(experiments: Mapping[str, ModuleType]) -> pd.DataFrame:
     for name, module in experiments.items():
         for run in results.recorded(name):
             p = run.provenance
-            fresh = p["code"] == fingerprint.code_digest(module)
             rows.append(
                 {
                     "experiment": run.experiment,
@@ -98,10 +111,17 @@ def run_table(experiments: Mapping[str, ModuleType]) -> pd.DataFrame:
                     "device": _device(run),
                     "finished": p["finished"][:10],
                     "commit": (p["commit"] or "none")[:10],
-                    "code": "as it ran" if fresh else "changed since",
+                    "code": _freshness(run, module),
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _freshness(run: Run, experiment: ModuleType) -> str:
+    if run.provenance["code"] == fingerprint.code_digest(experiment):
+        return "as it ran"
+    fresh = fingerprint.is_fresh(run.provenance, experiment)
+    return "reproduced to the bit" if fresh else "changed since"
 
 
 def machine() -> pd.DataFrame:

@@ -1,0 +1,436 @@
+"""What preserves plasticity? Interventions on network and optimizer (§6.2, B.1; Figs. 6, 8 to 18).
+
+Every intervention of the paper, under both outputs, on the agents of the other chapters. An agent
+is probed just before its next event, so that what is measured is a network that was trained and not
+one that was reset a moment ago; how it does its task stands beside what plasticity it kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+
+from plasticity import (
+    classification_mdp,
+    configuration,
+    data,
+    mdp_agent,
+    paper,
+    probed_agent,
+    statistics,
+)
+from plasticity.claims import Condition, Verdict, decide
+from plasticity.probed_agent import State, World
+from plasticity.results import Records, Run
+from plasticity.statistics import Interval
+
+INTERVENTIONS: Mapping[str, Mapping[str, Any]] = {
+    "none": {},
+    "reset_last_layer": {"event": "reset_last_layer"},
+    "layer_norm": {"layer_norm": True},
+    "spectral_norm": {"spectral_norm": True},
+    "weight_decay": {"weight_decay": 1e-5},
+    "shrink_and_perturb": {"event": "shrink_and_perturb"},
+    "reset_optimizer": {"event": "reset_optimizer"},
+}
+"""What each intervention of §6.2 and B.1 changes of an agent; the two-hot output is an encoding."""
+
+
+@dataclass(frozen=True)
+class Config(probed_agent.Config):
+    """Settings of the grid; those of one agent are inherited."""
+
+    # the grid: every combination
+    variants: tuple[classification_mdp.Variant, ...] = ("true_label", "random_label")
+    datasets: tuple[data.Dataset, ...] = ("mnist_5k", "cifar10_train")
+    architectures: tuple[mdp_agent.Architecture, ...] = ("mlp", "cnn", "resnet", "vit")
+    encodings: tuple[mdp_agent.Encoding, ...] = ("regression", "two_hot")
+    interventions: tuple[str, ...] = tuple(INTERVENTIONS)
+    # "significantly different optimizer hyperparameters from the regression parameterization"
+    two_hot_learning_rate: float = 1e-3  # not in the paper
+    # instead of the grid: agents without intervention under these learning rates, both outputs
+    search: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot run."""
+        super().__post_init__()
+        configuration.require_positive(self, "two_hot_learning_rate")
+        for name in ("variants", "datasets", "architectures", "encodings", "interventions"):
+            configuration.require(len(getattr(self, name)) > 0, f"{name}: needs at least one")
+        for name in self.interventions:
+            configuration.require(
+                name in INTERVENTIONS,
+                f"interventions: {name!r} is none of {', '.join(INTERVENTIONS)}",
+            )
+        configuration.require(
+            all(rate > 0 for rate in self.search),
+            f"search = {self.search}: learning rates must be above 0",
+        )
+
+
+PROFILES: Mapping[str, Config] = {
+    "quick": Config(
+        variants=("true_label",), datasets=("mnist_5k",), architectures=("mlp",),
+        interventions=("none", "layer_norm", "shrink_and_perturb"), n_images=500, mlp_width=64,
+        target_period=500, probe_every=2_000, probes=2, n_targets=2, probe_steps=800,
+        bins=51, value_low=-25.0, value_high=25.0, seeds=2,
+    ),
+    "laptop": Config(
+        datasets=("mnist_5k",), architectures=("mlp", "cnn"), n_images=1_000, mlp_width=64,
+        channels=16, cnn_width=64, probes=4, n_targets=2, bins=51, value_low=-25.0,
+        value_high=25.0, seeds=5,
+    ),
+    "gpu": Config(probes=20, n_targets=3, seeds=5),
+    "paper": Config(datasets=("mnist_train", "cifar10_train")),
+}  # fmt: skip
+"""In 20 periods of the target no value gets above 20: quick and laptop have bins up to 25."""
+
+CELL = ("variant", "dataset", "architecture", "encoding", "intervention")
+"""What names an arm of the grid, in this order, joined by dashes."""
+
+
+def arm_name(*cell: str) -> str:
+    """Return the name of the arm with these values of `CELL`."""
+    return "-".join(cell)
+
+
+def arms(config: Config) -> dict[str, dict[str, Any]]:
+    """Return the changes to ``config`` that define each arm: `arm_name`, or the search's rates."""
+    found: dict[str, dict[str, Any]] = {}
+    for architecture in config.architectures:
+        for dataset in config.datasets:
+            for variant in config.variants:
+                for encoding in config.encodings:
+                    base: dict[str, Any] = {
+                        "variant": variant, "dataset": dataset, "architecture": architecture,
+                        "encoding": encoding,
+                    }  # fmt: skip
+                    for rate in config.search:
+                        name = arm_name(variant, dataset, architecture, encoding, f"{rate:g}")
+                        found[name] = base | {"learning_rate": rate}
+                    if config.search:
+                        continue
+                    if encoding == "two_hot":
+                        base["learning_rate"] = config.two_hot_learning_rate
+                    for name in config.interventions:
+                        arm = arm_name(variant, dataset, architecture, encoding, name)
+                        found[arm] = base | dict(INTERVENTIONS[name])
+    return found
+
+
+def load(config: Config) -> tuple[World, dict[str, object]]:
+    """Return the images and targets of all arms, and where the images come from."""
+    return probed_agent.load(replace(config, **changes) for changes in arms(config).values())
+
+
+def chunks(config: Config) -> int:
+    """Return how many times `advance` is called."""
+    return probed_agent.chunks(config)
+
+
+def flops(config: Config) -> float:
+    """Return the floating-point operations of one seed of one arm, to estimate its cost."""
+    return probed_agent.flops(config)
+
+
+def start(config: Config, world: World, key: jax.Array) -> State:
+    """Return an agent before its first step."""
+    return probed_agent.start(config, world, key)
+
+
+def advance(config: Config, world: World, state: State) -> tuple[State, dict[str, jax.Array]]:
+    """Train until the next probe, probe, and take statistics."""
+    return probed_agent.advance(config, world, state)
+
+
+SWEPT = ("variant", "dataset", "architecture", "encoding", "learning_rate")
+"""Columns of the table beside arm and seed."""
+
+
+def summarize(config: Config, records: Records) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Return the table and the arrays of `probed_agent.tidy`."""
+    return probed_agent.tidy(config, arms(config), SWEPT, records)
+
+
+def agents(run: Run) -> pd.DataFrame:
+    """Return one row an agent: its cell, every metric at the last probe, and what it lost.
+
+    Beside the columns of `probed_agent.at_end` there are ``intervention`` (in a search the learning
+    rate), ``log_td_loss``, the logarithm of the largest TD loss of a single batch in all of
+    training, and ``ever_diverged``.
+    """
+    table = probed_agent.at_end(run.table, ["arm", *SWEPT, "seed"])
+    table["intervention"] = table.arm.str.split("-", n=len(CELL) - 1).str[-1]
+    by_agent = run.table.groupby(["arm", "seed", "metric"]).value.max().unstack()
+    index = pd.MultiIndex.from_frame(table[["arm", "seed"]])
+    table["log_td_loss"] = np.log(by_agent.td_loss_max.reindex(index).to_numpy())
+    table["ever_diverged"] = by_agent.diverged.reindex(index).to_numpy() > 0
+    return table
+
+
+METRICS = {
+    "initial_loss": "initial", "probe_loss": "final", "plasticity_loss": "change"
+}  # fmt: skip
+"""Columns of `agents` by the names of the paper's heat maps, Figs. 6 and 8 to 11."""
+
+
+def cells(run: Run) -> pd.DataFrame:
+    """Return each arm's probe losses and task beside the paper's printed cell, a row an arm.
+
+    Columns: `CELL`, intervals ``initial``, ``final``, ``change``, ``accuracy``, ``diverged`` (how
+    many agents), and ``paper_initial``, ``paper_final``, ``paper_change`` with ``paper_spread`` of
+    the change, NaN where the paper prints no cell. It does not say which reward it shows: both of
+    ours stand beside the same cell.
+    """
+    rows = []
+    for names, group in agents(run).groupby(list(CELL), sort=False):
+        whole = group[~group.ever_diverged]
+        intervals = {
+            name: _mean(whole[column])
+            for column, name in {**METRICS, "accuracy": "accuracy"}.items()
+        }
+        diverged = int(group.ever_diverged.sum())
+        rows.append({**dict(zip(CELL, names, strict=True)), **intervals, "diverged": diverged})
+    return _beside_the_paper(pd.DataFrame(rows))
+
+
+def _mean(values: pd.Series[float]) -> Interval:
+    return statistics.mean_interval(values) if len(values) else statistics.UNKNOWN
+
+
+def _beside_the_paper(table: pd.DataFrame) -> pd.DataFrame:
+    printed = paper.interventions()
+    printed = printed[(printed.figure != 6) & (printed.panel != "regression")]
+    keys = ["dataset", "encoding", "intervention", "architecture"]
+    wide = printed.pivot_table(index=keys, columns="quantity", values=["mean", "spread"])
+    theirs = wide["mean"].add_prefix("paper_")
+    theirs["paper_spread"] = wide["spread", "change"]
+    return (
+        table.assign(source=table.dataset.str.partition("_")[0])
+        .merge(
+            theirs.reset_index().rename(columns={"dataset": "source"}),
+            how="left",
+            on=["source", *keys[1:]],
+        )
+        .drop(columns="source")
+    )
+
+
+# Contrasts: an intervention against none, paired by seed.
+
+
+def contrast(
+    run: Run,
+    architecture: str,
+    intervention: str,
+    encoding: str = "regression",
+    against: tuple[str, str] = ("none", "regression"),
+    metric: str = "plasticity_loss",
+    variant: str | None = None,
+) -> np.ndarray:
+    """Return an arm's metric minus that of the arm ``against``, (seeds,), averaged over the grid.
+
+    ``against`` is (intervention, encoding). Averaged over data sets and, if no ``variant`` is
+    given, over variants; a seed with an agent that diverged in either arm is left out. Raises
+    KeyError if the run has no such arms.
+    """
+    table = agents(run)
+    chosen = table.architecture == architecture
+    if variant is not None:
+        chosen &= table.variant == variant
+    table = table[chosen]
+    wide = table.assign(value=table[metric].where(~table.ever_diverged)).pivot(
+        index="seed", columns=["intervention", "encoding", "dataset", "variant"], values="value"
+    )
+    difference = (wide[intervention, encoding] - wide[against]).dropna().to_numpy(float)
+    return np.asarray(difference.mean(axis=1))
+
+
+def contrasts(run: Run, **which: Any) -> dict[str, Interval]:
+    """Return `contrast` of each architecture with its interval, by architecture."""
+    config = configuration.from_dict(Config, run.config)
+    found = {name: contrast(run, name, **which) for name in config.architectures}
+    return {
+        name: statistics.mean_interval(values) if values.size else statistics.UNKNOWN
+        for name, values in found.items()
+    }
+
+
+def _second(found: Mapping[str, Interval], worst: bool) -> tuple[str, Interval]:
+    """Return the architecture with the second-largest estimate, or with the second-smallest."""
+    ordered = sorted(found.items(), key=lambda item: item[1].estimate, reverse=worst)
+    return ordered[min(1, len(ordered) - 1)]
+
+
+def judge_two_hot(run: Run) -> Verdict:
+    """Judge two-hot-best: contradicted if it is worse than none in two or more architectures.
+
+    So the second worst architecture decides.
+    """
+    found = contrasts(run, intervention="none", encoding="two_hot")
+    name, measured = _second(found, worst=True)
+    what = f"change, two-hot minus regression, second worst of {len(found)} ({name})"
+    return decide("two-hot-best", Condition(what, measured, "<", 0.0))
+
+
+def judge_shrink_and_perturb(run: Run) -> Verdict:
+    """Judge shrink-perturb-worst: contradicted if better than none in two or more architectures."""
+    found = contrasts(run, intervention="shrink_and_perturb")
+    name, measured = _second(found, worst=False)
+    what = f"change, shrink and perturb minus none, second best of {len(found)} ({name})"
+    return decide("shrink-perturb-worst", Condition(what, measured, ">", 0.0))
+
+
+def judge_categorical(run: Run) -> Verdict:
+    """Judge shrink-perturb-categorical: under two-hot the change stays below .2."""
+    found = contrasts(
+        run, intervention="shrink_and_perturb", encoding="two_hot", against=("none", "two_hot")
+    )
+    return decide(
+        "shrink-perturb-categorical",
+        *(
+            Condition(f"two-hot, change, shrink and perturb minus none ({name})", value, "<", 0.2)
+            for name, value in found.items()
+        ),
+    )
+
+
+def judge_weight_decay(run: Run) -> Verdict:
+    """Judge weight-decay-nothing: contradicted if clearly better than none in two or more.
+
+    That it does *nothing* no interval can show; supported would take it to be worse.
+    """
+    found = contrasts(run, intervention="weight_decay")
+    name, measured = _second(found, worst=False)
+    what = f"change, weight decay minus none, second best of {len(found)} ({name})"
+    return decide("weight-decay-nothing", Condition(what, measured, ">", 0.0))
+
+
+def judge_reset(run: Run) -> Verdict:
+    """Judge reset-helps: resetting the last layer lowers the change outside of the CNN."""
+    found = contrasts(run, intervention="reset_last_layer")
+    return decide(
+        "reset-helps",
+        *(
+            Condition(f"change, reset minus none ({name})", value, "<", 0.0)
+            for name, value in found.items()
+            if name != "cnn" or len(found) == 1
+        ),
+    )
+
+
+def judge_layer_norm(run: Run) -> Verdict:
+    """Judge layer-norm-helps: it lowers the change in every architecture."""
+    found = contrasts(run, intervention="layer_norm")
+    return decide(
+        "layer-norm-helps",
+        *(
+            Condition(f"change, layer norm minus none ({name})", value, "<", 0.0)
+            for name, value in found.items()
+        ),
+    )
+
+
+def judge_task(run: Run) -> Verdict:
+    """Judge perturbing-hurts-task: accuracy on the hard (random-label) reward."""
+    found = contrasts(run, intervention="shrink_and_perturb", metric="accuracy", variant=hard(run))
+    return decide(
+        "perturbing-hurts-task",
+        *(
+            Condition(f"hard accuracy, shrink and perturb minus none ({name})", value, "<", 0.0)
+            for name, value in found.items()
+        ),
+    )
+
+
+def hard(run: Run) -> str:
+    """Return the variant that the paper calls hard, or the last one that the run has."""
+    variants = run.config["variants"]
+    return "random_label" if "random_label" in variants else str(variants[-1])
+
+
+def judge_td_loss(run: Run) -> Verdict:
+    """Judge td-loss-stability: layer norm and two-hot lower the largest TD loss of training.
+
+    The squared error of values under either output (`plasticity.dqn.learn`).
+    """
+    compared = {
+        "layer norm": contrasts(run, intervention="layer_norm", metric="log_td_loss"),
+        "two-hot": contrasts(run, intervention="none", encoding="two_hot", metric="log_td_loss"),
+    }
+    conditions = [
+        Condition(f"largest TD loss, {what} / none ({name})", value.map(np.exp), "<", 1.0)
+        for what, found in compared.items()
+        for name, value in found.items()
+    ]
+    return decide("td-loss-stability", *conditions)
+
+
+def power(run: Run) -> pd.DataFrame:
+    """Return every contrast with none, and the effect that this number of seeds would have shown.
+
+    Columns: architecture, encoding, intervention, ``difference`` in the change (an interval, paired
+    by seed; two-hot arms against none under two-hot) and ``detectable``: see
+    `plasticity.statistics.detectable_difference`.
+    """
+    config, rows = configuration.from_dict(Config, run.config), []
+    for encoding in config.encodings:
+        for architecture in config.architectures:
+            for intervention in config.interventions:
+                if intervention == "none" and encoding == "regression":
+                    continue
+                other = ("none", "regression" if intervention == "none" else encoding)
+                values = contrast(run, architecture, intervention, encoding, other)
+                if values.size < 2:
+                    continue
+                rows.append(
+                    {
+                        "architecture": architecture,
+                        "encoding": encoding,
+                        "intervention": intervention,
+                        "difference": statistics.mean_interval(values),
+                        "detectable": statistics.detectable_difference(values),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def front(table: pd.DataFrame) -> pd.Series[bool]:
+    """Return which rows of `cells` are on the Pareto front of their data set, problem and network.
+
+    By the estimates of accuracy, the more the better, and final probe loss, the less the better.
+    """
+    estimates = pd.DataFrame(
+        {name: [interval.estimate for interval in table[name]] for name in ("accuracy", "final")},
+        index=table.index,
+    )
+    found = pd.Series(False, index=table.index)
+    for _, group in table.groupby(["dataset", "variant", "architecture"]):
+        chosen = estimates.loc[group.index]
+        found[group.index] = pareto(chosen.accuracy.to_numpy(), chosen.final.to_numpy())
+    return found
+
+
+def pareto(good: np.ndarray, bad: np.ndarray) -> np.ndarray:
+    """Return which points no other beats, with as much of the good and as little of the bad."""
+    as_good = (good[None] >= good[:, None]) & (bad[None] <= bad[:, None])
+    better = (good[None] > good[:, None]) | (bad[None] < bad[:, None])
+    return np.asarray(~(as_good & better).any(axis=1))
+
+
+CLAIMS = {
+    "two-hot-best": judge_two_hot,
+    "shrink-perturb-worst": judge_shrink_and_perturb,
+    "shrink-perturb-categorical": judge_categorical,
+    "weight-decay-nothing": judge_weight_decay,
+    "reset-helps": judge_reset,
+    "layer-norm-helps": judge_layer_norm,
+    "perturbing-hurts-task": judge_task,
+    "td-loss-stability": judge_td_loss,
+}
+"""Each claim of `plasticity.claims.LEDGER` that this experiment decides, with its judge."""
