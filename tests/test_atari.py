@@ -266,7 +266,7 @@ def test_the_state_has_room_for_the_longest_stretch(monkeypatch: pytest.MonkeyPa
         longest = max(longest, int(games.state().calls[0]))
     # Not over at 22 calls, so a whole episode and its first frame come on top.
     assert longest == 41 <= games.state().actions.shape[1] == 43
-    default = atari._most_calls(atari.Preprocessing())
+    default = atari.most_calls(atari.Preprocessing())
     assert default == 22 + 27_000 + 1
 
 

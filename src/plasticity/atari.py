@@ -141,6 +141,11 @@ class Environments:
 
         Raises RuntimeError before the first `reset`, ValueError for other actions.
         """
+        self.send(actions)
+        return self.receive()
+
+    def send(self, actions: npt.ArrayLike) -> None:
+        """Begin a `step` and return at once: the emulators go on by themselves."""
         if not self._begun:
             raise RuntimeError("call reset, or restore, before the first step")
         taken = np.asarray(actions)
@@ -154,6 +159,9 @@ class Environments:
             )
         for copy, action in zip(self._copies, taken.tolist(), strict=True):
             copy.send(action)
+
+    def receive(self) -> Step:
+        """End the `step` that `send` began: wait for the emulators."""
         return _together([copy.receive() for copy in self._copies])
 
     def state(self) -> State:
@@ -161,7 +169,7 @@ class Environments:
         if not self._begun:
             raise RuntimeError("call reset, or restore, before there is a state")
         copies, n = self._copies, len(self._copies)
-        actions = np.zeros((n, _most_calls(self.preprocessing)), np.uint8)
+        actions = np.zeros((n, most_calls(self.preprocessing)), np.uint8)
         for row, copy in zip(actions, copies, strict=True):
             row[: len(copy.taken)] = copy.taken
         return State(
@@ -171,16 +179,20 @@ class Environments:
             actions,
         )
 
+    def is_at(self, state: State) -> bool:
+        """Return whether these very emulators have come to ``state``: nothing to restore."""
+        return self._begun and all(map(np.array_equal, self.state(), state))
+
     def restore(self, state: State) -> Step:
         """Go back to ``state`` by replaying; return what `step` or `reset` last returned then.
 
         Raises ValueError for the state of environments of another number or preprocessing.
         """
         n = len(self._copies)
-        if state.actions.shape != (n, _most_calls(self.preprocessing)):
+        if state.actions.shape != (n, most_calls(self.preprocessing)):
             raise ValueError(
                 f"the state has actions of shape {state.actions.shape}, these environments of "
-                f"{(n, _most_calls(self.preprocessing))}: was it another configuration's?"
+                f"{(n, most_calls(self.preprocessing))}: was it another configuration's?"
             )
         self._begun = True
         counts = state.calls.tolist()
@@ -197,7 +209,7 @@ class Environments:
         return _together(seen)
 
 
-def _most_calls(preprocessing: Preprocessing) -> int:
+def most_calls(preprocessing: Preprocessing) -> int:
     """Return how many calls an environment can take without being seeded anew."""
     steps = -(-preprocessing.episode_frames // preprocessing.frame_skip)
     return SEEDED + steps + 1
