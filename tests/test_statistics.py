@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from plasticity.statistics import (
+    UNKNOWN,
     Interval,
     bootstrap_interval,
     human_normalised,
     human_normalised_improvement,
     mean_interval,
     paired_difference,
+    sign_test,
+    trials_needed,
 )
 
 
@@ -115,3 +118,39 @@ def test_below_the_human_player_it_is_the_difference_of_normalised_scores() -> N
         human_normalised_improvement(new, old, random, human),
         human_normalised(new, random, human) - human_normalised(old, random, human),
     )
+
+
+def test_a_sign_test_counts_signs_and_leaves_zeros_out() -> None:
+    found = sign_test([2.0, 0.1, 5.0, -1.0, 0.0])
+    assert found.share.estimate == 0.75 and found.share.n == 4
+    # By hand: 2 (4 + 1) / 16. The interval is that of the beta distribution.
+    np.testing.assert_allclose(found.p_value, 10 / 16)
+    expected = stats.beta.ppf(0.025, 3, 2), stats.beta.ppf(0.975, 4, 1)
+    np.testing.assert_allclose(found.share[1:3], expected, rtol=1e-6)
+    assert sign_test([0.0, 0.0]) == (UNKNOWN, 1.0)
+    with pytest.raises(ValueError, match="not finite"):
+        sign_test([1.0, np.nan])
+
+
+def test_one_game_decides_nothing() -> None:
+    assert sign_test([1.0]).share.low < 0.6
+
+
+def test_so_many_trials_have_the_power_and_one_less_has_not() -> None:
+    share, power = 45 / 55, 0.8
+    n = trials_needed(share)
+    assert n == 20
+
+    def reached(n: int) -> float:
+        """Return how often the interval's lower end is above one half, over all outcomes."""
+        signs = [np.where(np.arange(n) < above, 1, -1) for above in range(n + 1)]
+        lows = np.array([sign_test(sign).share.low for sign in signs])
+        return float(stats.binom.pmf(np.arange(n + 1), n, share)[lows > 0.5].sum())
+
+    assert reached(n) >= power > reached(n - 1)
+    assert trials_needed(share, 0.6) > n
+    for wrong in ({"share": 0.5}, {"share": 0.9, "threshold": 0.95}, {"share": 0.9, "power": 1.0}):
+        with pytest.raises(ValueError, match="need 0 < threshold"):
+            trials_needed(**wrong)
+    with pytest.raises(ValueError, match="more than 10,000"):
+        trials_needed(0.501)

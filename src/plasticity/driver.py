@@ -260,7 +260,7 @@ def advance_unit(
     if done == total:
         return
     world, _ = load(cast(ModuleType, module), config)
-    start, advance = _compiled(cast(ModuleType, module), batched=len(unit.seeds) > 1)
+    start, advance = compiled(cast(ModuleType, module), batched=len(unit.seeds) > 1)
     keys = [jax.random.key(seed) for seed in unit.seeds]
     state = start(arm_config, world, jnp.stack(keys) if len(keys) > 1 else keys[0])
     if done:
@@ -285,7 +285,7 @@ def load(module: ModuleType, config: Any) -> tuple[Any, dict[str, object]]:
 
 
 @lru_cache(maxsize=4)
-def _compiled(module: ModuleType, batched: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def compiled(module: ModuleType, batched: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Return jitted ``start`` and ``advance``; batched ones map over the seeds' leading axis."""
 
     def start(config: Any, world: Any, key: Any) -> Any:

@@ -289,14 +289,29 @@ def flops(config: Config) -> float:
 
 
 def sample(config: Config) -> Config:
-    """Return settings of the same agent, a chunk of which is soon over: what `cost` times."""
-    stretch = math.gcd(config.target_period, 64 * config.learn_period)
+    """Return settings of the same agents, a chunk of which is soon over: what is timed for costs.
+
+    It has hardly any measurements, and learns from the second chunk on.
+    """
+    chunk = 256 * config.learn_period
     return replace(
-        config, chunk_frames=64 * config.learn_period, frames=192 * config.learn_period,
-        target_period=stretch, warmup=max(1, config.learn_period // config.frame_skip),
-        evaluation_episodes=1, episode_frames=400, covariance_examples=2, examples=2, order=1,
-        vectors=1, seeds=1,
+        config, chunk_frames=chunk, frames=100 * chunk, target_period=chunk,
+        warmup=max(1, config.learn_period // config.frame_skip), evaluation_episodes=1,
+        episode_frames=400, covariance_examples=2, examples=2, order=1, vectors=1,
     )  # fmt: skip
+
+
+def figures(config: Config) -> dict[str, tuple[list[str], int]]:
+    """Return the arms, and on how many of the seeds, that each figure of the paper needs.
+
+    Figs. 19 and 20 show three games each; which, is not in the text, and costs the same.
+    """
+    everything = list(arms(config))
+    return {
+        "Fig. 7": (everything, config.seeds),
+        "Figs. 19, 20": (everything[:12], config.seeds),
+        "Figs. 21, 22": (everything, 1),
+    }
 
 
 # What is made of a run.
