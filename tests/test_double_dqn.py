@@ -212,6 +212,15 @@ def test_pieces_are_the_whole_to_the_bit() -> None:
         np.testing.assert_array_equal(a, b)
 
 
+def test_nothing_copies_the_replay_buffer() -> None:
+    """Three quarters of a gigabyte in every cycle would take longer than learning."""
+    text = trained.lower(*jax.eval_shape(begun, KEY), 2).compile().as_text()
+    rows = begun(KEY)[0].buffer.frames.shape[0]
+    frames = f"u8[{rows},1,20,20]"
+    assert f"{frames}{{3,2,1,0}} fusion" in text  # it is written to in place
+    assert not [line for line in text.splitlines() if f"= {frames}" in line and " copy(" in line]
+
+
 def test_a_stretch_must_end_at_every_target_update() -> None:
     state, _ = begun(KEY)
     for stretch in (0, 8, 64):

@@ -184,7 +184,8 @@ def train(
         )
         state, ticket, learned = carry
         due = state.steps % (agent.target_period // agent.frame_skip) == 0
-        target = jax.lax.cond(due, lambda s: s.params, lambda s: s.target_params, state)
+        networks = (state.params, state.target_params)
+        target = jax.lax.cond(due, lambda two: two[0], lambda two: two[1], networks)
         return state._replace(target_params=target, key=key), ticket, learned
 
     begun = (state, ticket, Learned(*map(jnp.asarray, NOTHING)))
@@ -201,9 +202,8 @@ def _cycle(agent: Agent, games: Emulators, carry: Any, draw: Any) -> Any:
     ticket = games.send(ticket, action)
     state, now = _learn_if_ready(agent, state, uniform)
     # Wait for the emulators only when the device has nothing else to do.
-    ticket, params = jax.lax.optimization_barrier((ticket, state.params))
-    ticket, seen = games.receive(ticket)
-    state = _remember(state._replace(params=params), action, seen)
+    ticket, seen = games.receive(ticket, after=now.td_loss)
+    state = _remember(state, action, seen)
 
     def act(carry: Any, draw: Any) -> tuple[Any, None]:
         state, ticket = carry
@@ -256,14 +256,17 @@ def _learn_if_ready(
 ) -> tuple[State, Learned]:
     """Learn from a batch drawn by numbers in [0, 1), if the buffer holds the warm-up."""
 
-    def update(state: State) -> tuple[Any, Any, Learned]:
-        batch = frame_replay.sample(state.buffer, uniform)
-        return learn(agent, state.params, state.target_params, state.opt_state, batch)
+    # Drawn in any case: XLA would copy a buffer that is an operand of a conditional, all of it.
+    batch = frame_replay.sample(state.buffer, uniform)
+    begun = (state.params, state.target_params, state.opt_state, batch)
 
-    def wait(state: State) -> tuple[Any, Any, Learned]:
-        return state.params, state.opt_state, Learned(*map(jnp.asarray, NOTHING))
+    def update(params: Any, target_params: Any, opt_state: Any, batch: Any) -> Any:
+        return learn(agent, params, target_params, opt_state, batch)
 
-    params, opt_state, learned = jax.lax.cond(is_ready(agent, state), update, wait, state)
+    def wait(params: Any, target_params: Any, opt_state: Any, batch: Any) -> Any:
+        return params, opt_state, Learned(*map(jnp.asarray, NOTHING))
+
+    params, opt_state, learned = jax.lax.cond(is_ready(agent, state), update, wait, *begun)
     return state._replace(params=params, opt_state=opt_state), learned
 
 

@@ -20,6 +20,7 @@ none. `resume` costs nothing if the live emulators are already where the arrays 
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -110,13 +111,18 @@ class Emulators:
         found: Ticket = _call(send, _TICKET, ticket, actions)
         return found
 
-    def receive(self, ticket: Ticket) -> tuple[Ticket, Step]:
-        """Wait for what came of the actions."""
+    def receive(self, ticket: Ticket, after: Array | None = None) -> tuple[Ticket, Step]:
+        """Wait for what came of the actions, once ``after`` is computed, any array.
 
-        def receive(ticket: np.ndarray) -> Any:
+        So XLA knows what comes first. A barrier it would drop before it decides what to copy, and
+        then copy what the one reads and the other's result overwrites, such as a replay buffer.
+        """
+
+        def receive(ticket: np.ndarray, *after: np.ndarray) -> Any:
             return ticket + 1, _by_lane(self._live(len(ticket)).receive(), ticket)
 
-        found: tuple[Ticket, Step] = _call(receive, (_TICKET, self._seen()), ticket)
+        reason = () if after is None else (after,)
+        found: tuple[Ticket, Step] = _call(receive, (_TICKET, self._seen()), ticket, *reason)
         return found
 
     def step(self, ticket: Ticket, actions: Int[Array, " n"]) -> tuple[Ticket, Step]:
@@ -167,6 +173,9 @@ def _environments(
 ) -> atari.Environments:
     """Return the live emulators: one object, so that calls follow up on each other."""
     return atari.Environments(game, copies, preprocessing)
+
+
+atexit.register(_environments.cache_clear)  # or ale_py complains that they were never closed
 
 
 def _tickets(lanes: np.ndarray) -> np.ndarray:
