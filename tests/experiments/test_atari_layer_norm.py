@@ -1,4 +1,4 @@
-"""Settings, the agent's life at toy size, measurements against slow ones, judges on made-up runs."""
+"""Settings, an agent's life at toy size, measurements against slow ones, judges on made-up runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
@@ -25,7 +24,6 @@ from plasticity import (
     gradient_covariance,
     jitted_atari,
     paper,
-    results,
 )
 from plasticity.data import DataError
 from plasticity.experiments import atari_layer_norm as experiment
