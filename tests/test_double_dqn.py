@@ -121,7 +121,7 @@ LOOP = Agent(
 
 @jax.jit
 def begun(key: jax.Array) -> tuple[State, Any]:
-    ticket, seen = GAMES.reset(SEED)
+    ticket, seen = GAMES.reset(jnp.asarray(SEED))
     params = jax.tree.map(jnp.float32, drawn(GAMES.actions, 20 * 20 * 2))
     return double_dqn.start(LOOP, params, key, seen, SHORT.stack), GAMES.state(ticket)
 

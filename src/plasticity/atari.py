@@ -181,7 +181,8 @@ class Environments:
 
     def is_at(self, state: State) -> bool:
         """Return whether these very emulators have come to ``state``: nothing to restore."""
-        return self._begun and all(map(np.array_equal, self.state(), state))
+        pairs: list[Any] = list(zip(self.state(), state, strict=True)) if self._begun else []
+        return self._begun and all(np.array_equal(now, then) for now, then in pairs)
 
     def restore(self, state: State) -> Step:
         """Go back to ``state`` by replaying; return what `step` or `reset` last returned then.

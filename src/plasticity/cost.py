@@ -71,7 +71,7 @@ def measure(experiment: ModuleType, config: Any, seconds: float = SECONDS) -> Ra
     clock = time.process_time if on_cpu else time.perf_counter
     total = module.chunks(arm_config)
     state, record = advance(arm_config, world, state)  # compiles; the first chunk is often another
-    jax.block_until_ready((state, record))
+    jax.device_get(record)
     began, done = clock(), 0
     while done == 0 or (clock() - began < seconds and done < total - 1):
         state, record = advance(arm_config, world, state)

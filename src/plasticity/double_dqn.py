@@ -120,7 +120,8 @@ class Learned(NamedTuple):
     def and_then(self, other: Learned) -> Learned:
         """Return the sums over both."""
         largest = jnp.maximum(self.td_loss_max, other.td_loss_max)
-        return jax.tree.map(jnp.add, self, other)._replace(td_loss_max=largest)
+        sums: Learned = jax.tree.map(jnp.add, self, other)
+        return sums._replace(td_loss_max=largest)
 
 
 NOTHING = (0.0,) * len(Learned._fields)

@@ -139,12 +139,11 @@ class Emulators:
 
         def state(ticket: np.ndarray) -> Any:
             found = self._live(len(ticket)).state()
-            small = (found.seed.astype(np.int32), *found[1:])
+            small: list[Any] = [found.seed.astype(np.int32), *found[1:]]
             return State(*(leaf.reshape(len(ticket), self.n, *leaf.shape[1:]) for leaf in small))
 
-        n, calls = self.n, atari.most_calls(self.preprocessing)
-        number = jax.ShapeDtypeStruct((n,), np.int32)
-        actions = jax.ShapeDtypeStruct((n, calls), np.uint8)
+        number = _shape((self.n,), np.int32)
+        actions = _shape((self.n, atari.most_calls(self.preprocessing)), np.uint8)
         found: State = _call(state, State(number, number, number, actions), ticket)
         return found
 
@@ -152,19 +151,22 @@ class Emulators:
         return _environments(self.game, lanes * self.n, self.preprocessing, self.purpose)
 
     def _seen(self) -> Step:
-        size = self.preprocessing.size
-        shapes = {"frame": ((size, size), np.uint8), "score": ((), np.int32)}
-        shapes |= dict.fromkeys(("reward", "discount"), ((), np.float32))
-        shapes |= dict.fromkeys(("first", "last"), ((), np.bool_))
+        size, n = self.preprocessing.size, (self.n,)
         return Step(
-            **{
-                name: jax.ShapeDtypeStruct((self.n, *shape), kind)
-                for name, (shape, kind) in shapes.items()
-            }
+            frame=_shape((*n, size, size), np.uint8),
+            score=_shape(n, np.int32),
+            reward=_shape(n, np.float32),
+            discount=_shape(n, np.float32),
+            first=_shape(n, np.bool_),
+            last=_shape(n, np.bool_),
         )
 
 
-_TICKET = jax.ShapeDtypeStruct((), np.int32)
+def _shape(shape: tuple[int, ...], kind: Any) -> Any:
+    return jax.ShapeDtypeStruct(shape, kind)  # type: ignore[no-untyped-call]
+
+
+_TICKET = _shape((), np.int32)
 
 
 @lru_cache(maxsize=4)
@@ -184,7 +186,8 @@ def _tickets(lanes: np.ndarray) -> np.ndarray:
 
 def _by_lane(seen: atari.Step, lanes: np.ndarray) -> Step:
     """Return one row a lane of what was seen of all copies."""
-    return Step(*(leaf.reshape(len(lanes), -1, *leaf.shape[1:]) for leaf in seen))
+    leaves: list[Any] = [leaf.reshape(len(lanes), -1, *leaf.shape[1:]) for leaf in seen]
+    return Step(*leaves)
 
 
 def _call(function: Callable[..., Any], returned: Any, *arguments: Array) -> Any:
@@ -194,7 +197,7 @@ def _call(function: Callable[..., Any], returned: Any, *arguments: Array) -> Any
         return function(*(np.asarray(x) for x in arguments))
 
     def lanes(count: int, *arguments: Array) -> Any:
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), returned)
+        shapes = jax.tree.map(lambda x: _shape((count, *x.shape), x.dtype), returned)
         return io_callback(on_host, shapes, *arguments)
 
     @jax.custom_batching.custom_vmap
@@ -202,7 +205,7 @@ def _call(function: Callable[..., Any], returned: Any, *arguments: Array) -> Any
         found = lanes(1, *(x[None] for x in arguments))
         return jax.tree.map(lambda x: x[0], found)
 
-    @call.def_vmap  # type: ignore[untyped-decorator]
+    @call.def_vmap
     def _(count: int, batched: list[bool], *arguments: Array) -> Any:
         whole = [
             x if is_batched else jnp.broadcast_to(x, (count, *x.shape))

@@ -285,7 +285,7 @@ def trials_needed(
     n = np.arange(1, 10_001)
     # The lower end is above the threshold if so many or more would be rare at the threshold.
     least = stats.binom.isf((1 - confidence) / 2, n, threshold) + 1
-    reached = stats.binom.sf(least - 1, n, share) >= power
+    reached = np.asarray(stats.binom.sf(least - 1, n, share) >= power)
     if not reached[-1]:
         raise ValueError(f"more than {n[-1]:,} are needed to tell {share} from {threshold}")
     for first in n[reached]:

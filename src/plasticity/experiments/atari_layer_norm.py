@@ -339,7 +339,8 @@ def agents(run: Run) -> pd.DataFrame:
     table = table.reset_index().merge(paper.atari_scores(), on="game")
     table["normalised"] = statistics.human_normalised(table.score, table.random, table.human)
     table["learned"] = table.normalised > LEARNED
-    return table.drop(columns=["random", "human", "ale_id"])
+    found: pd.DataFrame = table.drop(columns=["random", "human", "ale_id"])
+    return found
 
 
 def improvements(run: Run) -> pd.DataFrame:
