@@ -133,7 +133,8 @@ def test_patches_are_what_the_kernel_sees_in_the_order_of_its_entries(
 def test_blocks_are_the_same_convolution(
     size: tuple[int, int], kernel: tuple[int, int], stride: int
 ) -> None:
-    images, weights = random(2, *size, 3), random(*kernel, 3, 4, seed=1)
+    images = jnp.asarray(random(2, *size, 3))
+    weights = jnp.asarray(random(*kernel, 3, 4, seed=1))
     strides = (stride, stride)
 
     def both(form: Callable[..., jax.Array]) -> Any:
@@ -151,7 +152,7 @@ def test_blocks_are_the_same_convolution(
 
 
 def test_blocks_must_fill_the_kernel_and_take_no_padding() -> None:
-    images, weights = random(1, 9, 9, 1), random(4, 4, 1, 2)
+    images, weights = jnp.asarray(random(1, 9, 9, 1)), jnp.asarray(random(4, 4, 1, 2))
     for strides, padding in (((3, 3), "VALID"), ((2, 2), "SAME")):
         with pytest.raises(NotImplementedError, match="in blocks"):
             convolution.convolve_in_blocks(images, weights, strides, padding)
