@@ -19,13 +19,26 @@ CHAPTERS = [REPOSITORY / "book" / f"{name}.ipynb" for name in cli.experiment_nam
 
 LAYERS = [
     {"shapes"},
-    {"devices", "configuration", "statistics"},
-    {"data", "classification_mdp", "environments"},
-    {"convolution", "network_state", "networks", "losses", "optimizers", "replay", "dqn"},
+    {"devices", "configuration", "statistics", "paper"},
+    {"data", "classification_mdp", "environments", "atari", "jitted_atari"},
+    {
+        "convolution",
+        "network_state",
+        "networks",
+        "losses",
+        "optimizers",
+        "replay",
+        "frame_replay",
+        "dqn",
+        "double_dqn",
+    },
     {"curvature", "gradient_covariance", "network_statistics", "probe", "interventions"},
-    {"fingerprint", "results", "checkpoints", "claims", "paper"},
-    {"mdp_agent", "probed_agent"},
-    {"driver", "worker", "report", "figures", "comparisons", "speed", "reproduction", "progress"},
+    {"fingerprint", "results", "checkpoints", "claims"},
+    {"mdp_agent", "probed_agent", "atari_agent"},
+    {
+        "driver", "worker", "report", "figures", "comparisons", "speed", "reproduction", "progress",
+        "cost",
+    },
     {"experiments"},
     {"cli"},
 ]

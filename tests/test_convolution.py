@@ -127,6 +127,38 @@ def test_patches_are_what_the_kernel_sees_in_the_order_of_its_entries(
 
 
 @pytest.mark.parametrize(
+    ("size", "kernel", "stride"), [((13, 17), (8, 8), 4), ((9, 12), (4, 6), 2), ((5, 5), (3, 3), 1)]
+)
+@pytest.mark.usefixtures("double")
+def test_blocks_are_the_same_convolution(
+    size: tuple[int, int], kernel: tuple[int, int], stride: int
+) -> None:
+    images = jnp.asarray(random(2, *size, 3))
+    weights = jnp.asarray(random(*kernel, 3, 4, seed=1))
+    strides = (stride, stride)
+
+    def both(form: Callable[..., jax.Array]) -> Any:
+        def total(images: jax.Array, weights: jax.Array) -> jax.Array:
+            return jnp.sum(jnp.sin(form(images, weights, strides, "VALID")))
+
+        return form(images, weights, strides, "VALID"), jax.grad(total, (0, 1))(images, weights)
+
+    ours, theirs = (
+        jax.tree.leaves(both(convolution.convolve_in_blocks)),
+        jax.tree.leaves(both(lax_form)),
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_blocks_must_fill_the_kernel_and_take_no_padding() -> None:
+    images, weights = jnp.asarray(random(1, 9, 9, 1)), jnp.asarray(random(4, 4, 1, 2))
+    for strides, padding in (((3, 3), "VALID"), ((2, 2), "SAME")):
+        with pytest.raises(NotImplementedError, match="in blocks"):
+            convolution.convolve_in_blocks(images, weights, strides, padding)
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         {"lhs_dilation": (2, 1)},

@@ -13,7 +13,7 @@ import pytest
 from scipy import special
 
 from plasticity import convolution, network_statistics
-from plasticity.networks import CNN, MLP, BasicBlock, Forward, ResNet18, ViT
+from plasticity.networks import CNN, MLP, BasicBlock, Forward, NatureCNN, ResNet18, ViT
 
 KEY = jax.random.key(0)
 
@@ -304,3 +304,60 @@ def test_layer_norm_adds_to_a_vit_two_and_replaces_those_of_a_resnet() -> None:
     plain, normed = (shapes(ResNet18(10, layer_norm=n), MNIST) for n in (False, True))
     renamed = {name.replace("GroupNorm", "LayerNorm"): shape for name, shape in plain.items()}
     assert renamed == normed != plain
+
+
+def nature(outputs: int, **fields: Any) -> Any:
+    """Return the shapes of the parameters for Atari's frames."""
+    x = jnp.zeros((1, 84, 84, 4), jnp.uint8)
+    return jax.eval_shape(NatureCNN(outputs, **fields).init, KEY, x)
+
+
+def count(params: Any) -> int:
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+
+
+def test_the_nature_network_has_the_parameters_of_the_publication() -> None:
+    below = 1_684_128
+    assert count(nature(6)) == below + 512 * 6 + 1  # one bias for all actions
+    assert count(nature(18, shared_bias=False)) == below + 512 * 18 + 18
+    # a scale and a bias a channel and a hidden unit
+    assert count(nature(6, layer_norm=True)) == count(nature(6)) + 2 * (32 + 64 + 64 + 512)
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_the_nature_network_is_its_formula(layer_norm: bool) -> None:
+    model, rng = NatureCNN(3, layer_norm), np.random.default_rng(0)
+    x = jnp.asarray(rng.integers(0, 256, (2, 36, 36, 2)), jnp.uint8)
+    params = model.init(KEY, x)
+    weights = jax.tree.map(np.asarray, params["params"])
+    y, hidden = jnp.asarray(x, jnp.float32) / 255, []
+    for k, stride in enumerate((4, 2, 1)):
+        layer = weights[f"Conv_{k}"]
+        y = jax.lax.conv_general_dilated(
+            y, layer["kernel"], (stride, stride), "VALID",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        ) + layer["bias"][None, None, None]  # fmt: skip
+        if layer_norm:
+            y = (y - y.mean((1, 2, 3), keepdims=True)) / jnp.sqrt(
+                y.var((1, 2, 3), keepdims=True) + 1e-6
+            )
+        y = jnp.maximum(y, 0)
+        hidden.append(y.reshape(2, -1))
+    y = hidden[-1] @ weights["Dense_0"]["kernel"] + weights["Dense_0"]["bias"][None]
+    if layer_norm:
+        y = (y - y.mean(1, keepdims=True)) / jnp.sqrt(y.var(1, keepdims=True) + 1e-6)
+    hidden.append(jnp.maximum(y, 0))
+    y = hidden[-1] @ weights["Dense_1"]["kernel"] + weights["shared_bias"][None]
+    found = model.apply(params, x)
+    np.testing.assert_allclose(found.output, y, rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(found.hidden, hidden, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_the_nature_network_starts_uniform_within_one_over_the_root_of_the_fan_in() -> None:
+    params = NatureCNN(6).init(KEY, jnp.zeros((1, 36, 36, 4), jnp.uint8))["params"]
+    for name, fan_in in (("Conv_0", 256), ("Conv_1", 512), ("Conv_2", 576), ("Dense_1", 512)):
+        bound, kernel = fan_in**-0.5, params[name]["kernel"]
+        assert 0.95 * bound < np.abs(kernel).max() <= bound
+        np.testing.assert_allclose(kernel.std(), bound / 3**0.5, rtol=0.05)
+    assert np.abs(params["Conv_1"]["bias"]).max() > 0

@@ -30,10 +30,10 @@ def recorded(runs: Path) -> results.Run:
 @pytest.fixture
 def forget() -> Iterator[None]:
     """Compile and load anew, now and afterwards: a test is about to change the toy."""
-    driver._compiled.cache_clear()
+    driver.compiled.cache_clear()
     driver.load.cache_clear()
     yield
-    driver._compiled.cache_clear()
+    driver.compiled.cache_clear()
     driver.load.cache_clear()
 
 

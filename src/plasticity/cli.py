@@ -22,6 +22,7 @@ from plasticity import (
     checkpoints,
     claims,
     configuration,
+    cost,
     driver,
     experiments,
     fingerprint,
@@ -105,6 +106,13 @@ def _resolve(options: argparse.Namespace) -> tuple[ModuleType, Any]:
     for changes in module.arms(config).values():  # an arm may be out of range where its base is not
         type(config)(**{**vars(config), **changes})
     return module, config
+
+
+def _cost_of(options: argparse.Namespace) -> None:
+    module, config = _resolve(options)
+    rate = cost.measure(module, config, options.seconds)
+    shares = cost.estimate(module, config, rate)
+    print(cost.describe(options.name, options.profile, config, rate, shares))
 
 
 def _list(options: argparse.Namespace) -> None:
@@ -287,6 +295,18 @@ def _parser() -> argparse.ArgumentParser:
         "--workers", type=int, help="processes on a CPU (default: one for every core)"
     )
     command.set_defaults(command=_reproduce)
+
+    command = commands.add_parser("cost", help="what a run would cost, from this machine's speed")
+    command.add_argument("name", help="the experiment")
+    command.add_argument("--profile", required=True, help="quick, laptop, gpu or paper")
+    command.add_argument("--seeds", type=int, help="how many seeds, instead of the profile's")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a setting"
+    )
+    command.add_argument(
+        "--seconds", type=float, default=cost.SECONDS, help="for about how long to time it"
+    )
+    command.set_defaults(command=_cost_of)
 
     command = commands.add_parser("notebook", help="execute an experiment's chapter by papermill")
     command.add_argument("name", help="the experiment")

@@ -38,6 +38,41 @@ def convolve(
     return jax.lax.conv_general_dilated(images, kernel, window_strides, padding, **lax_arguments)
 
 
+def convolve_in_blocks(
+    images: Float[Array, "batch height width channels"],
+    kernel: Float[Array, "kh kw channels features"],
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    **lax_arguments: Any,
+) -> Float[Array, "batch out_height out_width features"]:
+    """Return the convolution without padding of a kernel that is a multiple of its stride.
+
+    As `convolve`, but where that makes patches, blocks of rows x columns pixels (the stride) become
+    channels first, and the convolution one of stride one: 4 slices instead of 64 for the kernel of
+    eight and stride of four that DQN begins with, fewer to compile and each a longer run of memory.
+    Raises NotImplementedError for padding and kernels of other sizes.
+    """
+    height, width, channels, features = kernel.shape
+    rows, columns = window_strides
+    if padding != "VALID" or height % rows or width % columns:
+        raise NotImplementedError(
+            f"padding {padding}, kernel {height} x {width}, stride {rows} x {columns}: in blocks "
+            "there is no padding, and a kernel is a multiple of its stride"
+        )
+    if not devices.is_cpu():
+        return convolve(images, kernel, window_strides, padding, **lax_arguments)
+    down, across = images.shape[1] // rows, images.shape[2] // columns
+    cut = images[:, : down * rows, : across * columns]
+    blocks = cut.reshape(len(images), down, rows, across, columns, channels)
+    taps = kernel.reshape(height // rows, rows, width // columns, columns, channels, features)
+    depth = rows * columns * channels
+    return by_patches(
+        blocks.transpose(0, 1, 3, 2, 4, 5).reshape(len(images), down, across, depth),
+        taps.transpose(0, 2, 1, 3, 4, 5).reshape(*taps.shape[0:3:2], depth, features),
+        (1, 1), padding, **lax_arguments,
+    )  # fmt: skip
+
+
 def by_patches(
     images: Float[Array, "batch height width channels"],
     kernel: Float[Array, "kh kw channels features"],

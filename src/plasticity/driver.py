@@ -33,7 +33,10 @@ from plasticity import checkpoints, configuration, fingerprint, results
 from plasticity.results import Run
 
 CHECKPOINT_SECONDS = 10.0
-"""A unit is checkpointed at the first chunk that ends this long after the last checkpoint."""
+"""A unit is checkpointed at the first chunk that ends this long after the last checkpoint.
+
+An experiment whose state is large may have a ``CHECKPOINT_SECONDS`` of its own.
+"""
 
 
 class Experiment(Protocol):
@@ -95,7 +98,7 @@ def run(
     reuse: bool = True,
     fresh: bool = False,
     workers: int | None = None,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    checkpoint_seconds: float | None = None,
 ) -> Run:
     """Run ``experiment`` with ``config``, or resume it, or return it if it is already recorded.
 
@@ -107,7 +110,7 @@ def run(
         fresh: discard an unfinished run of this folder instead of resuming it.
         workers: processes on a CPU, one pinned to each core; by default one for every core.
             0 runs in this process, unpinned: its bits are those of this many cores.
-        checkpoint_seconds: see `CHECKPOINT_SECONDS`.
+        checkpoint_seconds: see `CHECKPOINT_SECONDS`; by default the experiment's own.
 
     Raises:
         checkpoints.CheckpointError: the folder is in use, damaged, or holds another unfinished run.
@@ -154,7 +157,7 @@ def measured(
     *,
     fresh: bool = False,
     workers: int | None = None,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    checkpoint_seconds: float | None = None,
 ) -> Iterator[Measured]:
     """Run every unit of ``config`` in the folder ``work``, or resume it, and hand over the whole.
 
@@ -163,6 +166,8 @@ def measured(
     `run`.
     """
     module = cast(Experiment, experiment)
+    if checkpoint_seconds is None:
+        checkpoint_seconds = getattr(experiment, "CHECKPOINT_SECONDS", CHECKPOINT_SECONDS)
     in_workers = jax.default_backend() == "cpu" and workers != 0
     environment = results.environment()
     header = {
@@ -270,7 +275,7 @@ def _advance(
     changed = arm_config(module, config, unit.arm)
     done, total = folder.chunks_done(), module.chunks(changed)
     world, _ = load(cast(ModuleType, module), config)
-    start, advance = _compiled(cast(ModuleType, module), batched=len(unit.seeds) > 1)
+    start, advance = compiled(cast(ModuleType, module), batched=len(unit.seeds) > 1)
     keys = [jax.random.key(seed) for seed in unit.seeds]
     state = start(changed, world, jnp.stack(keys) if len(keys) > 1 else keys[0])
     if done:
@@ -295,7 +300,7 @@ def load(module: ModuleType, config: Any) -> tuple[Any, dict[str, object]]:
 
 
 @lru_cache(maxsize=4)
-def _compiled(module: ModuleType, batched: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def compiled(module: ModuleType, batched: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Return jitted ``start`` and ``advance``; batched ones map over the seeds' leading axis."""
 
     def start(config: Any, world: Any, key: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Networks whose hidden activations are part of their output: the four of Lyle et al. (2023, A.2).
+"""Networks whose hidden activations are part of their output: those of Lyle et al. (2023).
 
 A statistic of the features needs no second forward pass and no hook: a network returns what it
 predicts together with what every hidden layer computed on the way.
@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from plasticity.convolution import convolve
+from plasticity.convolution import convolve, convolve_in_blocks
 from plasticity.network_state import (
     DROPOUT,
     SpectralConv,
@@ -27,7 +27,7 @@ from plasticity.network_state import (
     dropout_key,
     start_counter,
 )
-from plasticity.shapes import Array, Float
+from plasticity.shapes import Array, Float, UInt8
 
 
 class Forward(NamedTuple):
@@ -106,6 +106,60 @@ class CNN(nn.Module):
             hidden.append(x.reshape(x.shape[0], -1))
         dense = MLP(self.widths, self.outputs, self.layer_norm)(hidden[-1])
         return Forward(dense.output, (*hidden, *dense.hidden))
+
+
+class NatureCNN(nn.Module):
+    """The network of DQN (Mnih et al. 2015) as double DQN has it (Lyle et al. 2023, A.3).
+
+    Three convolutions, 32 of 8x8 with stride 4, 64 of 4x4 with stride 2, 64 of 3x3, without
+    padding, then 512 units, all ReLU. Of 84x84 pixels that makes 1,684,128 parameters below the
+    output layer, which has weights for each output and, with ``shared_bias``, one bias for all of
+    them (Van Hasselt et al. 2016, the tuned version). Every parameter starts uniform between plus
+    and minus one over the root of the layer's fan-in, biases too, as in dqn_zoo.
+
+    With ``layer_norm`` each of the four hidden layers is normalised as in `CNN`.
+    """
+
+    outputs: int
+    layer_norm: bool = False
+    shared_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: UInt8[Array, "batch height width frames"]) -> Forward:
+        """Return the outputs, shape (batch, outputs), and each hidden layer's activations.
+
+        Pixels are integers from 0 to 255; they are scaled to [0, 1] here.
+        """
+        hidden = []
+        x = x.astype(jnp.float32) / 255
+        for channels, kernel, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
+            x = nn.Conv(
+                channels, (kernel, kernel), (stride, stride), "VALID",
+                conv_general_dilated=convolve_in_blocks, **_uniform(kernel**2 * x.shape[-1]),
+            )(x)  # fmt: skip
+            if self.layer_norm:
+                x = nn.LayerNorm(reduction_axes=LAYER)(x)
+            x = nn.relu(x)
+            hidden.append(x.reshape(x.shape[0], -1))
+        x = nn.Dense(512, **_uniform(hidden[-1].shape[-1]))(hidden[-1])
+        if self.layer_norm:
+            x = nn.LayerNorm()(x)
+        x = nn.relu(x)
+        hidden.append(x)
+        start = _uniform(x.shape[-1])
+        output = nn.Dense(self.outputs, not self.shared_bias, **start)(x)
+        if self.shared_bias:
+            output = output + self.param("shared_bias", start["bias_init"], (1,))[None]
+        return Forward(output, tuple(hidden))
+
+
+def _uniform(fan_in: int) -> dict[str, Any]:
+    """Return initializers of kernel and bias, uniform within ± 1 / √fan_in."""
+
+    def start(key: Array, shape: Any, dtype: Any = jnp.float32, **_: Any) -> Array:
+        return jax.random.uniform(key, shape, dtype, -(fan_in**-0.5), fan_in**-0.5)
+
+    return {"kernel_init": start, "bias_init": start}
 
 
 class BasicBlock(nn.Module):

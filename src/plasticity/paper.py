@@ -1,7 +1,11 @@
-"""Numbers printed in the paper's figures, to lay beside our own.
+"""Numbers printed in the paper's figures, and published Atari scores, to lay beside our own.
 
 ``paper_interventions.csv`` transcribes the heat-map cells of Figs. 6 and 8 to 11. They are what the
 published PDF prints, not the authors' data; what their ± is, the paper does not say.
+``paper_atari_improvement.csv`` transcribes the bars of Fig. 7, pairing names and values by their
+order. ``atari_scores.csv`` has the scores of a random and a human player from
+``dqn_zoo/atari_data.py`` (google-deepmind/dqn_zoo, commit 45061f4, Apache-2.0), and Gymnasium's
+names of the games.
 """
 
 from __future__ import annotations
@@ -18,9 +22,7 @@ def interventions() -> pd.DataFrame:
     final probe loss), mean, spread, assigned, panel, row_label. "inferred" in ``assigned`` marks
     cells whose architecture is not printed.
     """
-    source = importlib.resources.files("plasticity") / "paper_interventions.csv"
-    with source.open(encoding="utf-8") as file:
-        return pd.read_csv(file)
+    return _read("paper_interventions.csv")
 
 
 def fresh_losses() -> pd.DataFrame:
@@ -37,3 +39,27 @@ def fresh_losses() -> pd.DataFrame:
     ]
     renamed = chosen.rename(columns={"mean": "loss"})
     return renamed[["dataset", "architecture", "loss"]].reset_index(drop=True)
+
+
+def atari_improvements() -> pd.DataFrame:
+    """Return the bars of Fig. 7: what layer norm adds to double DQN over three seeds, 57 games.
+
+    Columns: game, improvement_percent: 100 times what Wang et al. (2016) define, see
+    `plasticity.statistics.human_normalised_improvement`. In the figure's order, ascending.
+    """
+    return _read("paper_atari_improvement.csv")
+
+
+def atari_scores() -> pd.DataFrame:
+    """Return what a random and a human player score in each of the 57 games, with no-op starts.
+
+    Columns: game, random, human (mean return of an episode, neither discounted nor clipped),
+    ale_id.
+    """
+    return _read("atari_scores.csv")
+
+
+def _read(name: str) -> pd.DataFrame:
+    source = importlib.resources.files("plasticity") / name
+    with source.open(encoding="utf-8") as file:
+        return pd.read_csv(file)

@@ -60,7 +60,7 @@ def reproduce(
     *,
     fresh: bool = False,
     workers: int | None = None,
-    checkpoint_seconds: float = driver.CHECKPOINT_SECONDS,
+    checkpoint_seconds: float | None = None,
 ) -> Reproduction:
     """Run the first seed of every arm of a recorded run again and compare every number of it.
 
@@ -74,7 +74,7 @@ def reproduce(
         label: the name of the run's folder, such as ``laptop``.
         fresh: discard an unfinished reproduction instead of resuming it.
         workers: see `plasticity.driver.run`.
-        checkpoint_seconds: see `plasticity.driver.CHECKPOINT_SECONDS`.
+        checkpoint_seconds: see `plasticity.driver.run`.
 
     Raises:
         FileNotFoundError: there is no such run.

@@ -96,7 +96,8 @@ class Run:
         seeds = len(self.provenance["seeds"])
         return (
             f"{self.profile} run · {seeds} seeds · {data['records']:,} of "
-            f"{data['full_set']:,} images ({data['dataset']}) · {device['kind']}"
+            f"{data['full_set']:,} {data.get('what', 'images')} ({data['dataset']}) · "
+            f"{device['kind']}"
         )
 
 

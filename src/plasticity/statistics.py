@@ -162,6 +162,34 @@ def extremes(rows: pd.DataFrame) -> tuple[Interval, Interval]:
     return high, low
 
 
+def human_normalised(score: ArrayLike, random: ArrayLike, human: ArrayLike) -> np.ndarray:
+    """Return (score - random) / (human - random): 0 plays as a random player, 1 as a human one.
+
+    The measure of Mnih et al. (2015), for scores of a game, or of many at once; those of the two
+    players are `plasticity.paper.atari_scores`. Raises ValueError where the human player is not the
+    better one, for which it says nothing.
+    """
+    agent, low, high = (np.asarray(x, np.float64) for x in (score, random, human))
+    if not np.all(high > low):
+        raise ValueError(f"human = {high} must be above random = {low}")
+    return (agent - low) / (high - low)
+
+
+def human_normalised_improvement(
+    new: ArrayLike, old: ArrayLike, random: ArrayLike, human: ArrayLike
+) -> np.ndarray:
+    """Return (new - old) / (max(human, old) - random), by how much one agent is above another.
+
+    The measure of Fig. 7, from Wang et al. (2016), as a fraction and not in percent. It is in units
+    of the old agent's score or of the human one, the higher of the two, so that a large change of a
+    bad agent does not count for much. Arguments and errors as of `human_normalised`.
+    """
+    agent, baseline, low, high = (np.asarray(x, np.float64) for x in (new, old, random, human))
+    if not np.all(high > low):
+        raise ValueError(f"human = {high} must be above random = {low}")
+    return (agent - baseline) / (np.maximum(high, baseline) - low)
+
+
 def spearman_interval(
     x: ArrayLike,
     y: ArrayLike,
@@ -218,6 +246,56 @@ def detectable_difference(
     while lacking(far) < 0:  # step by step: SciPy's distribution fails far out
         far += 1
     return float(optimize.brentq(lacking, 0.0, far) * stats.sem(sample))
+
+
+class SignTest(NamedTuple):
+    """How many of several paired differences are above zero, and whether chance would do that."""
+
+    share: Interval  # of those that are not zero; by Clopper & Pearson (1934), which is exact
+    p_value: float  # two-sided, of as many or more on one side if both are equally likely
+
+
+def sign_test(differences: ArrayLike, confidence: float = CONFIDENCE) -> SignTest:
+    """Test whether differences tend to one side of zero, whatever their size.
+
+    Zeros are left out. If nothing else is left the share is unknown and the p-value 1. Raises
+    ValueError for no differences, or for some that are not finite.
+    """
+    sample = _sample(differences)
+    above, n = int(np.sum(sample > 0)), int(np.sum(sample != 0))
+    if n == 0:
+        return SignTest(UNKNOWN, 1.0)
+    found = stats.binomtest(above, n)
+    low, high = found.proportion_ci(confidence)
+    return SignTest(Interval(above / n, float(low), float(high), n), float(found.pvalue))
+
+
+def trials_needed(
+    share: float, threshold: float = 0.5, power: float = 0.8, confidence: float = CONFIDENCE
+) -> int:
+    """Return how many differences it takes to tell that more than ``threshold`` are above zero.
+
+    If ``share`` of them truly are, the lower end of `sign_test`'s interval is above the threshold
+    with probability ``power``, for this many and for all larger numbers up to twice as many: with
+    whole numbers the power goes up and down a little. Raises ValueError unless threshold and power
+    lie between 0 and 1, the share above the threshold and not above 1, and if it takes more than
+    10,000.
+    """
+    if not (0 < threshold < share <= 1 and 0 < power < 1):
+        raise ValueError(
+            f"threshold = {threshold}, share = {share}, power = {power}: need 0 < threshold < "
+            "share <= 1 and 0 < power < 1"
+        )
+    n = np.arange(1, 10_001)
+    # The lower end is above the threshold if so many or more would be rare at the threshold.
+    least = stats.binom.isf((1 - confidence) / 2, n, threshold) + 1
+    reached = np.asarray(stats.binom.sf(least - 1, n, share) >= power)
+    if not reached[-1]:
+        raise ValueError(f"more than {n[-1]:,} are needed to tell {share} from {threshold}")
+    for first in n[reached]:
+        if reached[first - 1 : 2 * first].all():
+            return int(first)
+    raise ValueError(f"more than {n[-1]:,} are needed to tell {share} from {threshold}")
 
 
 def resampled(codes: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,331 @@
+"""Settings, an agent's life at toy size, measurements against slow ones, judges on made-up runs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+
+from plasticity import (
+    atari,
+    atari_agent,
+    checkpoints,
+    configuration,
+    double_dqn,
+    driver,
+    frame_replay,
+    gradient_covariance,
+    jitted_atari,
+    paper,
+)
+from plasticity.data import DataError
+from plasticity.experiments import atari_layer_norm as experiment
+from plasticity.experiments.atari_layer_norm import Config, State
+from plasticity.results import Run
+
+TINY = Config(
+    games=("pong",), game="pong", size=36, stack=2, episode_frames=80, learn_period=16,
+    target_period=64, capacity=60, warmup=24, epsilon_frames=100, learning_rate=0.001, frames=128,
+    chunk_frames=64, evaluation_episodes=2, covariance_examples=6, examples=4, order=3, seeds=1,
+)  # fmt: skip
+KEY = jax.random.key(0)
+Life = list[tuple[State, dict[str, np.ndarray]]]
+
+# Most of the time here goes into compiling, which need not be thorough.
+compiled = partial(
+    jax.jit,
+    compiler_options={
+        "xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True
+    },
+)  # fmt: skip
+start = compiled(experiment.start, static_argnums=0)
+advance = compiled(experiment.advance, static_argnums=0)
+
+
+@pytest.fixture(scope="module")
+def life() -> Life:
+    """The state after each of a tiny agent's chunks, and what was measured."""
+    state, found = start(TINY, (), KEY), []
+    for _ in range(experiment.chunks(TINY)):
+        state, record = advance(TINY, (), state)
+        found.append((state, jax.device_get(record)))
+    return found
+
+
+# Arms and settings.
+
+
+def test_there_is_a_pair_of_arms_for_each_of_the_57_games() -> None:
+    arms = experiment.arms(experiment.PROFILES["paper"])
+    assert len(arms) == 2 * 57
+    for game in atari.GAMES:
+        assert arms[game] == {"game": game, "layer_norm": False}
+        assert arms[f"{game}-layer_norm"] == {"game": game, "layer_norm": True}
+    assert not any(mark in name for name in arms for mark in ",=")
+
+
+def test_the_paper_profile_is_the_papers() -> None:
+    config = experiment.PROFILES["paper"]
+    assert (config.frames, config.seeds, len(config.games)) == (200_000_000, 3, 57)
+    assert (config.capacity, config.epsilon) == (100_000, 0.1)
+    assert config.learn_period == 4 * config.frame_skip
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"game": "pang"}, "game = 'pang': choose from alien"),
+        ({"games": ("pang",)}, "games: 'pang' is none of"),
+        ({"games": ()}, "games: needs at least one"),
+        ({"sticky": 1.0}, "sticky = 1.0"),
+        ({"size": 30}, "size = 30"),
+        ({"epsilon": 2.0}, "epsilon = 2.0"),
+        ({"warmup": 7}, "warmup"),
+        ({"frames": 100}, "frames = 100: must be a multiple of chunk_frames = 64"),
+        ({"chunk_frames": 40, "frames": 40}, "chunk_frames = 40: must be a multiple"),
+        ({"evaluation_epsilon": -0.1}, "evaluation_epsilon"),
+        ({"seeds": 0}, "seeds = 0"),
+    ],
+)
+def test_settings_that_cannot_run_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(configuration.ConfigError, match=message):
+        replace(TINY, **change)
+
+
+def test_without_ale_py_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    with pytest.raises(DataError, match=r"pip install plasticity\[atari\]"):
+        experiment.load(TINY)
+
+
+def test_operations_are_counted_from_kernels() -> None:
+    # 400, 81 and 49 positions of kernels of 256 x 32, 512 x 64, 576 x 64; 3136 x 512 weights
+    expected = 400 * 8192 + 81 * 32768 + 49 * 36864 + 3136 * 512
+    assert atari_agent.multiplications(experiment.PROFILES["paper"]) == expected
+    short = experiment.PROFILES["laptop"]
+    longer = replace(short, frames=2 * short.frames)
+    ratio = experiment.flops(longer) / experiment.flops(short)
+    assert 1.9 < ratio < 2  # but for the warm-up and the first measurement
+
+
+@pytest.mark.parametrize("profile", experiment.PROFILES)
+def test_a_sample_is_the_same_agent_in_short_chunks(profile: str) -> None:
+    config = experiment.PROFILES[profile]
+    sample = experiment.sample(config)
+    assert sample.chunk_frames == 4_096
+    for name in ("batch_size", "capacity", "size", "stack", "learn_period", "frame_skip", "games"):
+        assert getattr(sample, name) == getattr(config, name)
+    needed = experiment.figures(config)
+    assert needed["Fig. 7"] == (list(experiment.arms(config)), config.seeds)
+    assert needed["Figs. 21, 22"][1] == 1
+
+
+# The agent's life.
+
+
+def test_the_first_chunk_fills_the_buffer_and_learns_nothing(life: Life) -> None:
+    begun = start(TINY, (), KEY)
+    state, record = life[0]
+    assert record["updates"] == 0 and np.isnan(record["td_loss"])
+    assert int(state.agent.steps) == TINY.warmup
+    assert 0 < int(state.agent.buffer.size) <= TINY.warmup
+    for a, b in zip(
+        jax.tree.leaves(begun.agent.params), jax.tree.leaves(state.agent.params), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_later_chunks_learn_and_copy_the_target(life: Life) -> None:
+    for (state, record), (before, _) in zip(life[1:], life[:-1], strict=True):
+        assert record["updates"] in (3, 4)  # of four, if an episode ended within the warm-up
+        assert record["td_loss"] > 0 and record["td_loss_max"] >= record["td_loss"]
+        assert int(state.agent.steps) - int(before.agent.steps) == 16
+        assert record["gradient_norm"] > 0 and record["score"] <= 0
+        changed = jax.tree.map(
+            lambda a, b: bool((a != b).any()), state.agent.params, before.agent.params
+        )
+        assert all(jax.tree.leaves(changed))
+    # 24 + 16 + 16 steps of four frames: the target was copied at 64 frames, 128 and 192
+    assert int(life[-1][0].agent.steps) == 56
+
+
+def test_c_k_is_that_of_gradients_one_by_one(life: Life) -> None:
+    state, record = life[-1]
+    learner = atari_agent.agent(TINY, 6)
+    _, look_key = jax.random.split(jax.random.fold_in(state.measure_key, 2))
+    pick_key, _ = jax.random.split(look_key)
+
+    def slowly(agent: double_dqn.State) -> gradient_covariance.Covariance:
+        batch = frame_replay.sample(agent.buffer, jax.random.uniform(pick_key, (6,)))
+        goals = double_dqn.targets(learner, agent.params, agent.target_params, batch)
+        each = (double_dqn.frames_last(batch.observation), (batch.action, goals))
+
+        def loss(params: Any, example: Any) -> jax.Array:
+            x, goal = jax.tree.map(lambda leaf: leaf[None], example)
+            error = double_dqn.errors(learner.apply(params, x), goal)
+            return double_dqn.huber(learner, error)[0]
+
+        gram = gradient_covariance.naive_gram(loss, agent.params, each)
+        return gradient_covariance.covariance(gram)
+
+    found = compiled(slowly)(state.agent)
+    np.testing.assert_allclose(record["cosines"], found.cosines, atol=2e-3)  # stored in halves
+    summary = gradient_covariance.summary(found)
+    np.testing.assert_allclose(record["collinearity"], summary.collinearity, rtol=1e-3)
+
+
+def test_the_spectrum_is_of_lanczos(life: Life) -> None:
+    for _, record in life:
+        assert record["nodes"].shape == (1, 3)
+        np.testing.assert_allclose(record["weights"].sum(), 1, rtol=1e-5)
+        assert record["sharpness"] == record["nodes"].max()
+        assert record["smallest"] == record["nodes"].min()
+
+
+def test_the_table_and_the_arrays(life: Life) -> None:
+    record = {name: np.stack([r[name] for _, r in life]) for name in life[0][1]}
+    table, arrays = experiment.summarize(
+        TINY, {("pong", 0): record, ("pong-layer_norm", 0): record}
+    )
+    assert set(table.arm) == {"pong", "pong-layer_norm"}
+    assert sorted(table.step.unique()) == [96, 160, 224]
+    rows = table[(table.arm == "pong-layer_norm") & (table.metric == "score")]
+    assert rows.layer_norm.all() and (rows.game == "pong").all()
+    np.testing.assert_array_equal(rows.value, record["score"])
+    assert arrays["cosines/pong"].shape == (1, 2, 6, 6)
+    assert arrays["nodes/pong"].shape == (1, 3, 1, 3)
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_a_run_gives_the_bits_of_an_unbroken_one(runs: Path) -> None:
+    """By the driver, through orbax, with emulators that have to be played back."""
+    whole = driver.run(experiment, TINY, "quick", workers=0)
+    ticks = iter(range(2))  # nothing, and the first chunk
+
+    def stop_after(*arguments: object, **options: object) -> None:
+        if next(ticks, None) is None:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tqdm.std.tqdm.update", stop_after)
+        with pytest.raises(KeyboardInterrupt):
+            driver.run(
+                experiment, TINY, "quick", workers=0, reuse=False, checkpoint_seconds=0.0
+            )  # fmt: skip
+    (work,) = runs.glob("atari_layer_norm/*/unfinished")
+    unit = driver.units(experiment, TINY, batched=False)[0]  # type: ignore[arg-type]
+    assert 1 <= checkpoints.UnitFolder(work, *unit).chunks_done() < 3
+    jitted_atari._environments.cache_clear()
+    again = driver.run(experiment, TINY, "quick", workers=0, reuse=False, checkpoint_seconds=0.0)
+    pd.testing.assert_frame_equal(again.table, whole.table, check_exact=True)
+    for name, array in whole.arrays.items():
+        np.testing.assert_array_equal(again.arrays[name], array)
+    assert "1 of 57 games (Atari)" in again.describe()
+    assert [judge(again).status for judge in experiment.CLAIMS.values()] == ["inconclusive"] * 3
+
+
+# Judges.
+
+
+def made_up(scores: dict[tuple[str, bool, int], dict[str, float]], **changes: Any) -> Run:
+    """Return a run of two measurements, the second with these metrics of each agent."""
+    rows = []
+    for (game, norm, seed), metrics in scores.items():
+        for name, value in metrics.items():
+            for step, late in ((0, 0.0), (1, value)):
+                arm = experiment.arm_name(game, norm)
+                rows.append((arm, game, norm, seed, step, name, late))
+    columns = ["arm", "game", "layer_norm", "seed", "step", "metric", "value"]
+    config = configuration.to_dict(replace(experiment.PROFILES["quick"], **changes))
+    provenance = {"profile": "quick", "config": config}
+    return Run("atari_layer_norm", "quick", pd.DataFrame(rows, columns=columns), {}, provenance)
+
+
+def agent(normalised: float, game: str, collinearity: float, sharpness: float) -> dict[str, float]:
+    player = paper.atari_scores().set_index("game").loc[game]
+    score = player["random"] + normalised * (player["human"] - player["random"])
+    return {"score": score, "collinearity": collinearity, "sharpness": sharpness}
+
+
+def pairs(games: tuple[str, ...], gains: list[float]) -> Run:
+    """Return a run in which layer norm adds these human-normalised scores, two seeds a game."""
+    return made_up(
+        {
+            (game, norm, seed): agent(0.5 + gain * norm, game, 0.5 + 0.01 * seed, 1.0 + seed)
+            for game, gain in zip(games, gains, strict=True)
+            for norm in (False, True)
+            for seed in (0, 1)
+        }
+    )
+
+
+def test_improvements_are_those_that_were_put_in() -> None:
+    table = experiment.improvements(pairs(("pong", "freeway"), [0.2, -0.1])).set_index("game")
+    np.testing.assert_allclose(table.improvement, [0.2, -0.1], rtol=1e-6)
+    np.testing.assert_allclose(table.paper, [-0.001, 0.407])
+    np.testing.assert_allclose(table.with_norm["freeway"].estimate, 0.4 * 29.6, rtol=1e-6)
+
+
+def test_many_games_decide_and_one_does_not() -> None:
+    games = atari.GAMES[:40]
+    assert experiment.judge_layer_norm(pairs(games, [0.1] * 40)).status == "supported"
+    assert experiment.judge_layer_norm(pairs(games, [-0.1] * 40)).status == "contradicted"
+    mixed = [0.1, -0.1] * 20
+    assert experiment.judge_layer_norm(pairs(games, mixed)).status == "inconclusive"
+    assert experiment.judge_layer_norm(pairs(("pong",), [0.3])).status == "inconclusive"
+
+
+def test_how_many_games_it_takes() -> None:
+    assert list(experiment.games_needed().values()) == [20, 39]
+
+
+def learners(collinear: bool, related: bool = False) -> Run:
+    """Return eight agents of a game, half of which learned."""
+    rng = np.random.default_rng(0)
+    rows = {}
+    for seed in range(8):
+        score = 0.8 + 0.02 * seed if seed >= 4 else 0.01 * seed
+        line = (0.2 if seed >= 4 else 0.8) - 0.01 * seed if collinear else 0.5 + 0.1 * (-1) ** seed
+        rows["freeway", False, seed] = agent(
+            score, "freeway", line, float(seed) if related else rng.uniform()
+        )
+    return made_up(rows)
+
+
+def test_collinear_gradients_are_judged_between_learners_and_others() -> None:
+    assert experiment.judge_collinear(learners(True)).status == "supported"
+    assert experiment.judge_collinear(learners(False)).status == "inconclusive"
+    # all learned: nobody can tell
+    assert experiment.judge_collinear(pairs(("pong",), [0.1])).status == "inconclusive"
+
+
+def test_a_relation_of_the_hessian_is_told_if_it_is_strong() -> None:
+    assert experiment.judge_hessian(learners(True, related=True)).status == "contradicted"
+    assert experiment.judge_hessian(learners(True)).status == "inconclusive"
+
+
+def test_claims_are_those_of_the_ledger() -> None:
+    run = pairs(("pong",), [0.1])
+    for name, judge in experiment.CLAIMS.items():
+        assert judge(run).claim.id == name
+        assert judge(run).claim.experiment == "atari_layer_norm"
+
+
+def test_a_late_score_is_the_mean_over_the_last_fifth() -> None:
+    run = made_up({("pong", False, 0): agent(0.0, "pong", 0.5, 1.0)})
+    first = run.table[run.table.step == 0]
+    table = pd.concat([first.assign(step=k, value=float(k)) for k in range(10)])
+    (row,) = experiment.agents(replace(run, table=table)).to_dict("records")
+    assert row["score"] == row["sharpness"] == 8.5
+    np.testing.assert_allclose(row["normalised"], (8.5 + 20.7) / (14.6 + 20.7))
+    assert row["learned"]
