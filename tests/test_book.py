@@ -36,10 +36,17 @@ LAYERS = [
     {"fingerprint", "results", "checkpoints", "claims"},
     {"mdp_agent", "probed_agent", "atari_agent"},
     {
-        "driver", "worker", "report", "figures", "comparisons", "speed", "reproduction", "progress",
+        "driver",
+        "worker",
+        "report",
+        "figures",
+        "comparisons",
+        "speed",
+        "reproduction",
+        "progress",
         "cost",
     },
-    {"experiments"},
+    {"experiments", "atari_layer_norm"},
     {"cli"},
 ]
 """Modules from the bottom up: each may import those of its own layer and of lower ones. Reports are

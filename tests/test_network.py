@@ -312,16 +312,18 @@ def nature(outputs: int, **fields: Any) -> Any:
     return jax.eval_shape(NatureCNN(outputs, **fields).init, KEY, x)
 
 
-def count(params: Any) -> int:
+def weights_of(params: Any) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
 
 
 def test_the_nature_network_has_the_parameters_of_the_publication() -> None:
     below = 1_684_128
-    assert count(nature(6)) == below + 512 * 6 + 1  # one bias for all actions
-    assert count(nature(18, shared_bias=False)) == below + 512 * 18 + 18
+    assert weights_of(nature(6)) == below + 512 * 6 + 1  # one bias for all actions
+    assert weights_of(nature(18, shared_bias=False)) == below + 512 * 18 + 18
     # a scale and a bias a channel and a hidden unit
-    assert count(nature(6, layer_norm=True)) == count(nature(6)) + 2 * (32 + 64 + 64 + 512)
+    assert weights_of(nature(6, layer_norm=True)) == weights_of(nature(6)) + 2 * (
+        32 + 64 + 64 + 512
+    )
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])

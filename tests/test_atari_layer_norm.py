@@ -25,9 +25,9 @@ from plasticity import (
     jitted_atari,
     paper,
 )
+from plasticity import atari_layer_norm as experiment
+from plasticity.atari_layer_norm import Config, State
 from plasticity.data import DataError
-from plasticity.experiments import atari_layer_norm as experiment
-from plasticity.experiments.atari_layer_norm import Config, State
 from plasticity.results import Run
 
 TINY = Config(

@@ -3,6 +3,8 @@
 Each game is played by two agents, which differ in nothing but the layer normalisation after each
 hidden layer. In regular intervals they are evaluated, and their gradients by transition (C_k), the
 spectrum of their loss's Hessian and their units are looked at.
+
+Not yet among `plasticity.experiments`: its chapter and its recorded run are under way.
 """
 
 from __future__ import annotations
