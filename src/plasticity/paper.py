@@ -22,7 +22,10 @@ def interventions() -> pd.DataFrame:
     final probe loss), mean, spread, assigned, panel, row_label. "inferred" in ``assigned`` marks
     cells whose architecture is not printed.
     """
-    return _read("paper_interventions.csv")
+    # Not by `_read`: the field `calibration` makes a recorded run's hash reach this definition.
+    source = importlib.resources.files("plasticity") / "paper_interventions.csv"
+    with source.open(encoding="utf-8") as file:
+        return pd.read_csv(file)
 
 
 def fresh_losses() -> pd.DataFrame:
