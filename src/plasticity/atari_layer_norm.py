@@ -398,7 +398,7 @@ def judge_layer_norm(run: Run) -> Verdict:
 
 
 def judge_collinear(run: Run) -> Verdict:
-    """Judge atari-collinear-gradients: mean |cosine| of C_k, non-learners minus learners.
+    """Judge atari-collinear-gradients: mean absolute cosine of C_k, non-learners minus learners.
 
     And its rank correlation with the score. Without two agents on either side nobody can tell.
     """
