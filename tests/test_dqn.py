@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -211,6 +212,11 @@ class Loop:
                 self.key, _ = jax.random.split(self.key)  # the other one is an event's
 
 
+def named(value: Any) -> str:
+    """Write a setting without the address of a function: every process must call a test alike."""
+    return re.sub(r"<function (\w+) at \w+>", r"\1", str(value))
+
+
 @pytest.mark.parametrize(
     ("changes", "calls"),
     [
@@ -223,7 +229,7 @@ class Loop:
         ({"double": True, "learning": dimmed}, [16]),
         ({"learning": dimmed, "support": SUPPORT}, [16]),
     ],
-    ids=str,
+    ids=named,
 )
 def test_training_is_a_plain_loop(changes: dict[str, Any], calls: list[int], mdp: MDP) -> None:
     agent, steps = replace(AGENT, **changes), sum(calls)
