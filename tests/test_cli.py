@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from plasticity import checkpoints, cli, configuration, results
+from plasticity import checkpoints, cli, configuration, cost, results
 from plasticity.experiments import interventions
 from plasticity.experiments import optimizer_instability as experiment
 
@@ -170,6 +170,21 @@ def test_a_chapter_runs_at_the_profiles_that_are_recorded(
         capture_output=True, text=True, cwd=repository, check=False, env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2_000:]
+
+
+def test_costs_are_those_of_the_machine(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = experiment.PROFILES["paper"]
+    arms = [type(config)(**{**vars(config), **c}) for c in experiment.arms(config).values()]
+    hours = 2 * sum(experiment.flops(arm) for arm in arms) / 1e12 / 3600
+    rate = cost.Rate(1e12, 20.0, 7, "default", "quick")
+    monkeypatch.setattr(cost, "measure_on_a_core", lambda *arguments: rate)
+    assert cli.main(["cost", "optimizer_instability", "--profile", "paper", "--seeds", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "7 chunks of default (profile quick)" in out
+    (row,) = (line.split() for line in out.splitlines() if line.split()[0] == "all")
+    assert row[1:3] == [f"{2 * len(arms):,}", f"{hours:,.2f}"]
 
 
 @pytest.mark.parametrize(

@@ -63,3 +63,17 @@ def test_a_sample_is_timed_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -
     found = cost.measure(toy, toy.Config(scale=2.0), seconds=1e9)
     assert (found.profile, found.chunks) == ("sample", 4)  # all but the first, which compiles
     np.testing.assert_allclose(found.operations * found.seconds, 8 * 4)
+
+
+def test_a_process_of_its_own_answers_the_same() -> None:
+    found = cost.measure_on_a_core(toy, toy.Config(size=16), seconds=1e-9)
+    assert found.operations > 0
+    assert (found.profile, found.arm, found.chunks) == ("quick", "narrow", 1)
+
+
+def test_a_process_that_fails_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(toy, "__name__", "no_such_module")
+        with pytest.raises(RuntimeError, match="ended with 1"):
+            cost.measure_on_a_core(toy, toy.Config(), seconds=1e-9)
+    assert "no_such_module" in capfd.readouterr().err

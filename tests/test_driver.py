@@ -328,3 +328,21 @@ def test_a_worker_helps_with_the_last_arm() -> None:
     waiting = driver.Waiting([driver.Unit("a", (seed,)) for seed in range(2)])
     assert waiting.take(None) is not None
     assert waiting.take("other") == driver.Unit("a", (1,))
+
+
+def test_an_experiment_says_how_often_it_is_checkpointed(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+    save = checkpoints.UnitFolder.save
+
+    def count(folder: checkpoints.UnitFolder, chunk: int, *rest: object) -> None:
+        saved.append(chunk)
+        save(folder, chunk, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(checkpoints.UnitFolder, "save", count)
+    driver.run(toy, toy.Config(seeds=1), "quick", workers=0)
+    assert saved == [6, 6]  # each arm ends within the driver's own interval
+    monkeypatch.setattr(toy, "CHECKPOINT_SECONDS", 0.0, raising=False)
+    driver.run(toy, toy.Config(seeds=1, scale=2.0), "quick", workers=0)
+    assert saved[2:] == [1, 2, 3, 4, 5, 6] * 2

@@ -23,6 +23,7 @@ from plasticity import (
     claims,
     configuration,
     cost,
+    devices,
     driver,
     experiments,
     fingerprint,
@@ -110,7 +111,8 @@ def _resolve(options: argparse.Namespace) -> tuple[ModuleType, Any]:
 
 def _cost_of(options: argparse.Namespace) -> None:
     module, config = _resolve(options)
-    rate = cost.measure(module, config, options.seconds)
+    measure = cost.measure_on_a_core if devices.is_cpu() else cost.measure
+    rate = measure(module, config, options.seconds)
     shares = cost.estimate(module, config, rate)
     print(cost.describe(options.name, options.profile, config, rate, shares))
 

@@ -11,7 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
+import importlib
+import json
 import math
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from types import ModuleType
@@ -20,7 +25,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 
-from plasticity import checkpoints, driver
+from plasticity import checkpoints, configuration, driver
 
 SECONDS = 20.0
 """For about how long chunks are timed."""
@@ -80,6 +85,38 @@ def measure(experiment: ModuleType, config: Any, seconds: float = SECONDS) -> Ra
     spent = clock() - began
     work = seeds * module.flops(arm_config) * done / total
     return Rate(work / spent, spent, done, arm, profile)
+
+
+def measure_on_a_core(experiment: ModuleType, config: Any, seconds: float = SECONDS) -> Rate:
+    """Do what `measure` does in a process pinned to one core, as the driver's workers are.
+
+    Threads of one process that share two cores take longer for the same, all together. Raises
+    RuntimeError if the process fails, which says why on standard error.
+    """
+    driver.load(experiment, config)  # a data error shows here, without a traceback
+    job = {
+        "experiment": experiment.__name__,
+        "config": configuration.to_dict(config),
+        "seconds": seconds,
+    }
+    path = os.pathsep.join([p for p in sys.path if p])
+    answer = subprocess.run(
+        [sys.executable, "-m", "plasticity.cost"], input=json.dumps(job), stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"}, text=True, check=False,
+    )  # fmt: skip
+    if answer.returncode:
+        raise RuntimeError(f"the process that was to be timed ended with {answer.returncode}")
+    return Rate(*json.loads(answer.stdout.splitlines()[-1]))
+
+
+def _answer() -> None:
+    """Time a job from standard input on one core, and write its `Rate` to standard output."""
+    job = json.loads(sys.stdin.readline())
+    if hasattr(os, "sched_setaffinity"):  # before jax counts the cores
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    experiment = importlib.import_module(job["experiment"])
+    config = configuration.from_dict(experiment.Config, job["config"])
+    print(json.dumps(measure(experiment, config, job["seconds"])))
 
 
 def estimate(experiment: ModuleType, config: Any, rate: Rate) -> dict[str, Share]:
@@ -184,3 +221,7 @@ def describe(name: str, profile: str, config: Any, rate: Rate, shares: Mapping[s
         lines.append("  " + "  ".join(cells).rstrip())
     lines.append("  bytes are uncompressed; those of checkpoints are free again after the run")
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    _answer()

@@ -3,7 +3,9 @@
 The order of things is that of dqn_zoo (Quan & Ostrovski 2020): an action is chosen, then, every
 ``learn_period`` frames, a batch is learned from, and only then the action is taken. Here it is
 taken while the batch is learned from: emulators and device do not wait for each other, and nothing
-is stale. The whole is one jitted scan that calls the emulators, `plasticity.jitted_atari`.
+is stale. The whole is one jitted scan that calls the emulators, `plasticity.jitted_atari`. On a CPU
+that plays two fifths more frames a second than a loop on the host that dispatches each part and
+does not wait for it; overlapping itself makes no difference there, for nine tenths are learning.
 
 Durations are in frames of the game, as in dqn_zoo and in the paper: an agent that acts every fourth
 frame (``frame_skip``) and learns every 16 frames learns once in four steps.
