@@ -24,8 +24,9 @@ Event = Callable[[Key[Array, ""], Any], Any]
 Init = Callable[[Key[Array, ""]], Any]
 """key → fresh variables of the network."""
 
+# Names of modules from the outermost inwards, as in the tree of parameters. No docstring: Sphinx
+# would link to the source of `tuple`.
 Path = tuple[str, ...]
-"""Names of modules from the outermost inwards, as in the tree of parameters."""
 
 
 def last_layer(network: nn.Module, variables: Any, inputs: Array) -> Path:
