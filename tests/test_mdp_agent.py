@@ -33,7 +33,7 @@ compiled = partial(
     jax.jit,
     compiler_options={
         "xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True,
-        "xla_cpu_use_fusion_emitters": False,
+        "xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1,
     },
 )  # fmt: skip
 
@@ -223,14 +223,17 @@ def test_a_multiplication_is_an_entry_of_a_kernel_at_a_position(
 
 @pytest.mark.parametrize(
     ("architecture", "least"),
-    [("resnet", 9 * 28**2 * (1 * 4 + 4 * 4 * 4)), ("vit", 100 * (9 * 8 + 4 * 8 * 8 + 2 * 8 * 8))],
+    [
+        ("resnet", 9 * 28**2 * (1 * 4 + 4 * 4 * 4)),
+        ("vit", 100 * 9 * 8 + 101 * 6 * 8 * 8 + 2 * 101**2 * 8),
+    ],
 )
 def test_the_work_of_other_networks_is_at_least_that_of_their_largest_products(
     architecture: mdp_agent.Architecture, least: int
 ) -> None:
-    """Of a ResNet the stem and the first stage, of a ViT all layers on its hundred patches."""
+    """Of a ResNet the stem and its first stage, of a ViT all layers on a hundred patches."""
     found = mdp_agent.multiplications(replace(TINY, architecture=architecture))
-    assert least < found < 4 * least
+    assert least < found < 10 * least
 
 
 # Every architecture with every intervention and both outputs.
