@@ -12,9 +12,9 @@ from jaxtyping import install_import_hook
 # Shapes are checked here and nowhere else, in the modules that compute; an int passes for a float.
 SHAPED = (
     "classification_mdp", "convolution", "curvature", "data", "double_dqn", "dqn", "experiments",
-    "frame_replay", "gradient_covariance", "interventions", "jitted_atari", "losses", "mdp_agent",
-    "network_state",
-    "network_statistics", "networks", "optimizers", "probe", "probed_agent", "replay",
+    "frame_replay", "gradient_covariance", "interventions", "jitted_atari", "losses",
+    "network_state", "network_statistics", "networks", "optimizers", "probe", "probed_agent",
+    "replay",
 )  # fmt: skip
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 install_import_hook([f"plasticity.{name}" for name in SHAPED], CHECKER)

@@ -134,7 +134,9 @@ def population(
 
     def agent(cell: dict[str, str], seed: int) -> dict[str, np.ndarray]:
         where = cell["architecture"], cell["encoding"], cell["intervention"]
-        effect = effects.get(where, 0.0) if cell["variant"] in variants else -0.3
+        effect = effects.get(where, 0.0)
+        if cell["variant"] not in variants and where in effects:
+            effect = -0.3
         plain = where[1:] == ("none", "regression")
         scatter = 0.0 if plain else 0.001 * (-1) ** seed  # zero on average, of four seeds
         value = 0.5 + 0.1 * seed + effect + scatter

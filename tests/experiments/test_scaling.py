@@ -101,14 +101,11 @@ def made_up(config: Config, final: Callable[[Config, int], float]) -> Run:
     return Run("scaling", "quick", table, arrays, provenance)
 
 
-def test_a_width_is_of_the_network_that_the_agent_has() -> None:
+def test_an_agents_row_has_its_width_and_what_it_lost() -> None:
     table = experiment.agents(made_up(TINY, lambda arm, seed: 0.4))
     assert len(table) == 36 * 3
     assert set(table.width) == {2, 4, 8}
     np.testing.assert_allclose(table.plasticity_loss, 0.3, atol=1e-6)
-    odd = replace(TINY, architectures=("cnn",), mlp_width=7)
-    table = experiment.agents(made_up(odd, lambda arm, seed: 0.4))
-    assert (table.width == table.channels).all()
 
 
 def test_a_curve_is_what_statistics_say_of_its_agents() -> None:

@@ -257,9 +257,8 @@ def contrasts(run: Run, **which: Any) -> dict[str, Interval]:
 
     Where too many agents diverged for a contrast the interval is infinite.
     """
-    config = configuration.from_dict(Config, run.config)
     found: dict[str, Interval] = {}
-    for name in config.architectures:
+    for name in configuration.from_dict(Config, run.config).architectures:
         try:
             values = contrast(run, name, **which)
         except KeyError:
