@@ -295,8 +295,8 @@ def learn(
     return optax.apply_updates(params, step), opt_state, learned
 
 
+# The actions taken, and the targets of their values.
 Goals = tuple[Int[Array, " batch"], Float[Array, " batch"]]
-"""The actions taken, and the targets of their values."""
 
 
 def targets(
