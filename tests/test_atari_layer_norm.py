@@ -204,6 +204,16 @@ def test_the_table_and_the_arrays(life: Life) -> None:
     np.testing.assert_array_equal(rows.value, record["score"])
     assert arrays["cosines/pong"].shape == (1, 2, 6, 6)
     assert arrays["nodes/pong"].shape == (1, 3, 1, 3)
+    assert arrays["screens/pong"].shape == (1, 1, len(experiment.SCREENS), 36, 36)
+    np.testing.assert_array_equal(arrays["screens/pong"][0, 0], record["screens"][-1])
+
+
+def test_the_screens_are_what_the_agent_saw_last(life: Life) -> None:
+    state, record = life[-1]
+    seen = frame_replay.observe(state.agent.buffer)[0]  # (stack, height, width)
+    np.testing.assert_array_equal(record["screens"][-1], seen[-1])
+    # 57 frames were seen: of 80 and 64 steps ago there is nothing
+    assert not record["screens"][:2].any() and record["screens"][2:].any(axis=(1, 2)).all()
 
 
 @pytest.mark.slow

@@ -119,6 +119,22 @@ def test_frames_from_before_the_episode_are_zero() -> None:
     assert batch.following[..., 0, 0].tolist() == [[0, 1, 2], [1, 2, 3], [0, 4, 5]]
 
 
+def test_screens_are_the_newest_frames_in_the_order_asked_for() -> None:
+    lags = jnp.array([7, 2, 0])
+    calls = list(range(1, 31))  # more than there are rows
+    buffer = frame_replay.create(8, 2, *SIZE, stack=STACK)
+    for call in calls:
+        frame = jnp.full((2, *SIZE), call, jnp.uint8).at[1].add(100)
+        none = jnp.zeros(2, jnp.int32)
+        first = jnp.full(2, call % 5 == 1)  # a screen may be of the episode before
+        buffer = add(buffer, frame, none, none.astype(float), none.astype(float), first)
+        found = frame_replay.screens(buffer, lags)
+        assert found.shape == (2, 3, *SIZE) and found.dtype == np.uint8
+        for lag, shown in zip(lags.tolist(), found[0], strict=True):
+            assert (shown == (call - lag if call > lag else 0)).all(), (call, lag)
+        np.testing.assert_array_equal(found[1], np.where(found[0] > 0, found[0] + 100, 0))
+
+
 def test_samples_are_uniform_over_what_it_holds() -> None:
     *_, (buffer, _) = play(10, 1, 60, 10.0)
     numbers = jax.random.uniform(jax.random.key(0), (2_000,))

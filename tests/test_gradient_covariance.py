@@ -243,6 +243,12 @@ def test_clusters_stand_together() -> None:
     np.testing.assert_array_equal(order, gc.kmeans_order(cosines, 3))
 
 
+def test_fewer_different_examples_than_clusters_are_a_cluster_each() -> None:
+    kinds = np.array([0, 1, 0, 1, 0])
+    cosines = np.where(kinds[:, None] == kinds[None], 1.0, -0.25)
+    np.testing.assert_array_equal(gc.kmeans_order(cosines, 4), [0, 2, 4, 1, 3])
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

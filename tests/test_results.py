@@ -78,7 +78,7 @@ def test_the_best_run_is_the_one_nearest_to_the_paper_and_no_trial(runs: Path) -
 
 
 def test_a_run_describes_itself(runs: Path) -> None:
-    assert write().describe() == "laptop run · 1 seeds · 5 of 10 images (toy) · a machine"
+    assert write().describe() == "laptop run · 1 seed · 5 of 10 images (toy) · a machine"
 
 
 def test_labels_tell_trials_from_profiles() -> None:

@@ -211,6 +211,10 @@ def advance(config: Config, world: tuple[()], state: State) -> tuple[State, dict
     return State(trained, games.state(ticket), state.measure_key, state.chunk + 1), record
 
 
+SCREENS = (80, 64, 48, 32, 16, 0)
+"""How many steps ago the frames were that a run keeps of each agent, to be shown."""
+
+
 def look(
     config: Config, learner: double_dqn.Agent, state: double_dqn.State, key: Array
 ) -> dict[str, Array]:
@@ -241,6 +245,7 @@ def look(
     spectrum = curvature.spectrum(operator, vector_key, config.order, config.vectors)
     forward: networks.Forward = model.apply(state.params, first[0])  # type: ignore[assignment]
     return {
+        "screens": frame_replay.screens(state.buffer, jnp.asarray(SCREENS))[0],
         "cosines": found.cosines.astype(jnp.float16),
         "nodes": spectrum.nodes,
         "weights": spectrum.weights,
@@ -252,15 +257,19 @@ def look(
     }
 
 
-ARRAYS = ("cosines", "nodes", "weights")
+ARRAYS = ("screens", "cosines", "nodes", "weights")
 """What of a record is not a scalar: kept as arrays."""
+
+KEPT: Mapping[str, list[int]] = {"screens": [-1], "cosines": [0, -1]}
+"""Of which measurements these are kept; the others of all."""
 
 
 def summarize(config: Config, records: Records) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """Return rows (arm, game, layer_norm, seed, step, metric, value) and arrays.
 
     A step is a frame. Arrays are ``nodes/<arm>`` and ``weights/<arm>`` (seeds, measurements,
-    vectors, order), and ``cosines/<arm>`` (seeds, 2, k, k): C_k after the warm-up and at the end.
+    vectors, order), ``cosines/<arm>`` (seeds, 2, k, k): C_k after the warm-up and at the end, and
+    ``screens/<arm>`` (seeds, 1, screens, height, width): what the agent saw last (`SCREENS`).
     """
     frames: list[pd.DataFrame] = []
     stacks: dict[str, list[np.ndarray]] = {}
@@ -271,7 +280,7 @@ def summarize(config: Config, records: Records) -> tuple[pd.DataFrame, dict[str,
         )
         for name, values in record.items():
             if name in ARRAYS:
-                kept = values[[0, -1]] if name == "cosines" else values
+                kept = values[KEPT[name]] if name in KEPT else values
                 stacks.setdefault(f"{name}/{arm}", []).append(kept)
             else:
                 frame = pd.DataFrame({"step": step, "value": values.astype(np.float32)})

@@ -171,6 +171,18 @@ def observe(buffer: Buffer) -> Frames:
     return _stacks(buffer, calls, environments, buffer.ages, buffer.lags)
 
 
+def screens(
+    buffer: Buffer, lags: Int[Array, " screens"]
+) -> UInt8[Array, "environments screens height width"]:
+    """Return the frames of each environment so many calls ago, whatever episode they are of.
+
+    Where there were no calls yet they are zero.
+    """
+    found = buffer.frames[(buffer.calls - 1 - lags) % buffer.frames.shape[0]]
+    there = lags < jnp.minimum(buffer.calls, buffer.frames.shape[0])
+    return jnp.where(there[:, None, None, None], found, 0).swapaxes(0, 1)
+
+
 def _stacks(
     buffer: Buffer,
     call: Int[Array, " batch"],

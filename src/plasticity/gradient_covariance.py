@@ -77,14 +77,16 @@ def summary(found: Covariance) -> Summary:
 def kmeans_order(cosines: np.ndarray, clusters: int, seed: int = 0) -> Int[np.ndarray, " k"]:
     """Return an order of the examples in which those of a cluster stand together (A.1).
 
-    Rows of C_k are clustered by k-means, the largest cluster comes first. Raises ValueError unless
-    1 <= clusters <= k and for entries that are not finite.
+    Rows of C_k are clustered by k-means, the largest cluster comes first; where fewer rows than
+    ``clusters`` differ, each of these is a cluster. Raises ValueError unless 1 <= clusters <= k and
+    for entries that are not finite.
     """
     cosines = np.asarray(cosines, np.float64)
     if not 1 <= clusters <= len(cosines):
         raise ValueError(f"{clusters} clusters of {len(cosines)} examples")
     if not np.isfinite(cosines).all():
         raise ValueError("there are entries that are not finite")
+    clusters = min(clusters, len(np.unique(cosines, axis=0)))  # k-means++ divides by zero beyond
     _, label = kmeans2(cosines, clusters, minit="++", rng=np.random.default_rng(seed))
     size = np.bincount(label, minlength=clusters)
     place = np.empty(clusters, int)

@@ -94,8 +94,9 @@ class Run:
         """Return one line for a figure's foot: profile, seeds, data with record count, device."""
         data, device = self.provenance["data"], self.provenance["device"]
         seeds = len(self.provenance["seeds"])
+        plural = "" if seeds == 1 else "s"
         return (
-            f"{self.profile} run · {seeds} seeds · {data['records']:,} of "
+            f"{self.profile} run · {seeds} seed{plural} · {data['records']:,} of "
             f"{data['full_set']:,} {data.get('what', 'images')} ({data['dataset']}) · "
             f"{device['kind']}"
         )

@@ -4,6 +4,7 @@ This package alone imports matplotlib. One module a chapter, one function a figu
 what they share.
 """
 
+from plasticity.figures import atari
 from plasticity.figures.curvature import (
     against_distance,
     covariance_maps,
@@ -41,6 +42,7 @@ __all__ = [
     "against_distance",
     "answers",
     "around_the_switch",
+    "atari",
     "calibration",
     "collapse_times",
     "correlations",

@@ -4,6 +4,7 @@ No number of ours is typed into prose: a cell displays what one of these functio
 are pandas DataFrames, which a notebook renders; sentences are text. One module a chapter.
 """
 
+from plasticity.report.atari import agent_table, games_needed, improvement_table
 from plasticity.report.curvature import ARMS, process, sharpness_table, walk_growth, walk_table
 from plasticity.report.general import (
     cost,
@@ -47,6 +48,7 @@ from plasticity.report.scaling import width_table
 
 __all__ = [
     "ARMS",
+    "agent_table",
     "calibration",
     "cells_table",
     "cost",
@@ -54,6 +56,8 @@ __all__ = [
     "diverged",
     "falsifiers",
     "front_in_words",
+    "games_needed",
+    "improvement_table",
     "in_words",
     "judged",
     "layer_norm_cells",

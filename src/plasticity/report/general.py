@@ -35,7 +35,8 @@ def provenance(run: Run) -> str:
     return (
         f":::{{admonition}} Where these numbers come from\n:class: provenance\n"
         f"`{run.experiment}`, profile `{run.profile}`, seeds {_seeds(p['seeds'])}, "
-        f"{p['data']['records']:,} of the {p['data']['full_set']:,} images of "
+        f"{p['data']['records']:,} of the {p['data']['full_set']:,} "
+        f"{p['data'].get('what', 'images')} of "
         f"`{p['data']['dataset']}` (from {p['data']['origin']}). "
         f"{_minutes(p['compute_seconds'])} of core time on {_device(run)}, "
         f"finished {p['finished'][:16].replace('T', ' ')} UTC, {commit}{changed}. "
