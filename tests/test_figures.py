@@ -13,7 +13,7 @@ from PIL import Image
 
 from plasticity.experiments.interventions import pareto
 from plasticity.figures import curvature as figures
-from plasticity.figures import interventions, scaling
+from plasticity.figures import heatmaps, interventions, scaling
 from plasticity.figures.curvature import Film
 from plasticity.figures.style import Figure
 from plasticity.results import Run
@@ -135,7 +135,7 @@ def cells() -> pd.DataFrame:
 def test_a_heat_map_prints_ours_the_papers_and_the_difference(
     run: Run, cells: pd.DataFrame
 ) -> None:
-    figure = interventions.heat_maps(run, cells)
+    figure = heatmaps.heat_maps(run, cells)
     ours, theirs, difference = figure.axes[:3]
     assert [text.get_text() for text in ours.texts] == [
         "0.20\n±0.05", "diverged", "0.30\n±0.05", "0.10*", "0.05\n±0.04",
@@ -156,7 +156,7 @@ def test_a_heat_map_prints_ours_the_papers_and_the_difference(
 
 
 def test_a_heat_map_shares_one_scale_and_lighter_is_less(run: Run, cells: pd.DataFrame) -> None:
-    figure = interventions.heat_maps(run, cells)
+    figure = heatmaps.heat_maps(run, cells)
     colours = {}
     for axes in figure.axes[:2]:
         for text, patch in zip(axes.texts, axes.patches, strict=True):
@@ -165,17 +165,17 @@ def test_a_heat_map_shares_one_scale_and_lighter_is_less(run: Run, cells: pd.Dat
 
 
 def test_a_heat_map_of_levels_has_no_spread_of_the_papers(run: Run, cells: pd.DataFrame) -> None:
-    figure = interventions.heat_maps(run, cells, "final")
+    figure = heatmaps.heat_maps(run, cells, "final")
     assert "0.52" in [text.get_text() for text in figure.axes[1].texts]
     with pytest.raises(KeyError, match="sparse_reward"):
-        interventions.heat_maps(run, cells, variant="sparse_reward")
+        heatmaps.heat_maps(run, cells, variant="sparse_reward")
     with pytest.raises(KeyError, match="one of change, initial, final"):
-        interventions.heat_maps(run, cells, "chnage")
+        heatmaps.heat_maps(run, cells, "chnage")
 
 
 def test_each_data_set_has_a_row_of_maps(run: Run, cells: pd.DataFrame) -> None:
     two = pd.concat([cells[:2], cells[:2].assign(dataset="cifar10_train")])
-    figure = interventions.heat_maps(run, two)
+    figure = heatmaps.heat_maps(run, two)
     assert len(figure.axes) == 6 + 2, "and two scales"
     assert [axes.get_title("left") for axes in figure.axes[:6:3]] == [
         "MNIST: ours",

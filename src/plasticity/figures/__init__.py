@@ -15,12 +15,8 @@ from plasticity.figures.curvature import (
     spectral_density,
 )
 from plasticity.figures.falsification import correlations, scatter, sharpness_traces
-from plasticity.figures.interventions import (
-    heat_maps,
-    kept_against_task,
-    levels,
-    task_curves,
-)
+from plasticity.figures.heatmaps import heat_maps
+from plasticity.figures.interventions import kept_against_task, levels, task_curves
 from plasticity.figures.network_statistics import spectra_and_ranks, statistics_over_time
 from plasticity.figures.optimizer_instability import (
     ARMS,
