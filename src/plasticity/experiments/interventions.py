@@ -82,7 +82,7 @@ PROFILES: Mapping[str, Config] = {
     ),
     "laptop": Config(
         datasets=("mnist_5k",), architectures=("mlp", "cnn"), n_images=1_000, mlp_width=64,
-        channels=16, cnn_width=64, probes=4, n_targets=2, bins=51, value_low=-25.0,
+        channels=16, cnn_width=64, probes=3, n_targets=2, bins=51, value_low=-25.0,
         value_high=25.0, seeds=5,
     ),
     "gpu": Config(probes=20, n_targets=3, seeds=5),

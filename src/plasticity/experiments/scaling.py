@@ -55,8 +55,8 @@ PROFILES: Mapping[str, Config] = {
         probe_steps=800, discount=0.99, seeds=3,
     ),
     "laptop": Config(
-        datasets=("mnist_5k",), architectures=("mlp",), multiples=(1, 4, 16), n_images=1_000,
-        probe_every=20_000, probes=1, n_targets=2, seeds=5,
+        widest_cnn=4, n_images=1_000, probe_every=10_000, probes=1, n_targets=2, seeds=3,
+        exploding=True,
     ),
     "gpu": Config(probe_every=50_000, probes=2, n_targets=3, seeds=5, exploding=True),
     "paper": Config(datasets=("mnist_train", "cifar10_train")),
