@@ -28,14 +28,12 @@ from plasticity import dqn, mdp_agent, probed_agent, results
 from plasticity.experiments import scaling
 
 HERE = Path(__file__).parent
-TURNS, STEPS = 3, 2_000
+TURNS, STEPS = 3, 400
 
 
 def configuration(toy: bool) -> scaling.Config:
     """Return the laptop's settings, with the CNN at all widths."""
-    config = replace(
-        scaling.PROFILES["laptop"], architectures=("mlp", "cnn"), multiples=(1, 2, 4, 8, 12, 16)
-    )
+    config = replace(scaling.PROFILES["laptop"], widest_cnn=16)
     if toy:
         config = replace(config, multiples=(1, 2), periods=(10,), n_images=100, proxy_examples=50)
     return config

@@ -597,3 +597,18 @@ def test_recorded_benchmark_is_complete(repository: Path, benchmark: str) -> Non
         tolerance = machine.get("tolerances", {}).get(name, machine["tolerance"])
         assert max(away.values()) <= tolerance
     assert machine["packages"]["torch"] and machine["finished"] and machine["commit"]
+
+
+@pytest.mark.slow
+def test_the_cost_of_widths_is_measured_at_toy_size(repository: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(repository / "benchmarks" / "width_cost.py"), "--toy"]
+    done = subprocess.run([*command, "--output", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    table, machine = speed.read(tmp_path, "width_cost")
+    assert list(zip(table.architecture, table.width, strict=True)) == [
+        ("mlp", 16), ("mlp", 32), ("cnn", 16), ("cnn", 32),
+    ]  # fmt: skip
+    assert (table.milliseconds > 0).all()
+    memory = table.groupby("architecture").mebibytes
+    assert (memory.last() > memory.first()).all()
+    assert machine["settings"]["turns"] == 1

@@ -323,8 +323,11 @@ def test_panels_without_a_curve_are_hidden(run: Run) -> None:
 
 
 def test_the_cost_of_width_has_two_logarithmic_panels(run: Run) -> None:
-    rows = [(a, w, 0.01 * w, 2.0 * w) for a in ("mlp", "cnn") for w in (16, 64)]
-    columns = ["architecture", "width", "milliseconds", "megabytes"]
+    turns = (0.5, 1.0, 3.0)  # medians are drawn
+    rows = [
+        (a, w, 0.01 * w * turn, 2.0 * w) for a in ("mlp", "cnn") for w in (64, 16) for turn in turns
+    ]
+    columns = ["architecture", "width", "milliseconds", "mebibytes"]
     table = pd.DataFrame(rows, columns=columns)
     figure = scaling.width_cost(None, table)
     time, memory = figure.axes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -314,3 +315,51 @@ def test_a_width_at_which_nothing_is_lost_is_a_power_of_two_or_nowhere() -> None
         "MNIST · MLP", "1,000", "-0.50 [-0.80, -0.10]"
     ]  # fmt: skip
     assert table.loc[0, "change a doubling"] == "-0.030 [-0.040, +0.010]"
+
+
+def test_the_cost_of_a_width_is_its_median_turn_with_the_extremes() -> None:
+    turns = pd.DataFrame(
+        {
+            "architecture": "cnn", "width": 256, "parameters": 14_000_000, "mebibytes": 512.3,
+            "milliseconds": [70.04, 60.0, 90.0],
+        }
+    )  # fmt: skip
+    (row,) = report.width_cost_table(turns).to_dict("records")
+    assert row == {
+        "network": "CNN", "width": "256", "parameters": "14,000,000",
+        "ms an update": "70 [60, 90]", "memory, MiB": "512",
+    }  # fmt: skip
+    machine = {
+        "device": {"kind": "some processor"}, "settings": {"turns": 3, "steps": 400},
+        "packages": {"jax": "0.10.2"}, "commit": "0123456789ab", "uncommitted_source": True,
+        "finished": "2026-11-25T18:00:00+00:00",
+    }  # fmt: skip
+    assert report.width_cost_note(machine) == (
+        "Measured 2026-11-25 on one core of some processor, jax 0.10.2, commit `0123456789` with "
+        "uncommitted changes: 3 turns of 400 updates each, compiled before."
+    )
+
+
+def test_what_is_not_run_names_what_no_run_has_and_the_command(runs: Path) -> None:
+    small = SimpleNamespace(networks=("a",), widths=(1, 2), steps=10)
+    large = SimpleNamespace(networks=("a", "b_c", "d"), widths=(1, 2, 3), steps=20)
+    longer = SimpleNamespace(networks=("a",), widths=(2,), steps=30)
+    profiles: Any = {"quick": small, "laptop": small, "gpu": large, "paper": longer}
+    module: Any = SimpleNamespace(PROFILES=profiles)
+    frame = pd.DataFrame({"arm": ["a"], "seed": 0, "step": 0, "metric": "m", "value": 1.0})
+    config = {"networks": ["a"], "widths": [1, 2], "steps": 10}
+    results.write("toy", "laptop", frame, {}, {"profile": "laptop", "config": config})
+    table = report.not_run({"toy": module})
+    assert table.to_dict("records") == [
+        {
+            "experiment": "toy", "profile": "gpu",
+            "beyond what is recorded": "networks: b_c, d; widths: 3",
+            "command": "`plasticity run toy --profile gpu`",
+        },
+        {
+            "experiment": "toy", "profile": "paper",
+            "beyond what is recorded": "size and length alone",
+            "command": "`plasticity run toy --profile paper`",
+        },
+    ]  # fmt: skip
+    assert report.not_run({"new": module}).profile.tolist() == ["laptop", "gpu", "paper"]

@@ -181,17 +181,17 @@ def _updates(period: int) -> str:
 def width_cost(run: Run | None, table: pd.DataFrame) -> Figure:
     """Draw what width costs: time and memory of an update, a line an architecture.
 
-    ``table`` has columns architecture, width, milliseconds (an update) and megabytes. ``run``, if
-    any, is named at the foot.
+    ``table`` has columns architecture, width, milliseconds (an update) and mebibytes, and may have
+    several rows a width, of which the median is drawn. ``run``, if any, is named at the foot.
     """
-    panels = {"milliseconds": "Time of an update, ms", "megabytes": "Memory, MB"}
+    panels = {"milliseconds": "Time of an update, ms", "mebibytes": "Memory, MiB"}
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8, 3.4))
         for axes, (column, title) in zip(figure.subplots(1, 2), panels.items(), strict=True):
             for k, (architecture, rows) in enumerate(table.groupby("architecture", sort=False)):
-                rows = rows.sort_values("width")
+                median = rows.groupby("width")[column].median()
                 axes.plot(
-                    rows.width, rows[column], color=COLOURS[k], marker=MARKERS[k],
+                    median.index, median, color=COLOURS[k], marker=MARKERS[k],
                     label=readable(str(architecture)),
                 )  # fmt: skip
             _doublings(axes)

@@ -12,6 +12,7 @@ from plasticity.report.general import (
     in_words,
     judged,
     machine,
+    not_run,
     provenance,
     readable,
     run_table,
@@ -44,7 +45,7 @@ from plasticity.report.probing import (
     sensitivity_table,
     sign_table,
 )
-from plasticity.report.scaling import width_table
+from plasticity.report.scaling import width_cost_note, width_cost_table, width_table
 
 __all__ = [
     "ARMS",
@@ -66,6 +67,7 @@ __all__ = [
     "machine",
     "mechanism",
     "nearest",
+    "not_run",
     "one_sided",
     "plasticity_lost",
     "pooling",
@@ -84,6 +86,8 @@ __all__ = [
     "walk_growth",
     "walk_table",
     "which_constant",
+    "width_cost_note",
+    "width_cost_table",
     "width_table",
     "windows",
 ]

@@ -6,6 +6,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import ModuleType
+from typing import Any
 
 import pandas as pd
 
@@ -95,6 +96,41 @@ def falsifiers() -> pd.DataFrame:
     """Return, for each claim of the ledger, what is measured and what would speak against it."""
     rows = [(c.id, c.measure, c.falsified_if) for c in claims.LEDGER.values()]
     return pd.DataFrame(rows, columns=["claim", "measured", "contradicted if"])
+
+
+def not_run(experiments: Mapping[str, ModuleType]) -> pd.DataFrame:
+    """Return what no recorded run covers, a row an experiment and profile, and how to run it.
+
+    Columns: experiment, profile, what the profile has that no recorded run of the experiment has
+    (of networks, data sets and whatever else a run goes through), and the command.
+    """
+    rows = []
+    for name, module in experiments.items():
+        runs = results.recorded(name)
+        for profile, config in module.PROFILES.items():
+            if profile == "quick" or profile in {run.label for run in runs}:
+                continue
+            rows.append(
+                {
+                    "experiment": name,
+                    "profile": profile,
+                    "beyond what is recorded": _beyond(config, [run.config for run in runs]),
+                    "command": f"`plasticity run {name} --profile {profile}`",
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _beyond(config: object, recorded: Sequence[Mapping[str, Any]]) -> str:
+    """Write the values of each swept field of ``config`` that no recorded configuration has."""
+    parts = []
+    for name, values in vars(config).items():
+        if isinstance(values, tuple):
+            known = {value for other in recorded for value in other.get(name, ())}
+            new = [str(value) for value in values if value not in known]
+            if new:
+                parts.append(f"{name.replace('_', ' ')}: {', '.join(new)}")
+    return "; ".join(parts) or "size and length alone"
 
 
 def run_table(experiments: Mapping[str, ModuleType]) -> pd.DataFrame:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -50,3 +52,34 @@ def _width(log2: float) -> str:
     if log2 == np.inf:
         return "nowhere"
     return f"{2.0**log2:,.0f}" if log2 < 20 else "over a million"
+
+
+def width_cost_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Return what ``benchmarks/width_cost.py`` recorded in words, a row a network and width.
+
+    Times are medians over the turns, with the shortest and the longest.
+    """
+    rows = []
+    for (architecture, width), turns in table.groupby(["architecture", "width"], sort=False):
+        times = turns.milliseconds
+        rows.append(
+            {
+                "network": readable(str(architecture)),
+                "width": f"{width:,}",
+                "parameters": f"{turns.parameters.iloc[0]:,}",
+                "ms an update": f"{times.median():.3g} [{times.min():.3g}, {times.max():.3g}]",
+                "memory, MiB": f"{turns.mebibytes.median():,.0f}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def width_cost_note(machine: dict[str, Any]) -> str:
+    """Return where, when and how the cost of widths was measured, in a sentence."""
+    device, settings = machine["device"], machine["settings"]
+    changed = " with uncommitted changes" if machine["uncommitted_source"] else ""
+    return (
+        f"Measured {machine['finished'][:10]} on one core of {device['kind']}, "
+        f"jax {machine['packages']['jax']}, commit `{machine['commit'][:10]}`{changed}: "
+        f"{settings['turns']} turns of {settings['steps']:,} updates each, compiled before."
+    )
