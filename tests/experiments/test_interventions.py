@@ -66,7 +66,7 @@ def test_interventions_are_those_of_the_paper() -> None:
 
 
 @pytest.mark.parametrize(
-    ("profile", "count"), [("quick", 6), ("laptop", 56), ("gpu", 224), ("paper", 224)]
+    ("profile", "count"), [("quick", 6), ("laptop", 28), ("gpu", 224), ("paper", 224)]
 )
 def test_profiles_have_their_arms(profile: str, count: int) -> None:
     assert len(experiment.arms(experiment.PROFILES[profile])) == count
