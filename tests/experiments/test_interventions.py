@@ -21,7 +21,6 @@ from plasticity import (
     mdp_agent,
     paper,
     probed_agent,
-    report,
     results,
     statistics,
 )
@@ -531,29 +530,6 @@ def test_a_two_hot_network_is_probed_by_its_own_loss_if_asked() -> None:
     np.testing.assert_allclose(advanced["loss"], found["loss"], rtol=1e-5)
     squared = probed_agent.probe_record(config, world, state.agent, state.probe_key)
     assert np.all(np.abs(squared["loss"] - found["loss"]) > 1e-3)
-
-
-def test_both_losses_of_a_probe_stand_side_by_side_and_are_compared_by_seed() -> None:
-    few = replace(TINY, architectures=("mlp", "cnn"), interventions=("none", "layer_norm"))
-    lost = {("two_hot", "none"): 0.3, ("regression", "none"): 0.1}
-    run = made_up(
-        few,
-        lambda cell, seed: record(
-            0.3 + 0.05 * seed + lost.get((cell["encoding"], cell["intervention"]), 0.0)
-        ),
-    )
-    only = replace(few, architectures=("mlp",), encodings=("two_hot",), probe_loss="own")
-    own = made_up(only, lambda cell, seed: record(0.25 + 0.05 * seed, initial=0.22))
-    values = experiment.own_loss_contrast(run, own, "mlp")
-    np.testing.assert_allclose(values, np.full(4, (0.25 - 0.22) - (0.4 - 0.2)), atol=1e-6)
-    table = report.probe_loss_table(experiment.cells(run), experiment.cells(own))
-    assert len(table) == 2 * 2 + 2 and set(table.network.str[:3]) == {"MLP"}
-    first, last = table.iloc[0].tolist(), table.iloc[-1].tolist()
-    assert first[1:3] == ["two-hot", "none"] and last[1:3] == ["regression", "none"]
-    assert first[3].startswith("0.20 [0.20, 0.20] → 0.67 [0.57, 0.78]") and first[4].startswith(
-        "0.22 ["
-    )
-    assert last[3] == last[4]
 
 
 def test_own_loss_needs_a_fresh_optimizer_state() -> None:

@@ -478,20 +478,6 @@ def power(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def own_loss_contrast(run: Run, own: Run, architecture: str) -> np.ndarray:
-    """Return the change under two-hot, probed by its own loss, minus that of regression, (seeds,).
-
-    Of agents without intervention: two-hot ones of ``own`` (`Config.probe_loss`), those of ``run``
-    with regression. Paired by seed, averaged over the data sets and variants that both have.
-    """
-    lost = []
-    for table, encoding in ((agents(own), "two_hot"), (agents(run), "regression")):
-        chosen = (table.architecture == architecture) & (table.intervention == "none")
-        rows = table[chosen & (table.encoding == encoding)]
-        lost.append(rows.set_index(["seed", "dataset", "variant"]).plasticity_loss)
-    return (lost[0] - lost[1]).dropna().groupby("seed").mean().to_numpy(float)
-
-
 def pareto(good: np.ndarray, bad: np.ndarray) -> np.ndarray:
     """Return which points no other beats, with as much of the good and as little of the bad."""
     as_good = (good[None] >= good[:, None]) & (bad[None] <= bad[:, None])
