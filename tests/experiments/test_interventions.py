@@ -8,22 +8,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from plasticity import (
-    cli,
-    configuration,
-    fingerprint,
-    mdp_agent,
-    paper,
-    probed_agent,
-    results,
-    statistics,
-)
+from plasticity import cli, configuration, fingerprint, mdp_agent, paper, results, statistics
 from plasticity.claims import LEDGER
 from plasticity.experiments import interventions as experiment
 from plasticity.experiments.interventions import INTERVENTIONS, Config
@@ -483,55 +471,3 @@ def test_recorded_runs_are_of_these_images(run: Run) -> None:
     few = replace(config, architectures=("mlp",), interventions=("none",), n_targets=1)
     _, source = experiment.load(few)
     assert source["images"] == run.provenance["data"]["images"]
-
-
-# Probes by the loss that an agent learns by.
-
-
-def test_a_two_hot_network_is_probed_by_its_own_loss_if_asked() -> None:
-    """Against a plain loop: cross-entropy is descended, squared errors of values are recorded."""
-    config = replace(
-        TINY, encoding="two_hot", bins=5, value_low=-3.0, value_high=3.0, n_targets=2, probes=0,
-        probe_steps=50, probe_loss="own",
-    )  # fmt: skip
-    world, _ = probed_agent.load([config])
-    state = experiment.start(config, world, jax.random.key(3))
-    found = experiment.own_loss_record(config, world, state)
-    agent, images = mdp_agent.agent(config), world.images[mdp_agent.image_key(config)]
-    support = jnp.linspace(-3.0, 3.0, 5)
-    offset = agent.values(state.agent.params, images).mean()
-
-    @jax.jit
-    def step(params: Any, opt_state: Any, batch: Any, goal: Any) -> Any:
-        def surprise(params: Any) -> Any:
-            logits = agent.apply(params, images[batch]).reshape(8, 10, 5)
-            return -(goal * (logits - jax.nn.logsumexp(logits, -1, keepdims=True))).sum(-1).mean()
-
-        update, opt_state = agent.optimizer.update(jax.grad(surprise)(params), opt_state, params)
-        return optax.apply_updates(params, update), opt_state
-
-    for n, key in enumerate(jax.random.split(state.probe_key, 2)):
-        wanted = np.asarray(world.targets[mdp_agent.network_key(config)][n] + offset)
-        place = (wanted + 3.0) / 1.5  # on a grid of bins a value lies between two whole numbers
-        weights = np.maximum(0, 1 - np.abs(place[..., None] - np.arange(5)))
-        np.testing.assert_allclose(weights @ support, wanted, atol=1e-5)
-        params, opt_state = state.agent.params, agent.optimizer.init(state.agent.params)
-        errors = []
-        for batch in jax.random.randint(key, (50, 8), 0, 60):
-            missed = agent.values(params, images[batch]) - wanted[batch]
-            errors.append(float((missed**2).mean()))
-            params, opt_state = step(params, opt_state, batch, weights[batch])
-        final = ((agent.values(params, images) - wanted) ** 2).mean()
-        np.testing.assert_allclose(found["loss"][n], final, rtol=1e-4)
-        if n == 0:
-            first = errors
-    np.testing.assert_allclose(found["curve"][0], np.mean([first, errors]), rtol=1e-4)
-    advanced = experiment.advance(config, world, state)[1]
-    np.testing.assert_allclose(advanced["loss"], found["loss"], rtol=1e-5)
-    squared = probed_agent.probe_record(config, world, state.agent, state.probe_key)
-    assert np.all(np.abs(squared["loss"] - found["loss"]) > 1e-3)
-
-
-def test_own_loss_needs_a_fresh_optimizer_state() -> None:
-    with pytest.raises(configuration.ConfigError, match="probe_loss = 'own'"):
-        replace(TINY, probe_loss="own", probe_state="carried")

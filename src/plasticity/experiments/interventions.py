@@ -9,23 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pandas as pd
 
 from plasticity import (
     classification_mdp,
     configuration,
     data,
-    devices,
-    losses,
     mdp_agent,
     paper,
-    probe,
     probed_agent,
     statistics,
 )
@@ -60,8 +55,6 @@ class Config(probed_agent.Config):
     two_hot_learning_rate: float = 1e-3  # not in the paper
     # instead of the grid: agents without intervention under these learning rates, both outputs
     search: tuple[float, ...] = ()
-    # what a two-hot network is probed by: Eq. (4), or the cross-entropy that it learns by
-    probe_loss: Literal["squared", "own"] = "squared"
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
@@ -74,10 +67,6 @@ class Config(probed_agent.Config):
                 name in INTERVENTIONS,
                 f"interventions: {name!r} is none of {', '.join(INTERVENTIONS)}",
             )
-        configuration.require(
-            self.probe_loss == "squared" or self.probe_state == "fresh",
-            "probe_loss = 'own': needs probe_state = 'fresh'",
-        )
         configuration.require(
             all(rate > 0 for rate in self.search),
             f"search = {self.search}: learning rates must be above 0",
@@ -156,53 +145,7 @@ def start(config: Config, world: World, key: jax.Array) -> State:
 
 def advance(config: Config, world: World, state: State) -> tuple[State, dict[str, jax.Array]]:
     """Train until the next probe, probe, and take statistics."""
-    state, record = probed_agent.advance(config, world, state)
-    if config.probe_loss == "own" and config.encoding == "two_hot":
-        record |= own_loss_record(config, world, state)
-    return state, record
-
-
-def own_loss_record(config: Config, world: World, state: State) -> dict[str, jax.Array]:
-    """Return `probed_agent.probe_record` of a two-hot network that fits by its own loss.
-
-    The paper does not say by which loss it probes one. Targets and minibatches are the same, and
-    all losses in the record are squared errors of the values, Eq. (4); but what is descended is the
-    cross-entropy to the two-hot targets, whose gradient does not vanish where softmax saturates.
-    """
-    learner, images = mdp_agent.agent(config), world.images[mdp_agent.image_key(config)]
-    support, params = jnp.asarray(learner.support), state.agent.params
-    offset = jnp.mean(learner.values(params, images))
-    hot = jax.vmap(jax.vmap(losses.two_hot, (0, None)), (0, None))
-
-    def fit(target: jax.Array, key: jax.Array) -> probe.Fits:
-        shifted = target + offset
-
-        def loss(params: Any, batch: jax.Array) -> tuple[jax.Array, jax.Array]:
-            logits, goal = learner.outputs(params, images[batch]), shifted[batch]
-            surprise = -jnp.sum(hot(goal, support) * jax.nn.log_softmax(logits), axis=-1)
-            return jnp.mean(surprise), jnp.mean((losses.decode(logits, support) - goal) ** 2)
-
-        def step(carry: tuple[Any, Any], batch: jax.Array) -> tuple[tuple[Any, Any], jax.Array]:
-            params, opt_state = carry
-            (_, error), gradient = jax.value_and_grad(loss, has_aux=True)(params, batch)
-            update, opt_state = learner.optimizer.update(gradient, opt_state, params)
-            return (optax.apply_updates(params, update), opt_state), error
-
-        shape = config.probe_steps, config.probe_batch_size
-        batches = jax.random.randint(key, shape, 0, images.shape[0])
-        (fitted, _), trace = jax.lax.scan(step, (params, learner.optimizer.init(params)), batches)
-        windows = trace.reshape(-1, probe.WINDOW)
-        final = jnp.mean((learner.values(fitted, images) - shifted) ** 2)
-        return probe.Fits(final, windows.mean(axis=1), windows.std(axis=1))
-
-    targets = world.targets[mdp_agent.network_key(config)]
-    found = devices.map_lanes(fit, targets, jax.random.split(state.probe_key, len(targets)))
-    return {
-        "loss": found.loss,
-        "probe_loss": jnp.mean(found.loss),
-        "curve": jnp.mean(found.curve, axis=0),
-        "noise": jnp.mean(found.noise, axis=0),
-    }
+    return probed_agent.advance(config, world, state)
 
 
 SWEPT = ("variant", "dataset", "architecture", "encoding", "learning_rate")
