@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := $(VENV)/.peers
 NOTEBOOKS := $(wildcard book/*.ipynb)
-BENCH ?= training_speed agent_speed curvature_speed width_cost
+BENCH ?= training_speed agent_speed curvature_speed atari_speed width_cost
 LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--extra data --extra atari --extra book --extra test pyproject.toml -o requirements.lock
 

@@ -30,6 +30,9 @@ from plasticity import comparisons, results, speed
 
 HERE = Path(__file__).parent
 
+PEERS = ("torch", "gymnasium")
+"""What is named in a contender's name, and in its module's, if it is not ours."""
+
 
 class Group(NamedTuple):
     """Contenders that take turns with each other."""
@@ -66,7 +69,7 @@ class Contender:
             "JAX_PLATFORMS": "cpu",
             "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
         }
-        module = f"{benchmark}_{'torch' if 'torch' in name else 'jax'}"
+        kind = next((peer for peer in PEERS if peer in name), "jax")
         self.processes = []
         for core in cores:
             with open(folder / f"{name}_{core}.log", "w") as log:
@@ -76,6 +79,7 @@ class Contender:
                     env=environment,
                 )  # fmt: skip
             self.processes.append(process)
+            module = f"{benchmark}_{kind}"
             order = {"do": "start", "contender": name, "module": module, "core": core}
             self._send(process, order)
 

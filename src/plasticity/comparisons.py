@@ -18,6 +18,7 @@ class Table(NamedTuple):
     form: str = "{:.2f} ×"  # of a ratio
     rate: str = "steps"  # what of two contenders is compared, in sentences
     seconds: bool = False  # show what one takes, not how many there are in a second
+    size: str = "batch"  # what of a case ``batch_size`` counts
 
 
 TABLES = {
@@ -161,6 +162,65 @@ TABLES = {
         },
         "{:.1%}",
     ),
+    "atari_steps": Table(
+        "atari_speed",
+        "stepping_hosted",
+        "frames/s | ours is faster by",
+        {
+            "stepping_hosted": "ours: `atari.Environments`",
+            "stepping_jitted": "ours: `jitted_atari`, inside a scan",
+            "gymnasium_sync": "gymnasium's SyncVectorEnv and its wrappers",
+        },
+        rate="frames",
+        size="environments",
+    ),
+    "atari_agents": Table(
+        "atari_speed",
+        "atari_agent_pinned",
+        "frames/s in all | ours is faster by",
+        {
+            "atari_agent_pinned": "ours: agents, one pinned to each core",
+            "atari_agent_all": "ours: an agent on all cores",
+            "atari_agent_vmap": "ours: two agents batched with vmap, all cores",
+            "torch_atari_agent_all": "PyTorch: an agent in CleanRL's style, all cores",
+            "torch_atari_agent_pinned": (
+                "PyTorch: agents in CleanRL's style, one pinned to each core"
+            ),
+            "torch_atari_agent_last_pinned": (
+                "PyTorch: agents in CleanRL's style, channels last, pinned"
+            ),
+        },
+        rate="frames",
+    ),
+    "atari_updates": Table(
+        "atari_speed",
+        "atari_update_pinned",
+        "updates/s in all | ours is faster by",
+        {
+            "atari_update_pinned": "ours: bare updates, pinned",
+            "atari_update_all": "ours: the bare update, all cores",
+            "torch_atari_update_all": "PyTorch eager: the bare update, all cores",
+            "torch_atari_update_last_all": "PyTorch eager: the same, channels last, all cores",
+            "torch_atari_update_compiled_all": "torch.compile: the bare update, all cores",
+            "torch_atari_update_pinned": "PyTorch eager: bare updates, pinned",
+            "torch_atari_update_last_pinned": "PyTorch eager: the same, channels last, pinned",
+            "torch_atari_update_compiled_pinned": "torch.compile: bare updates, pinned",
+        },
+        rate="updates",
+    ),
+    "atari_parts": Table(
+        "atari_speed",
+        "part_whole",
+        "frames/s, if there were nothing else | share of the whole's time",
+        {
+            "part_whole": "a whole agent on all cores",
+            "part_acting": "acting alone",
+            "part_stepping": "stepping alone",
+            "part_replay": "the replay buffer alone",
+            "part_learning": "learning alone",
+        },
+        "{:.1%}",
+    ),
 }
 """Every table of all benchmarks. A contender stands in one of them."""
 
@@ -206,6 +266,10 @@ AIMS = (
     Aim("spectra", 512, "the CNN's spectral density", "matfree", ("matfree",), 1.5, "cnn"),
     Aim("grams", 512, "the MLP's C_512", "gradients by example", ("gram_vmap",), 50, "mlp"),
     Aim("grams", 512, "the CNN's C_512", "gradients by example", ("gram_vmap",), 20, "cnn"),
+    Aim("atari_steps", 1, "stepping alone", "gymnasium", ("gymnasium_sync",), 2.0),
+    Aim("atari_steps", 8, "stepping alone", "gymnasium", ("gymnasium_sync",), 2.0),
+    Aim("atari_agents", 32, "Atari agents", "a loop in CleanRL's style", _peers("atari_agents"),
+        1.2),
 )  # fmt: skip
 
 COPIES_AT_MOST = 0.02

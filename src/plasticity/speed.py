@@ -80,7 +80,7 @@ def as_markdown(table: pd.DataFrame, name: str) -> str:
     """Return the rates and ratios of table ``name`` as a Markdown table."""
     form, rows = TABLES[name].form, ratios(table, name)
     several = [key for key in ("network", "dataset") if key in rows and rows[key].nunique() > 1]
-    heads = [*several, "batch", "contender", TABLES[name].heading, "smallest, largest"]
+    heads = [*several, TABLES[name].size, "contender", TABLES[name].heading, "smallest, largest"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(several) + "|--:|---|--:|--:|--:|"]
     for row in rows.to_dict("records"):
         rate = row["steps_per_second"]
@@ -110,6 +110,8 @@ def findings(table: pd.DataFrame) -> str:
         lines += _copies(table)
     if "logging" in measured:
         lines += _logging(table)
+    if "atari_parts" in measured:
+        lines += _parts(table)
     return "\n".join(lines)
 
 
@@ -161,8 +163,9 @@ def _aims(table: pd.DataFrame) -> list[str]:
             reached = "reached against the first, **missed** against the second"
         else:
             reached = "**missed**"
+        size = TABLES[aim.table].size.capitalize()
         lines.append(
-            f"- Batch {aim.batch_size}, {aim.ours}: {', '.join(said)}. The aim was "
+            f"- {size} {aim.batch_size}, {aim.ours}: {', '.join(said)}. The aim was "
             f"{aim.least:g}: {reached}."
         )
     return lines
@@ -219,6 +222,25 @@ def _logging(table: pd.DataFrame) -> list[str]:
     return lines
 
 
+def _parts(table: pd.DataFrame) -> list[str]:
+    """Say where an agent's time goes, and which part bounds its rate."""
+    found = ratios(table, "atari_parts").set_index("contender")
+    parts = found.drop(TABLES["atari_parts"].ours)
+    if parts.empty:
+        return []
+    taken = ", ".join(
+        f"{NAMES[str(name)]} {1e6 / rate:,.1f}" for name, rate in parts.steps_per_second.items()
+    )
+    whole = found.steps_per_second[TABLES["atari_parts"].ours]
+    slowest = str(parts.ratio.idxmax())
+    return [
+        f"- Microseconds of an Atari agent's frame on all cores: {taken}, and {1e6 / whole:,.1f} "
+        f"for a whole agent, {parts.ratio.sum():.0%} of which the parts would take one after the "
+        f"other. The slowest, {NAMES[slowest]}, allows "
+        f"{parts.steps_per_second[slowest]:,.0f} frames/s, the whole agent reaches {whole:,.0f}."
+    ]
+
+
 def accuracies(machine: dict[str, Any]) -> str:
     """Return how far off each contender's density is in single precision, as a Markdown table."""
     found = machine["accuracy"]
@@ -272,7 +294,7 @@ def describe(machine: dict[str, Any]) -> str:
     device, packages, settings = machine["device"], machine["packages"], machine["settings"]
     versions = ", ".join(
         f"{name} {packages[name]}"
-        for name in ("jax", "torch", "PyHessian", "matfree")
+        for name in ("jax", "torch", "PyHessian", "matfree", "gymnasium", "ale-py")
         if name in packages
     )
     commit = (machine["commit"] or "unknown")[:8]

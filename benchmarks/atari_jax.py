@@ -1,0 +1,445 @@
+"""Our ways to step Atari games and to train on them: `double_dqn.train` as the experiment calls it.
+
+`plasticity.atari_agent` makes the agents, so that what is timed is what is run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from atari_task import CHECK_PERIOD, STACK, Case, Settings, World, batch_type
+from task import CHECK_STEPS, Task, in_double
+
+from plasticity import atari, atari_agent, double_dqn, frame_replay, jitted_atari
+
+SEED = 0
+
+
+def config_of(case: Case) -> atari_agent.AgentConfig:
+    """Return the settings of the experiment's agents at the size of the case.
+
+    They are timed as they are for most of a run, in which exploration has come to its end.
+    """
+    config = atari_agent.AgentConfig(game=case.game, size=case.size, stack=STACK)
+    config = replace(config, epsilon_start=config.epsilon)
+    if not case.batch_size:
+        return config
+    # Less than what is filled in, of which the first frames of episodes are no transitions.
+    warmup = case.filled * 9 // 10
+    return replace(config, batch_size=case.batch_size, capacity=case.capacity, warmup=warmup)
+
+
+def frames_of(case: Case) -> int:
+    """Return how many frames an environment plays in a block."""
+    return case.updates * config_of(case).learn_period
+
+
+def initialise(config: atari_agent.AgentConfig, actions: int) -> Any:
+    """Return fresh parameters."""
+    shape = (1, config.size, config.size, config.stack)
+    network = atari_agent.network(config, actions)
+    return network.init(jax.random.key(SEED), jnp.zeros(shape, jnp.uint8))
+
+
+def make_world(case: Case) -> World:
+    """Return fresh parameters, where somebody learns, and the settings."""
+    config, params = config_of(case), []
+    if case.batch_size:
+        actions = atari_agent.emulators(config).actions
+        params = [np.array(leaf) for leaf in jax.tree.leaves(initialise(config, actions))]
+    settings = [getattr(config, name) for name in Settings._fields]
+    return World(params, np.array(settings, float))
+
+
+@contextlib.contextmanager
+def double_precision() -> Iterator[None]:
+    """Let jax keep float64."""
+    with jax.enable_x64(True), warnings.catch_warnings():
+        # The replay buffer casts actions, which are wider by default now, to what it stores.
+        warnings.filterwarnings("ignore", "scatter inputs have incompatible types", FutureWarning)
+        yield
+
+
+def given(case: Case, world: World) -> np.ndarray:
+    """Return what a check takes: actions, or minibatches drawn as ours draw them.
+
+    These are listened to while `double_dqn.train` samples its buffer.
+    """
+    if not case.batch_size:
+        actions = atari_agent.emulators(config_of(case)).actions
+        shape = (CHECK_STEPS, case.environments)
+        return np.random.default_rng(SEED).integers(0, actions, shape)
+    heard: list[tuple[np.ndarray, ...]] = []
+    original = frame_replay.sample
+
+    def listening(buffer: frame_replay.Buffer, uniform: Any) -> frame_replay.Batch:
+        batch = original(buffer, uniform)
+        jax.debug.callback(lambda *seen: heard.append(seen), *batch, ordered=True)
+        return batch
+
+    with double_precision():
+        agent = Agents(case, in_double(world))
+        with mock.patch.object(frame_replay, "sample", listening):
+            agent.check(np.zeros(CHECK_STEPS))
+            jax.effects_barrier()
+    batches = np.zeros(len(heard), batch_type(case))
+    for batch, seen in zip(batches, heard, strict=True):
+        for name, array in zip(frame_replay.Batch._fields, seen, strict=True):
+            batch[name] = array
+    return batches
+
+
+# Stepping.
+
+
+class Hosted:
+    """Random actions in `atari.Environments`, one call after the other; stacks by NumPy."""
+
+    def __init__(self, case: Case, world: World) -> None:
+        self.case, self.config = case, config_of(case)
+        self.stacks = np.zeros((case.environments, STACK, case.size, case.size), np.uint8)
+        self.games = self.begun(self.config)
+        calls = frames_of(case) // self.config.frame_skip
+        self.actions = draw(calls, case.environments, self.games.actions)
+
+    def begun(self, config: atari_agent.AgentConfig) -> atari.Environments:
+        games = atari.Environments(
+            config.game, self.case.environments, atari_agent.preprocessing(config)
+        )
+        self.see(games.reset(range(self.case.environments)))
+        return games
+
+    def see(self, seen: atari.Step) -> None:
+        self.stacks[:, :-1] = self.stacks[:, 1:]
+        self.stacks[seen.first, :-1] = 0
+        self.stacks[:, -1] = seen.frame
+
+    def reset(self) -> None:
+        """Nothing to do: the game goes on."""
+
+    def block(self) -> int:
+        for actions in self.actions:
+            self.see(self.games.step(actions))
+        return frames_of(self.case) * self.case.environments
+
+    def check(self, given: np.ndarray) -> list[np.ndarray]:
+        """Return stacks, rewards and ends of episodes that begin without no-ops."""
+        games, found = self.begun(replace(self.config, no_ops=0)), []
+        for actions in given:
+            seen = games.step(actions)
+            self.see(seen)
+            found.append((self.stacks.copy(), seen.reward, seen.last))
+        return [np.stack(part).astype(np.float32) for part in zip(*found, strict=True)]
+
+
+def draw(calls: int, environments: int, actions: int) -> np.ndarray:
+    """Return random actions."""
+    return np.random.default_rng(SEED).integers(0, actions, (calls, environments), np.int32)
+
+
+class Jitted:
+    """The same by `jitted_atari` in one scan, a call of `block`; it keeps ``stack`` frames."""
+
+    def __init__(self, case: Case, world: World, stack: int = STACK) -> None:
+        self.case, self.stack = case, stack
+        self.run = jax.jit(self.play, static_argnums=(0, 1))
+        self.begin(config_of(case))
+        calls = frames_of(case) // self.config.frame_skip
+        self.actions = jnp.asarray(draw(calls, case.environments, self.games.actions))
+
+    def begin(self, config: atari_agent.AgentConfig) -> None:
+        self.config = config
+        self.games = atari_agent.emulators(config, self.case.environments, "stepping")
+        self.ticket, seen = self.games.reset(jnp.arange(self.case.environments))
+        before = jnp.zeros((len(seen.frame), self.stack, *seen.frame.shape[1:]), jnp.uint8)
+        self.stacks = pushed(before, seen)
+
+    @staticmethod
+    def play(games: jitted_atari.Emulators, keep: bool, begun: Any, actions: Any) -> Any:
+        """Take the actions; return what is seen at each step too, if it is to be kept."""
+
+        def step(carry: Any, action: Any) -> Any:
+            ticket, seen = games.step(carry[0], action)
+            stacks = pushed(carry[1], seen)
+            return (ticket, stacks), (stacks, seen.reward, seen.last) if keep else None
+
+        return jax.lax.scan(step, begun, actions)
+
+    def reset(self) -> None:
+        """Nothing to do: the game goes on."""
+
+    def block(self) -> int:
+        begun = (self.ticket, self.stacks)
+        (self.ticket, self.stacks), _ = self.run(self.games, False, begun, self.actions)
+        jax.block_until_ready(self.stacks)
+        return frames_of(self.case) * self.case.environments
+
+    def check(self, given: np.ndarray) -> list[np.ndarray]:
+        self.begin(replace(self.config, no_ops=0))
+        actions = jnp.asarray(given.astype(np.int32))
+        _, found = self.run(self.games, True, (self.ticket, self.stacks), actions)
+        return [np.asarray(part, np.float32) for part in found]
+
+
+def pushed(stacks: Any, seen: jitted_atari.Step) -> Any:
+    """Return the stacks with a new frame each; those of a new episode begin with zeros."""
+    before = jnp.where(seen.first[:, None, None, None], 0, stacks[:, 1:])
+    return jnp.concatenate([before, seen.frame[:, None]], axis=1)
+
+
+# Learning.
+
+
+class Learner:
+    """An agent and its parameters."""
+
+    def __init__(self, case: Case, world: World) -> None:
+        self.case, self.config = case, config_of(case)
+        self.games = atari_agent.emulators(self.config)
+        self.agent = atari_agent.agent(self.config, self.games.actions)
+        params = initialise(self.config, self.games.actions)
+        self.params = jax.tree.structure(params).unflatten(map(jnp.asarray, world.params))
+
+    def fresh(self) -> tuple[Any, Any, Any]:
+        """Return parameters, those of the target, and the optimizer's state: copies to donate."""
+        params, target = (jax.tree.map(jnp.copy, self.params) for _ in range(2))
+        return params, target, self.agent.optimizer.init(params)
+
+
+class Agents(Learner):
+    """`double_dqn.train` compiled as the driver does: static settings, donated state.
+
+    One agent, or several batched with vmap. Their buffers are filled by random play, once.
+    """
+
+    def __init__(self, case: Case, world: World, agents: int = 1) -> None:
+        super().__init__(case, world)
+        self.agents = agents
+        self.run = jax.jit(self.train, static_argnums=(0, 2), donate_argnums=1)
+        with jax.enable_x64(False):  # so that the game is the same, whatever the parameters are
+            seeds = jnp.arange(SEED, SEED + agents)
+            begin = self.begin if agents > 1 else lambda seeds: self.begin(seeds[0])
+            self.state = jax.jit(self.over_agents(begin))(seeds)
+        self.reset()
+
+    def over_agents(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return function if self.agents == 1 else jax.vmap(function)
+
+    def begin(self, seed: Any) -> tuple[double_dqn.State, jitted_atari.State]:
+        """Return an agent without networks that has seen what came of random actions."""
+        key, action_key = jax.random.split(jax.random.key(seed))
+        ticket, seen = self.games.reset(seed[None])
+        state = double_dqn.start(self.agent, {}, key, seen, self.config.stack)
+
+        def play(carry: Any, action: Any) -> tuple[Any, None]:
+            ticket, seen = self.games.step(carry[1], action)
+            buffer = frame_replay.add(
+                carry[0], seen.frame, action, seen.reward, seen.discount, seen.first
+            )
+            return (buffer, ticket), None
+
+        actions = jax.random.randint(action_key, (self.case.filled, 1), 0, self.games.actions)
+        (buffer, ticket), _ = jax.lax.scan(play, (state.buffer, ticket), actions)
+        return state._replace(buffer=buffer), self.games.state(ticket)
+
+    def train(self, agent: double_dqn.Agent, states: Any, stretch: int, stretches: Any) -> Any:
+        def one(state: double_dqn.State, emulators: jitted_atari.State) -> Any:
+            ticket = self.games.resume(emulators)
+            found = double_dqn.train(agent, self.games, state, ticket, stretch, stretches)
+            return found[0], self.games.state(found[1])
+
+        return self.over_agents(one)(*states)
+
+    def advance(self, agent: double_dqn.Agent, stretch: int, stretches: int) -> None:
+        self.state = self.run(agent, self.state, stretch, stretches)
+        jax.block_until_ready(self.state)
+
+    def reset(self) -> None:
+        """Begin to learn anew; the game goes on, and the buffer stays."""
+        each = [self.fresh() for _ in range(self.agents)]
+        networks = each[0]
+        if self.agents > 1:
+            networks = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+        params, target, opt_state = networks
+        state, emulators = self.state
+        state = state._replace(params=params, target_params=target, opt_state=opt_state)
+        self.state = jax.block_until_ready((state, emulators))
+
+    def block(self) -> int:
+        self.advance(self.agent, frames_of(self.case), 1)
+        return self.agents * frames_of(self.case)
+
+    def check(self, given: np.ndarray) -> list[np.ndarray]:
+        """See `Task`; of several the first agent draws the very minibatches of `given`."""
+        period = CHECK_PERIOD * self.agent.learn_period
+        agent = replace(self.agent, target_period=period)
+        self.advance(agent, period, len(given) // CHECK_PERIOD)
+        params = self.state[0].params
+        if self.agents > 1:
+            params = jax.tree.map(lambda leaf: leaf[0], params)
+        return [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
+
+
+class Updates(Learner):
+    """The bare update: minibatches are given, and nobody acts."""
+
+    def __init__(self, case: Case, world: World) -> None:
+        super().__init__(case, world)
+        self.run = jax.jit(self.updates, static_argnums=0, donate_argnums=(1, 3))
+        self.batches = as_batches(random_batches(case, self.games.actions))
+        self.reset()
+
+    @staticmethod
+    def updates(
+        agent: double_dqn.Agent, params: Any, target: Any, opt_state: Any, batches: Any
+    ) -> tuple[Any, Any]:
+        def step(carry: Any, batch: frame_replay.Batch) -> tuple[Any, None]:
+            params, opt_state, _ = double_dqn.learn(agent, carry[0], target, carry[1], batch)
+            return (params, opt_state), None
+
+        return jax.lax.scan(step, (params, opt_state), batches)[0]
+
+    def reset(self) -> None:
+        self.learned, self.target, self.opt_state = self.fresh()
+
+    def take(self, batches: frame_replay.Batch) -> None:
+        self.learned, self.opt_state = self.run(
+            self.agent, self.learned, self.target, self.opt_state, batches
+        )
+        jax.block_until_ready(self.learned)
+
+    def block(self) -> int:
+        self.take(self.batches)
+        return self.case.updates
+
+    def check(self, given: np.ndarray) -> list[np.ndarray]:
+        self.reset()
+        for part in np.split(given, len(given) // CHECK_PERIOD):
+            self.take(as_batches(part))
+            self.target = jax.tree.map(jnp.copy, self.learned)
+        return [np.asarray(leaf) for leaf in jax.tree.leaves(self.learned)]
+
+
+def random_batches(case: Case, actions: int) -> np.ndarray:
+    """Return minibatches of noise, as many as there are updates in a block."""
+    count = np.random.default_rng(SEED)
+    batches = np.zeros(case.updates, batch_type(case))
+    batches["frames"] = count.integers(0, 256, batches["frames"].shape, np.uint8)
+    batches["action"] = count.integers(0, actions, batches["action"].shape)
+    batches["reward"] = count.integers(0, 2, batches["reward"].shape)
+    batches["discount"] = 1
+    return batches
+
+
+def as_batches(batches: np.ndarray) -> frame_replay.Batch:
+    """Return minibatches as `double_dqn.learn` takes them, one more axis in front."""
+    return frame_replay.Batch(*(jnp.asarray(batches[name]) for name in frame_replay.Batch._fields))
+
+
+# What a whole agent does, part by part; rates are of the frames that each part is enough for.
+
+
+class Learning(Updates):
+    """The updates of a block."""
+
+    def block(self) -> int:
+        super().block()
+        return frames_of(self.case)
+
+
+class Acting(Learner):
+    """The choices of a block: by what the buffer held at one time after the other."""
+
+    def __init__(self, case: Case, world: World) -> None:
+        super().__init__(case, world)
+        self.buffer = full_buffer(self.config)
+        self.choose = jax.jit(self.choices)
+
+    def choices(self, params: Any, buffer: frame_replay.Buffer) -> Any:
+        def choose(total: Any, ago: Any) -> tuple[Any, None]:
+            frames = frame_replay.observe(buffer._replace(calls=buffer.calls - ago))
+            return total + double_dqn.greedy_actions(self.agent, params, frames), None
+
+        calls = jnp.arange(frames_of(self.case) // self.config.frame_skip)
+        return jax.lax.scan(choose, jnp.zeros(1, jnp.int32), calls)[0]
+
+    def reset(self) -> None:
+        """Nothing to do: nobody learns."""
+
+    def block(self) -> int:
+        jax.block_until_ready(self.choose(self.params, self.buffer))
+        return frames_of(self.case)
+
+
+class Replay:
+    """The buffer's part of a block: minibatches drawn, frames and transitions stored."""
+
+    def __init__(self, case: Case, world: World) -> None:
+        self.case, self.config = case, config_of(case)
+        self.buffer = full_buffer(self.config)
+        self.use = jax.jit(self.uses, donate_argnums=0)
+        shape = (case.updates, case.batch_size)
+        self.uniform = jnp.asarray(np.random.default_rng(SEED).random(shape, np.float32))
+
+    def uses(self, buffer: frame_replay.Buffer, uniform: Any) -> Any:
+        def cycle(carry: Any, uniform: Any) -> tuple[Any, None]:
+            buffer, batch = carry[0], frame_replay.sample(carry[0], uniform)
+            for k in range(self.config.learn_period // self.config.frame_skip):
+                # Of what was drawn, so that drawing comes first, as in a whole agent.
+                one = tuple(leaf[k % len(leaf)][None] for leaf in batch[1:])
+                frame = batch.frames[k % len(batch.frames), -1][None]
+                buffer = frame_replay.add(buffer, frame, *one, jnp.zeros(1, bool))
+            return (buffer, batch), None
+
+        # The last minibatch is handed on: nobody can leave out to gather its frames.
+        begun = (buffer, frame_replay.sample(buffer, uniform[0]))
+        return jax.lax.scan(cycle, begun, uniform)[0]
+
+    def reset(self) -> None:
+        """Nothing to do: the buffer stays full."""
+
+    def block(self) -> int:
+        self.buffer, batch = self.use(self.buffer, self.uniform)
+        jax.block_until_ready(batch)
+        return frames_of(self.case)
+
+
+def full_buffer(config: atari_agent.AgentConfig) -> frame_replay.Buffer:
+    """Return the buffer of an agent that has played for long, full of noise."""
+
+    def put(buffer: frame_replay.Buffer, call: Any) -> tuple[frame_replay.Buffer, None]:
+        key, none = jax.random.fold_in(jax.random.key(SEED), call), jnp.zeros(1)
+        frame = jax.random.bits(key, (1, config.size, config.size), jnp.uint8)
+        action = none.astype(jnp.int32)
+        return frame_replay.add(buffer, frame, action, none, none + 1, (call == 0)[None]), None
+
+    def fill() -> frame_replay.Buffer:
+        empty = frame_replay.create(config.capacity, 1, config.size, config.size, config.stack)
+        return jax.lax.scan(put, empty, jnp.arange(config.capacity + 1))[0]
+
+    return jax.block_until_ready(jax.jit(fill)())
+
+
+TASKS: dict[str, Callable[[Case, World], Task]] = {
+    "stepping_hosted": Hosted,
+    "stepping_jitted": Jitted,
+    "atari_agent_pinned": Agents,
+    "atari_agent_all": Agents,
+    "atari_agent_vmap": partial(Agents, agents=2),
+    "atari_update_pinned": Updates,
+    "atari_update_all": Updates,
+    "part_whole": Agents,
+    "part_acting": Acting,
+    "part_stepping": partial(Jitted, stack=1),
+    "part_replay": Replay,
+    "part_learning": Learning,
+}
