@@ -189,7 +189,7 @@ def test_watching_prints_what_changes_until_nothing_runs(
     unit = driver.Unit("narrow", (0,))
     work = runs / "toy" / "quick" / "unfinished"
     with pytest.MonkeyPatch.context() as patch:  # a header, and nothing done
-        patch.setattr(driver, "_run_here", lambda *arguments: {unit: "stopped"})
+        patch.setattr(driver, "run_here", lambda *arguments: {unit: "stopped"})
         with pytest.raises(driver.UnitsFailed):
             driver.run(toy, config, "quick", workers=0)
     (work,) = (runs / "toy").glob("*/unfinished")

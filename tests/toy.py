@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +43,8 @@ def arms(config: Config) -> dict[str, dict[str, Any]]:
 
 
 def load(config: Config) -> tuple[jax.Array, dict[str, object]]:
-    return jnp.arange(config.size, dtype=jnp.float32), {"dataset": "none", "records": config.size}
+    source = {"dataset": "none", "records": config.size, "full_set": config.size}
+    return jnp.arange(config.size, dtype=jnp.float32), source
 
 
 def chunks(config: Config) -> int:
@@ -73,6 +75,12 @@ def advance(
 
 def _obey(config: Config) -> None:
     time.sleep(config.seconds_a_chunk)
+    if "TOY_LOG" in os.environ:  # a line for each chunk that was computed, by whichever process
+        with open(os.environ["TOY_LOG"], "a") as log:
+            log.write(f"{config.scale}\n")
+    if "TOY_FAILS_ONCE" in os.environ:  # the first chunk of all fails, at its first try
+        with suppress(FileExistsError), open(os.environ["TOY_FAILS_ONCE"], "x"):
+            raise FloatingPointError("told to fail once")
     if config.fail_arm == "wide" and config.scale > 1 and "TOY_MENDED" not in os.environ:
         raise FloatingPointError("told to fail")
 
