@@ -72,12 +72,12 @@ def test_a_unit_that_the_run_does_not_have_is_refused(runs: Path) -> None:
 
 
 def test_a_unit_that_fails_says_why_and_is_tried_again(
-    runs: Path, accelerator: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    runs: Path, accelerator: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TOY_FAILS_ONCE", str(tmp_path / "failed"))
-    config = toy.Config(fail_arm="narrow", chunks=2)
-    with pytest.raises(driver.UnitsFailed, match="told to fail once"):
+    config = toy.Config(fail_arm="wide", chunks=2)
+    with pytest.raises(driver.UnitsFailed, match=r"(?s)1 of 1 units failed.*told to fail"):
         run_units(config, ("wide", 1))
+    monkeypatch.setenv("TOY_MENDED", "1")
     run_units(config, ("wide", 1))
     assert driver.Unit("wide", (1,)) not in jobs.unfinished(toy, config, "quick")[1]
 

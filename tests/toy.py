@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -78,9 +79,9 @@ def _obey(config: Config) -> None:
     if "TOY_LOG" in os.environ:  # a line for each chunk that was computed, by whichever process
         with open(os.environ["TOY_LOG"], "a") as log:
             log.write(f"{config.scale}\n")
-    if "TOY_FAILS_ONCE" in os.environ:  # the first chunk of all fails, at its first try
-        with suppress(FileExistsError), open(os.environ["TOY_FAILS_ONCE"], "x"):
-            raise FloatingPointError("told to fail once")
+    if "TOY_DIES_ONCE" in os.environ:  # as of too little memory: the first process that comes here
+        with suppress(FileExistsError), open(os.environ["TOY_DIES_ONCE"], "x"):
+            os.kill(os.getpid(), signal.SIGKILL)
     if config.fail_arm == "wide" and config.scale > 1 and "TOY_MENDED" not in os.environ:
         raise FloatingPointError("told to fail")
 
