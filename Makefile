@@ -13,7 +13,7 @@ PEERS := $(VENV)/.peers
 NOTEBOOKS := $(wildcard book/*.ipynb)
 BENCH ?= training_speed agent_speed curvature_speed atari_speed width_cost
 LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	--extra data --extra atari --extra book --extra test pyproject.toml -o requirements.lock
+	--extra data --extra atari --extra book --extra test --extra cluster pyproject.toml -o requirements.lock
 
 # nbval takes a cell with outputs and no execution count for a mistake; nbstripout clears every count.
 define COUNT_KEPT_CELLS

@@ -37,6 +37,7 @@ LAYERS = [
     {"mdp_agent", "probed_agent", "atari_agent"},
     {
         "driver",
+        "jobs",
         "worker",
         "report",
         "figures",

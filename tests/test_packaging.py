@@ -19,7 +19,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 PYTHONS = ("3.11", "3.12", "3.13")
-IN_LOCK = ("data", "atari", "book", "test")
+IN_LOCK = ("data", "atari", "book", "test", "cluster")
 
 
 def project() -> dict[str, Any]:

@@ -189,7 +189,7 @@ def test_watching_prints_what_changes_until_nothing_runs(
     unit = driver.Unit("narrow", (0,))
     work = runs / "toy" / "quick" / "unfinished"
     with pytest.MonkeyPatch.context() as patch:  # a header, and nothing done
-        patch.setattr(driver, "_run_here", lambda *arguments: {unit: "stopped"})
+        patch.setattr(driver, "run_here", lambda *arguments: {unit: "stopped"})
         with pytest.raises(driver.UnitsFailed):
             driver.run(toy, config, "quick", workers=0)
     (work,) = (runs / "toy").glob("*/unfinished")
@@ -204,6 +204,7 @@ def test_watching_prints_what_changes_until_nothing_runs(
             yield  # nothing new: nothing printed
             next(steps)
             yield
+            steps.close()  # type: ignore[attr-defined]
 
     run = passing()
     next(run)
@@ -214,5 +215,4 @@ def test_watching_prints_what_changes_until_nothing_runs(
     assert states == ["running"] * 3 + ["stopped; the same command resumes it"]
     rows = [line.split()[2:] for line in lines if line.startswith("narrow")]
     assert [row[0] for row in rows] == ["0/4", "1/4", "2/4", "2/4"]
-    assert [row[-1] for row in rows] == ["waiting", "running", "running", "running"]
-    steps.close()  # type: ignore[attr-defined]
+    assert [row[-1] for row in rows] == ["waiting", "running", "running", "waiting"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +44,8 @@ def arms(config: Config) -> dict[str, dict[str, Any]]:
 
 
 def load(config: Config) -> tuple[jax.Array, dict[str, object]]:
-    return jnp.arange(config.size, dtype=jnp.float32), {"dataset": "none", "records": config.size}
+    source = {"dataset": "none", "records": config.size, "full_set": config.size}
+    return jnp.arange(config.size, dtype=jnp.float32), source
 
 
 def chunks(config: Config) -> int:
@@ -73,6 +76,12 @@ def advance(
 
 def _obey(config: Config) -> None:
     time.sleep(config.seconds_a_chunk)
+    if "TOY_LOG" in os.environ:  # a line for each chunk that was computed, by whichever process
+        with open(os.environ["TOY_LOG"], "a") as log:
+            log.write(f"{config.scale}\n")
+    if "TOY_DIES_ONCE" in os.environ:  # as of too little memory: the first process that comes here
+        with suppress(FileExistsError), open(os.environ["TOY_DIES_ONCE"], "x"):
+            os.kill(os.getpid(), signal.SIGKILL)
     if config.fail_arm == "wide" and config.scale > 1 and "TOY_MENDED" not in os.environ:
         raise FloatingPointError("told to fail")
 

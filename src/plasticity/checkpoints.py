@@ -1,8 +1,8 @@
 """The work folder of an unfinished run: what makes it resume to the same bits.
 
 ``papermill_runs/<experiment>/<label>/unfinished/`` has a header (configuration, code,
-environment), a lock that only one driver and its workers can hold, and a folder for each unit, one
-arm on one seed::
+environment), a lock that one driver and its workers hold alone, or jobs of single units share, and
+a folder for each unit, one arm on one seed::
 
     header.json  lock
     <arm>/<seed>/records_000007.npz   what the chunks since the last checkpoint measured
@@ -48,26 +48,30 @@ class CheckpointError(RuntimeError):
 
 
 @contextmanager
-def locked(work: Path) -> Iterator[int]:
+def locked(work: Path, *, shared: bool = False, wait: bool = False) -> Iterator[int]:
     """Hold the lock of a work folder, or of a unit's; yield its descriptor.
 
-    Workers must inherit that of the work folder.
+    Workers must inherit that of the work folder. ``shared`` lets others share it who ask for that
+    too, and keeps out who wants it alone. ``wait`` waits for it as long as it takes.
 
     The kernel frees the lock when the last process that holds the descriptor is gone, killed or
     not: a worker that outlives its driver keeps a second driver out. Raises `CheckpointError` if
     another run holds it, `results.ResultsError` if the folder cannot be written.
     """
     path = work / "lock"
+    how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
         work.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a")  # noqa: SIM115 - closed below, after the yield
+        file = open(path, "a+")  # noqa: SIM115 - closed below; NFS shares only what can be read
     except OSError as error:
         raise results.cannot_write(path, error) from error
     with file:
+        if wait:
+            fcntl.flock(file, how)
         # Workers of a driver that was killed a moment ago need that moment to notice.
         for attempts_left in reversed(range(30)):
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, how | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if not attempts_left:
@@ -76,6 +80,11 @@ def locked(work: Path) -> Iterator[int]:
                     ) from None
                 time.sleep(0.1)
         yield file.fileno()
+
+
+def in_use(work: Path) -> bool:
+    """Return whether a driver is at work in the folder, or a job on one of its units."""
+    return is_locked(work) or any(is_locked(lock.parent) for lock in work.glob("*/*/lock"))
 
 
 def is_locked(work: Path) -> bool:
@@ -97,9 +106,10 @@ def open_header(work: Path, header: Mapping[str, Any]) -> None:
     environment: resuming it would mix two runs in one table.
     """
     path = work / "header.json"
-    if not path.exists():
-        results.write_atomically(path, json.dumps(header, indent=1).encode())
-        return
+    with locked(work / "opening"):  # jobs on other nodes may open it at this moment
+        if not path.exists():
+            results.write_atomically(path, json.dumps(header, indent=1).encode())
+            return
     found = read_header(work)
     for part in header:
         if found.get(part) != header[part]:

@@ -27,6 +27,7 @@ from plasticity import (
     driver,
     experiments,
     fingerprint,
+    jobs,
     probed_agent,
     progress,
     reproduction,
@@ -89,6 +90,18 @@ def _run(options: argparse.Namespace) -> None:
     print(f"{results.folder(options.name, finished.label)}: {finished.describe()}")
     for verdict in claims.judge(finished, module.CLAIMS):
         print(verdict)
+
+
+def _units(options: argparse.Namespace) -> None:
+    module, config = _resolve(options)
+    folder, left = jobs.unfinished(module, config, options.profile)
+    units = [{"arm": unit.arm, "seed": unit.seeds[0]} for unit in left]
+    print(json.dumps({"folder": str(folder), "units": units}))
+
+
+def _unit(options: argparse.Namespace) -> None:
+    module, config = _resolve(options)
+    jobs.run_unit(module, config, options.profile, options.arm, options.seed)
 
 
 def _reproduce(options: argparse.Namespace) -> None:
@@ -163,7 +176,7 @@ def _status(options: argparse.Namespace) -> None:
     if options.watch:
         progress.watch(
             partial(_unfinished, *which),
-            lambda: any(map(checkpoints.is_locked, progress.unfinished(*which))),
+            lambda: any(map(checkpoints.in_use, progress.unfinished(*which))),
         )
     told = list(filter(None, [_unfinished(*which, progress.screen()[0])]))
     for name in [options.name] if options.name else experiment_names():
@@ -184,7 +197,7 @@ def _unfinished(name: str | None, label: str | None, width: int, height: int | N
             arms = progress.arms(module, work)
             texts.append(progress.line(module, work, arms))
         except (FileNotFoundError, checkpoints.CheckpointError):
-            if not checkpoints.is_locked(work) and work.exists():
+            if not checkpoints.in_use(work) and work.exists():
                 raise
             continue  # it has finished a moment ago, and is being tidied away
         if name is not None:
@@ -272,18 +285,23 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=_status)
 
     command = commands.add_parser("run", help="run an experiment, or resume it")
-    command.add_argument("name", help="the experiment")
-    command.add_argument("--profile", required=True, help="quick, laptop, gpu or paper")
-    command.add_argument("--seeds", type=int, help="how many seeds, instead of the profile's")
-    command.add_argument(
-        "--set", action="append", default=[], metavar="FIELD=VALUE",
-        help="change a setting; the run then gets a folder of its own",
-    )  # fmt: skip
+    _add_settings(command)
     command.add_argument("--fresh", action="store_true", help="discard an unfinished or older run")
     command.add_argument(
         "--workers", type=int, help="processes on a CPU (default: one for every core)"
     )
     command.set_defaults(command=_run)
+
+    command = commands.add_parser(
+        "units", help="which units (an arm on a seed) a run has left, as JSON"
+    )
+    _add_settings(command)
+    command.set_defaults(command=_units)
+    command = commands.add_parser("unit", help="run one unit of a run, beside others")
+    _add_settings(command)
+    command.add_argument("--arm", required=True, help="its arm")
+    command.add_argument("--seed", type=int, required=True, help="its seed")
+    command.set_defaults(command=_unit)
 
     command = commands.add_parser(
         "reproduce", help="prove with one seed that the code still gives a recorded run's bits"
@@ -299,12 +317,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=_reproduce)
 
     command = commands.add_parser("cost", help="what a run would cost, from this machine's speed")
-    command.add_argument("name", help="the experiment")
-    command.add_argument("--profile", required=True, help="quick, laptop, gpu or paper")
-    command.add_argument("--seeds", type=int, help="how many seeds, instead of the profile's")
-    command.add_argument(
-        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a setting"
-    )
+    _add_settings(command)
     command.add_argument(
         "--seconds", type=float, default=cost.SECONDS, help="for about how long to time it"
     )
@@ -325,6 +338,17 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     command.set_defaults(command=_probe)
     return parser
+
+
+def _add_settings(command: argparse.ArgumentParser) -> None:
+    """Add the words that name a run, as `_resolve` reads them."""
+    command.add_argument("name", help="the experiment")
+    command.add_argument("--profile", required=True, help="quick, laptop, gpu or paper")
+    command.add_argument("--seeds", type=int, help="how many seeds, instead of the profile's")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE",
+        help="change a setting; the run then gets a folder of its own",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from pathlib import Path
@@ -121,7 +121,7 @@ def run(
     module = cast(Experiment, experiment)
     name = experiment.__name__.rpartition(".")[2]
     label = results.label(module.PROFILES, profile, config)
-    if reuse and not fresh and (found := _recorded(experiment, name, label, config)):
+    if reuse and not fresh and (found := recorded(experiment, name, label, config)):
         return found
     work = results.folder(name, label) / "unfinished"
     with measured(
@@ -132,7 +132,7 @@ def run(
         return results.write(name, label, table, arrays, {"profile": profile, **provenance})
 
 
-def _recorded(experiment: ModuleType, name: str, label: str, config: Any) -> Run | None:
+def recorded(experiment: ModuleType, name: str, label: str, config: Any) -> Run | None:
     """Return the recorded run if it is of this configuration and fresh against this code."""
     try:
         found = results.load(name, label)
@@ -140,6 +140,11 @@ def _recorded(experiment: ModuleType, name: str, label: str, config: Any) -> Run
     except (FileNotFoundError, configuration.ConfigError):  # none, or one of fields since removed
         return None
     return found if same and fingerprint.is_fresh(found.provenance, experiment) else None
+
+
+def interval(experiment: ModuleType) -> float:
+    """Return the seconds between checkpoints: the experiment's own, or `CHECKPOINT_SECONDS`."""
+    return float(getattr(experiment, "CHECKPOINT_SECONDS", CHECKPOINT_SECONDS))
 
 
 class Measured(NamedTuple):
@@ -167,38 +172,28 @@ def measured(
     """
     module = cast(Experiment, experiment)
     if checkpoint_seconds is None:
-        checkpoint_seconds = getattr(experiment, "CHECKPOINT_SECONDS", CHECKPOINT_SECONDS)
+        checkpoint_seconds = interval(experiment)
     in_workers = jax.default_backend() == "cpu" and workers != 0
     environment = results.environment()
-    header = {
-        "config": configuration.to_dict(config),
-        "code": fingerprint.code_digest(experiment),
-        "environment": environment["packages"] | environment["device"],
-        "execution": {
-            "processes": "one a core" if in_workers else "one",
-            "batched": jax.default_backend() != "cpu",
-        },
-    }
     began = results.now()
     with checkpoints.locked(work) as lock:
         if fresh:
             _discard(work)
+        header = make_header(experiment, config, environment, in_workers, _is_batched(work))
         checkpoints.open_header(work, header)
         # A data error shows here, once, before any worker starts.
         world, source = load(experiment, config)
         parts = units(module, config, header["execution"]["batched"])
-        if in_workers:
-            failed = _run_in_workers(
-                experiment, config, parts, work, lock, workers, checkpoint_seconds
+        left = [unit for unit in parts if not is_done(module, config, unit, work)]
+        failed: dict[Unit, str] = {}
+        if left and in_workers:
+            cores = usable_cores()[: workers or None][: len(left)]
+            failed = run_in_workers(
+                experiment, config, left, work, lock, cores, work, checkpoint_seconds
             )
-        else:
-            failed = _run_here(module, config, parts, work, checkpoint_seconds)
-        if failed:
-            reasons = "\n".join(f"  {unit.arm} {unit.seeds}: {why}" for unit, why in failed.items())
-            raise UnitsFailed(
-                f"{len(failed)} of {len(parts)} units failed; the others are kept, and the same "
-                f"command retries these:\n{reasons}"
-            )
+        elif left:
+            failed = run_here(module, config, left, work, checkpoint_seconds)
+        require_none(failed, len(parts))
         folders = {unit: checkpoints.UnitFolder(work, *unit) for unit in parts}
         records = {
             (unit.arm, seed): lane
@@ -221,6 +216,35 @@ def measured(
         _discard(work)
 
 
+def make_header(
+    experiment: ModuleType,
+    config: Any,
+    environment: Mapping[str, Any],
+    in_workers: bool,
+    batched: bool,
+) -> dict[str, Any]:
+    """Return what every process that runs units of one run must have in common."""
+    return {
+        "config": configuration.to_dict(config),
+        "code": fingerprint.code_digest(experiment),
+        "environment": environment["packages"] | environment["device"],
+        "execution": {"processes": "one a core" if in_workers else "one", "batched": batched},
+    }
+
+
+def _is_batched(work: Path) -> bool:
+    """Return whether all seeds run at once: on an accelerator, unless jobs began them one by one.
+
+    Raises `checkpoints.CheckpointError` if the header is damaged.
+    """
+    if jax.default_backend() == "cpu":
+        return False
+    try:
+        return bool(checkpoints.read_header(work)["execution"]["batched"])
+    except FileNotFoundError:  # a new run
+        return True
+
+
 def _discard(work: Path) -> None:
     """Empty the work folder but for its lock, which is held.
 
@@ -237,6 +261,22 @@ def units(module: Experiment, config: Any, batched: bool) -> list[Unit]:
     """Return the parts of a run: each arm on each seed, or on all seeds at once if ``batched``."""
     lanes = [tuple(_seeds(config))] if batched else [(seed,) for seed in _seeds(config)]
     return [Unit(arm, lane) for arm in module.arms(config) for lane in lanes]
+
+
+def require_none(failed: Mapping[Unit, str], count: int) -> None:
+    """Raise `UnitsFailed`, with every reason, if any of ``count`` units failed."""
+    if failed:
+        reasons = "\n".join(f"  {unit.arm} {unit.seeds}: {why}" for unit, why in failed.items())
+        raise UnitsFailed(
+            f"{len(failed)} of {count} units failed; the others are kept, and the same "
+            f"command retries these:\n{reasons}"
+        )
+
+
+def is_done(module: Experiment, config: Any, unit: Unit, work: Path) -> bool:
+    """Return whether the last state of a unit is there."""
+    done = checkpoints.UnitFolder(work, *unit).chunks_done()
+    return done >= module.chunks(arm_config(module, config, unit.arm))
 
 
 def _seeds(config: Any) -> list[int]:
@@ -337,7 +377,7 @@ def _bar(module: Experiment, config: Any, parts: list[Unit]) -> tqdm[Any]:
     )
 
 
-def _run_here(
+def run_here(
     module: Experiment, config: Any, parts: list[Unit], work: Path, checkpoint_seconds: float
 ) -> dict[Unit, str]:
     """Run every unit in this process. A unit's failure is noted, and the next one runs."""
@@ -365,17 +405,20 @@ def _note(failed: dict[Unit, str], unit: Unit, work: Path, reason: str) -> None:
         checkpoints.UnitFolder(work, *unit).fail(reason)
 
 
-def _run_in_workers(
+def run_in_workers(
     experiment: ModuleType,
     config: Any,
     parts: list[Unit],
     work: Path,
     lock: int,
-    workers: int | None,
+    cores: Sequence[int | None],
+    logs: Path,
     checkpoint_seconds: float,
 ) -> dict[Unit, str]:
-    """Run the units in worker processes, each pinned to a core; return the reasons of failures."""
-    cores = _cores()[: workers or None][: len(parts)]
+    """Run the units in worker processes, one on each core; return the reasons of failures.
+
+    What the workers print goes to the folder ``logs``, a file for each core.
+    """
     waiting = Waiting(parts)
     job = {
         "experiment": experiment.__name__,
@@ -389,7 +432,7 @@ def _run_in_workers(
     with _bar(cast(Experiment, experiment), config, parts) as bar:
         threads = []
         for core in cores:
-            process = _spawn(job | {"core": core}, work, lock)
+            process = _spawn(job | {"core": core}, logs, lock)
             processes.append(process)
             arguments = (process, waiting, bar, failed, work, stopping)
             threads.append(threading.Thread(target=_serve, args=arguments, daemon=True))
@@ -433,17 +476,17 @@ class Waiting:
             return unit
 
 
-def _cores() -> list[int | None]:
+def usable_cores() -> list[int | None]:
     """Return the cores that this process may use; a None for each where pinning is impossible."""
     if hasattr(os, "sched_getaffinity"):
         return list(sorted(os.sched_getaffinity(0)))
     return [None] * (os.cpu_count() or 1)
 
 
-def _spawn(job: Mapping[str, Any], work: Path, lock: int) -> subprocess.Popen[str]:
+def _spawn(job: Mapping[str, Any], logs: Path, lock: int) -> subprocess.Popen[str]:
     """Start a worker. It ends when its standard input does, so it never outlives this process."""
     path = os.pathsep.join([p for p in sys.path if p])
-    with open(work / f"worker_{job['core']}.log", "w") as log:
+    with open(logs / f"worker_{job['core']}.log", "w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "plasticity.worker"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,

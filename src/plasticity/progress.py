@@ -117,7 +117,7 @@ def line(module: ModuleType, work: Path, found: Sequence[Arm]) -> str:
     name, label = work.parent.parent.name, work.parent.name
     what = "being reproduced, " if work.name == "reproducing" else ""
     done, total = sum(arm.chunks_done for arm in found), sum(arm.chunks for arm in found)
-    running = checkpoints.is_locked(work)
+    running = checkpoints.in_use(work)
     state = "running" if running else "stopped; the same command resumes it"
     return f"{name} {label}: {what}{done} of {total} chunks{rest}; {state}"
 
