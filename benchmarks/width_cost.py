@@ -28,7 +28,7 @@ from plasticity import dqn, mdp_agent, probed_agent, results
 from plasticity.experiments import scaling
 
 HERE = Path(__file__).parent
-TURNS, STEPS = 3, 400
+TURNS, STEPS = 3, 100
 
 
 def configuration(toy: bool) -> scaling.Config:
