@@ -332,11 +332,12 @@ def test_the_cost_of_a_width_is_its_median_turn_with_the_extremes() -> None:
     machine = {
         "device": {"kind": "some processor"}, "settings": {"turns": 3, "steps": 400},
         "packages": {"jax": "0.10.2"}, "commit": "0123456789ab", "uncommitted_source": True,
-        "finished": "2026-11-25T18:00:00+00:00",
+        "finished": "2026-11-25T18:00:00+00:00", "load_before": 1.54,
     }  # fmt: skip
     assert report.width_cost_note(machine) == (
         "Measured 2026-11-25 on one core of some processor, jax 0.10.2, commit `0123456789` with "
-        "uncommitted changes: 3 turns of 400 updates each, compiled before."
+        "uncommitted changes: 3 turns of 400 updates each, compiled before; load of the machine "
+        "when it began: 1.5."
     )
 
 

@@ -81,5 +81,6 @@ def width_cost_note(machine: dict[str, Any]) -> str:
     return (
         f"Measured {machine['finished'][:10]} on one core of {device['kind']}, "
         f"jax {machine['packages']['jax']}, commit `{machine['commit'][:10]}`{changed}: "
-        f"{settings['turns']} turns of {settings['steps']:,} updates each, compiled before."
+        f"{settings['turns']} turns of {settings['steps']:,} updates each, compiled before; "
+        f"load of the machine when it began: {machine['load_before']:.1f}."
     )
