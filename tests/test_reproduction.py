@@ -192,7 +192,8 @@ def test_interrupted_it_resumes(recorded: results.Run, runs: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tqdm.std.tqdm.update", lambda bar, n: resumed.append(n))
         assert reproduce().rows == 12
-    assert resumed[0] == 6  # the first unit as it was found
+    assert resumed[0] == 1  # the second unit from where it was stopped
+    assert sum(resumed) == 6  # and the first, which was done, not at all
 
 
 CHILD = """

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import jax
@@ -237,11 +238,7 @@ def multiplications(config: AgentConfig) -> float:
     actions = n_outputs(config)
     if config.architecture in ("resnet", "vit"):
         shape = (int(pixels**0.5), int(pixels**0.5), depth)
-        params = jax.eval_shape(lambda: initialise(config, shape, jax.random.key(0)))
-        run = jax.jit(lambda params, x: forward(config, params, x).output)
-        image = jax.eval_shape(lambda: jnp.zeros((1, *shape)))
-        counted: Any = run.lower(params, image).cost_analysis()
-        return float(counted["flops"]) / 2
+        return _counted(AgentConfig(**{name: getattr(config, name) for name in COUNTED}), shape)
     if config.architecture == "mlp":
         width = config.mlp_width
         weights = pixels * depth * width + width**2 + actions * width
@@ -251,3 +248,20 @@ def multiplications(config: AgentConfig) -> float:
         weights = first * 25 * depth * channels + second * 9 * channels**2
         weights += second * channels * width + width**2 + actions * width
     return weights
+
+
+COUNTED = (
+    "architecture", "resnet_width", "vit_width", "vit_feed_forward", "vit_heads", "layer_norm",
+    "spectral_norm", "encoding", "bins",
+)  # fmt: skip
+"""The settings on which the multiplications of a ResNet or ViT depend, beside the images' shape."""
+
+
+@cache
+def _counted(config: AgentConfig, shape: tuple[int, ...]) -> float:
+    """Return what XLA counts for an image; once a network, for a grid has hundreds of arms."""
+    params = jax.eval_shape(lambda: initialise(config, shape, jax.random.key(0)))
+    run = jax.jit(lambda params, x: forward(config, params, x).output)
+    image = jax.eval_shape(lambda: jnp.zeros((1, *shape)))
+    counted: Any = run.lower(params, image).cost_analysis()
+    return float(counted["flops"]) / 2
