@@ -132,7 +132,7 @@ def test_a_unit_that_an_orphan_has_is_waited_for(runs: Path, accelerator: None) 
         job.start()
         job.join(0.5)
         assert job.is_alive()
-    job.join(60)
+    job.join(600)
     assert not job.is_alive()
     assert driver.Unit("wide", (0,)) not in jobs.unfinished(toy, toy.Config(), "quick")[1]
 
@@ -223,13 +223,13 @@ def test_the_workflow_killed_redoes_only_what_is_missing(
     twice = computed() - 2 * 5
 
     controller = start(tmp_path / "second.log")
-    assert controller.wait(120) == 0, (tmp_path / "second.log").read_text()
+    assert controller.wait(600) == 0, (tmp_path / "second.log").read_text()
     second = (tmp_path / "second.log").read_text()
     assert re.search(r"^unit +2$", second, re.MULTILINE), second
     assert not any(str(mark) in second for mark in done)
     assert computed() == 4 * 5 + twice
 
-    assert start(tmp_path / "third.log", "--dry-run").wait(60) == 0
+    assert start(tmp_path / "third.log", "--dry-run").wait(600) == 0
     third = (tmp_path / "third.log").read_text()
     assert re.search(r"^total +1$", third, re.MULTILINE), third  # it tells what is recorded
 
