@@ -39,6 +39,7 @@ LAYERS = [
         "driver",
         "jobs",
         "worker",
+        "worker_pool",
         "report",
         "figures",
         "comparisons",
