@@ -324,6 +324,14 @@ def test_workers_keep_to_an_arm_that_they_have_compiled() -> None:
     assert waiting.take("a") is None
 
 
+def test_what_was_compiled_for_an_arm_goes_when_the_next_begins(runs: Path) -> None:
+    config = toy.Config(seeds=2)
+    assert len(toy.arms(config)) > 1
+    driver.run(toy, config, "quick", workers=0)
+    start, advance = driver.compiled(toy, batched=False)
+    assert start._cache_size() == advance._cache_size() == 1  # type: ignore[attr-defined]
+
+
 def test_a_worker_helps_with_the_last_arm() -> None:
     waiting = worker_pool.Waiting([worker_pool.Unit("a", (seed,)) for seed in range(2)])
     assert waiting.take(None) is not None

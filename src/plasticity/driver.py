@@ -303,6 +303,7 @@ def _advance(
     checkpoint_seconds: float,
 ) -> Iterator[int]:
     changed = arm_config(module, config, unit.arm)
+    _forget_other_arms(changed)
     done, total = folder.chunks_done(), module.chunks(changed)
     world, _ = load(cast(ModuleType, module), config)
     start, advance = compiled(cast(ModuleType, module), batched=len(unit.seeds) > 1)
@@ -342,6 +343,15 @@ def compiled(module: ModuleType, batched: bool) -> tuple[Callable[..., Any], Cal
     if batched:
         start, advance = _over_seeds(start), _over_seeds(advance)
     return jax.jit(start, static_argnums=0), jax.jit(advance, static_argnums=0, donate_argnums=2)
+
+
+@lru_cache(maxsize=1)
+def _forget_other_arms(config: Any) -> None:
+    """Free what is compiled, unless it is for the arm of the last call.
+
+    The machine code of some dozens of arms takes more memory mappings than Linux allows a process.
+    """
+    jax.clear_caches()
 
 
 def _over_seeds(function: Callable[..., Any]) -> Callable[..., Any]:
