@@ -351,7 +351,7 @@ def _forget_other_arms(config: Any) -> None:
 
     The machine code of some dozens of arms takes more memory mappings than Linux allows a process.
     """
-    jax.clear_caches()
+    jax.clear_caches()  # type: ignore[no-untyped-call]
 
 
 def _over_seeds(function: Callable[..., Any]) -> Callable[..., Any]:
