@@ -34,11 +34,12 @@ LAYERS = [
     },
     {"curvature", "gradient_covariance", "network_statistics", "probe", "interventions"},
     {"fingerprint", "results", "checkpoints", "claims"},
-    {"mdp_agent", "probed_agent", "atari_agent"},
+    {"mdp_agent", "probed_agent", "two_hot_probe", "atari_agent"},
     {
         "driver",
         "jobs",
         "worker",
+        "worker_pool",
         "report",
         "figures",
         "comparisons",

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import toy
 
-from plasticity import checkpoints, configuration, driver, results
+from plasticity import checkpoints, configuration, driver, results, worker_pool
 
 CHILD = """
 import json, sys
@@ -313,8 +313,8 @@ def test_an_empty_selection_is_an_error(runs: Path) -> None:
 
 
 def test_workers_keep_to_an_arm_that_they_have_compiled() -> None:
-    parts = [driver.Unit(arm, (seed,)) for arm in "abc" for seed in range(3)]
-    waiting = driver.Waiting(parts)
+    parts = [worker_pool.Unit(arm, (seed,)) for arm in "abc" for seed in range(3)]
+    waiting = worker_pool.Waiting(parts)
     first, second = waiting.take(None), waiting.take(None)
     assert first is not None and second is not None
     assert (first.arm, second.arm) == ("a", "b")
@@ -324,10 +324,18 @@ def test_workers_keep_to_an_arm_that_they_have_compiled() -> None:
     assert waiting.take("a") is None
 
 
+def test_what_was_compiled_for_an_arm_goes_when_the_next_begins(runs: Path) -> None:
+    config = toy.Config(seeds=2)
+    assert len(toy.arms(config)) > 1
+    driver.run(toy, config, "quick", workers=0)
+    start, advance = driver.compiled(toy, batched=False)
+    assert start._cache_size() == advance._cache_size() == 1  # type: ignore[attr-defined]
+
+
 def test_a_worker_helps_with_the_last_arm() -> None:
-    waiting = driver.Waiting([driver.Unit("a", (seed,)) for seed in range(2)])
+    waiting = worker_pool.Waiting([worker_pool.Unit("a", (seed,)) for seed in range(2)])
     assert waiting.take(None) is not None
-    assert waiting.take("other") == driver.Unit("a", (1,))
+    assert waiting.take("other") == worker_pool.Unit("a", (1,))
 
 
 def test_an_experiment_says_how_often_it_is_checkpointed(

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import toy
 
-from plasticity import checkpoints, cli, configuration, driver, jobs, results
+from plasticity import checkpoints, cli, configuration, driver, jobs, results, worker_pool
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_units_one_by_one_are_the_run(runs: Path, accelerator: None) -> None:
     config = toy.Config(scale=2.0)
     run_units(config, *UNITS[:3])
     folder, left = jobs.unfinished(toy, config, "quick")
-    assert left == [driver.Unit("wide", (1,))]
+    assert left == [worker_pool.Unit("wide", (1,))]
     run_units(config, *UNITS)  # those that are done are left alone
     assert jobs.unfinished(toy, config, "quick") == (folder, [])
     found = driver.run(toy, config, "quick")
@@ -79,7 +79,7 @@ def test_a_unit_that_fails_says_why_and_is_tried_again(
         run_units(config, ("wide", 1))
     monkeypatch.setenv("TOY_MENDED", "1")
     run_units(config, ("wide", 1))
-    assert driver.Unit("wide", (1,)) not in jobs.unfinished(toy, config, "quick")[1]
+    assert worker_pool.Unit("wide", (1,)) not in jobs.unfinished(toy, config, "quick")[1]
 
 
 def test_jobs_share_the_folder_and_a_run_has_it_alone(
@@ -134,12 +134,12 @@ def test_a_unit_that_an_orphan_has_is_waited_for(runs: Path, accelerator: None) 
         assert job.is_alive()
     job.join(600)
     assert not job.is_alive()
-    assert driver.Unit("wide", (0,)) not in jobs.unfinished(toy, toy.Config(), "quick")[1]
+    assert worker_pool.Unit("wide", (0,)) not in jobs.unfinished(toy, toy.Config(), "quick")[1]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can pin a process to a core")
 def test_jobs_on_one_machine_take_other_cores() -> None:
-    cores = driver.usable_cores()
+    cores = worker_pool.usable_cores()
     with jobs._own_core() as first:
         assert first in cores
         if len(cores) > 1:

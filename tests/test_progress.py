@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +12,7 @@ from types import ModuleType
 import pytest
 import toy
 
-from plasticity import checkpoints, cli, driver, progress, reproduction, results
+from plasticity import checkpoints, cli, driver, progress, reproduction, results, worker_pool
 
 LONG = "sparse_reward-cifar10_train-resnet-two_hot-shrink_and_perturb"
 
@@ -49,7 +50,7 @@ def test_a_failed_unit_is_told_at_once_and_leaves_its_reason(
     assert all("told to fail" in why for why in wide.failures)
     # Begun again it is no failure, whatever becomes of it.
     monkeypatch.setenv("TOY_MENDED", "1")
-    steps = driver.advance_unit(toy, config, driver.Unit("wide", (1,)), work, 0.0)  # type: ignore[arg-type]
+    steps = driver.advance_unit(toy, config, worker_pool.Unit("wide", (1,)), work, 0.0)  # type: ignore[arg-type]
     assert (next(steps), next(steps)) == (0, 1)
     wide = progress.arms(toy, work)[1]
     assert (wide.state, len(wide.failures), wide.chunks_done) == ("running", 1, 1)
@@ -85,20 +86,17 @@ def test_workers_failures_are_told_and_left_too(
 
 
 @pytest.mark.parametrize(("stopped", "noted"), [(False, True), (True, False)])
-def test_a_worker_that_dies_has_failed_unless_it_was_stopped(
-    runs: Path, stopped: bool, noted: bool
-) -> None:
-    unit, failed = driver.Unit("wide", (3,)), {}
+def test_a_worker_that_dies_has_failed_unless_it_was_stopped(stopped: bool, noted: bool) -> None:
+    unit, failed = worker_pool.Unit("wide", (3,)), dict[worker_pool.Unit, str]()
     process = subprocess.Popen(
         [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    stopping = driver.threading.Event()
+    stopping = threading.Event()
     if stopped:
         stopping.set()
-    with driver.tqdm(disable=True) as bar:
-        driver._serve(process, driver.Waiting([unit]), bar, failed, runs, stopping)
+    waiting, silent = worker_pool.Waiting([unit]), lambda chunks: None
+    worker_pool._serve(process, waiting, silent, failed.__setitem__, stopping)
     assert ("its worker died" in failed.get(unit, "")) is noted
-    assert (checkpoints.UnitFolder(runs, *unit).failure() is not None) is noted
 
 
 def test_no_other_process_takes_a_unit_that_is_running(
@@ -186,7 +184,7 @@ def test_watching_prints_what_changes_until_nothing_runs(
 ) -> None:
     """Seen by a watcher that wakes up three times, before chunk 1, after it, and after chunk 2."""
     config = toy.Config(chunks=4, seeds=1)
-    unit = driver.Unit("narrow", (0,))
+    unit = worker_pool.Unit("narrow", (0,))
     work = runs / "toy" / "quick" / "unfinished"
     with pytest.MonkeyPatch.context() as patch:  # a header, and nothing done
         patch.setattr(driver, "run_here", lambda *arguments: {unit: "stopped"})

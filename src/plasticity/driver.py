@@ -9,12 +9,8 @@ arms one after the other with all seeds batched.
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import shutil
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -29,8 +25,9 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from plasticity import checkpoints, configuration, fingerprint, results
+from plasticity import checkpoints, configuration, fingerprint, results, worker_pool
 from plasticity.results import Run
+from plasticity.worker_pool import Unit
 
 CHECKPOINT_SECONDS = 10.0
 """A unit is checkpointed at the first chunk that ends this long after the last checkpoint.
@@ -77,13 +74,6 @@ class Experiment(Protocol):
         Of the first seed alone it returns that seed's rows, and every array either whole or the
         first along the leading axis: what `plasticity.reproduction` compares.
         """
-
-
-class Unit(NamedTuple):
-    """What is checkpointed and resumed on its own: an arm on one seed, or on all at once."""
-
-    arm: str
-    seeds: tuple[int, ...]
 
 
 class UnitsFailed(RuntimeError):
@@ -187,7 +177,7 @@ def measured(
         left = [unit for unit in parts if not is_done(module, config, unit, work)]
         failed: dict[Unit, str] = {}
         if left and in_workers:
-            cores = usable_cores()[: workers or None][: len(left)]
+            cores = worker_pool.usable_cores()[: workers or None][: len(left)]
             failed = run_in_workers(
                 experiment, config, left, work, lock, cores, work, checkpoint_seconds
             )
@@ -313,6 +303,7 @@ def _advance(
     checkpoint_seconds: float,
 ) -> Iterator[int]:
     changed = arm_config(module, config, unit.arm)
+    _forget_other_arms(changed)
     done, total = folder.chunks_done(), module.chunks(changed)
     world, _ = load(cast(ModuleType, module), config)
     start, advance = compiled(cast(ModuleType, module), batched=len(unit.seeds) > 1)
@@ -354,6 +345,15 @@ def compiled(module: ModuleType, batched: bool) -> tuple[Callable[..., Any], Cal
     return jax.jit(start, static_argnums=0), jax.jit(advance, static_argnums=0, donate_argnums=2)
 
 
+@lru_cache(maxsize=1)
+def _forget_other_arms(config: Any) -> None:
+    """Free what is compiled, unless it is for the arm of the last call.
+
+    The machine code of some dozens of arms takes more memory mappings than Linux allows a process.
+    """
+    jax.clear_caches()  # type: ignore[no-untyped-call]
+
+
 def _over_seeds(function: Callable[..., Any]) -> Callable[..., Any]:
     """Map ``function(config, world, x)`` over the leading axis of x."""
 
@@ -393,11 +393,11 @@ def run_here(
             except results.ResultsError:  # the next unit would find the disk as full
                 raise
             except Exception as error:
-                _note(failed, unit, work, f"{type(error).__name__}: {error}")
+                _note(failed, work, unit, f"{type(error).__name__}: {error}")
     return failed
 
 
-def _note(failed: dict[Unit, str], unit: Unit, work: Path, reason: str) -> None:
+def _note(failed: dict[Unit, str], work: Path, unit: Unit, reason: str) -> None:
     """Note why a unit failed: here, on the screen, and in its folder for whoever looks later."""
     failed[unit] = reason
     tqdm.write(f"failed: {unit.arm} {unit.seeds}: {reason}", file=sys.stderr)
@@ -419,7 +419,6 @@ def run_in_workers(
 
     What the workers print goes to the folder ``logs``, a file for each core.
     """
-    waiting = Waiting(parts)
     job = {
         "experiment": experiment.__name__,
         "config": configuration.to_dict(config),
@@ -427,105 +426,7 @@ def run_in_workers(
         "checkpoint_seconds": checkpoint_seconds,
     }
     failed: dict[Unit, str] = {}
-    stopping = threading.Event()
-    processes: list[subprocess.Popen[str]] = []
     with _bar(cast(Experiment, experiment), config, parts) as bar:
-        threads = []
-        for core in cores:
-            process = _spawn(job | {"core": core}, logs, lock)
-            processes.append(process)
-            arguments = (process, waiting, bar, failed, work, stopping)
-            threads.append(threading.Thread(target=_serve, args=arguments, daemon=True))
-            threads[-1].start()
-        try:
-            for thread in threads:
-                while thread.is_alive():  # join in slices, so that Ctrl-C is heard
-                    thread.join(0.2)
-        finally:
-            stopping.set()
-            for process in processes:
-                process.kill()
-            for thread in threads:  # each sees its worker's end, and closes the pipes
-                thread.join()
-    while unit := waiting.take(None):  # only if every worker died
-        _note(failed, unit, work, "no worker left to run it")
+        note = partial(_note, failed, work)
+        worker_pool.run(job, parts, lock, cores, logs, advanced=bar.update, failed=note)
     return failed
-
-
-class Waiting:
-    """The units that no worker has begun, handed out so that few workers compile the same arm."""
-
-    def __init__(self, parts: list[Unit]) -> None:
-        """Take the units in the order in which they should be begun."""
-        self.units, self.begun, self.lock = list(parts), set[str](), threading.Lock()
-
-    def take(self, arm: str | None) -> Unit | None:
-        """Return the next unit for a worker that has compiled ``arm``; None if none is left.
-
-        One of the same arm if there is any, else one of an arm that nobody has begun, else the
-        first that is left.
-        """
-        with self.lock:
-            if not self.units:
-                return None
-            same = [unit for unit in self.units if unit.arm == arm]
-            unbegun = [unit for unit in self.units if unit.arm not in self.begun]
-            unit = (same or unbegun or self.units)[0]
-            self.units.remove(unit)
-            self.begun.add(unit.arm)
-            return unit
-
-
-def usable_cores() -> list[int | None]:
-    """Return the cores that this process may use; a None for each where pinning is impossible."""
-    if hasattr(os, "sched_getaffinity"):
-        return list(sorted(os.sched_getaffinity(0)))
-    return [None] * (os.cpu_count() or 1)
-
-
-def _spawn(job: Mapping[str, Any], logs: Path, lock: int) -> subprocess.Popen[str]:
-    """Start a worker. It ends when its standard input does, so it never outlives this process."""
-    path = os.pathsep.join([p for p in sys.path if p])
-    with open(logs / f"worker_{job['core']}.log", "w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "plasticity.worker"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
-            pass_fds=[lock], env={**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"},
-        )  # fmt: skip
-    assert process.stdin is not None
-    process.stdin.write(json.dumps(job) + "\n")
-    process.stdin.flush()
-    return process
-
-
-def _serve(
-    process: subprocess.Popen[str],
-    waiting: Waiting,
-    bar: tqdm[Any],
-    failed: dict[Unit, str],
-    work: Path,
-    stopping: threading.Event,
-) -> None:
-    """Hand units to one worker until none is left; note the reason of each that fails.
-
-    A worker that this process killed because it is ``stopping`` has failed at nothing.
-    """
-    with process:
-        assert process.stdin is not None and process.stdout is not None
-        arm = None
-        while unit := waiting.take(arm):
-            arm, last = unit.arm, 0
-            try:
-                process.stdin.write(json.dumps(unit) + "\n")
-                process.stdin.flush()
-                answers = (json.loads(line) for line in process.stdout)
-                while "done" in (message := next(answers)):
-                    bar.update(message["done"] - last)
-                    last = message["done"]
-            except (BrokenPipeError, StopIteration):
-                if not stopping.is_set():
-                    reason = "its worker died (out of memory?); see its log in the work folder"
-                    _note(failed, unit, work, reason)
-                return
-            if message["failed"]:
-                _note(failed, unit, work, message["failed"])

@@ -16,10 +16,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-from plasticity import checkpoints, configuration, devices, driver, results
+from plasticity import checkpoints, configuration, devices, driver, results, worker_pool
 
 
-def unfinished(experiment: ModuleType, config: Any, profile: str) -> tuple[Path, list[driver.Unit]]:
+def unfinished(
+    experiment: ModuleType, config: Any, profile: str
+) -> tuple[Path, list[worker_pool.Unit]]:
     """Return the folder of a run and its units that are not done; none if it is recorded."""
     module = cast(driver.Experiment, experiment)
     name = experiment.__name__.rpartition(".")[2]
@@ -54,7 +56,7 @@ def run_unit(
         driver.UnitsFailed: the unit failed. Call again to retry it from its last checkpoint.
     """
     module = cast(driver.Experiment, experiment)
-    unit = driver.Unit(arm, (seed,))
+    unit = worker_pool.Unit(arm, (seed,))
     parts = driver.units(module, config, batched=False)
     if unit not in parts:
         arms = ", ".join(module.arms(config))
@@ -93,7 +95,7 @@ def _own_core() -> Iterator[int | None]:
     A scheduler may give each job cores of its own or show all of them to every job. The hold is a
     name in Linux's abstract socket namespace: the kernel drops it when the process is gone.
     """
-    cores = driver.usable_cores()
+    cores = worker_pool.usable_cores()
     with socket.socket(socket.AF_UNIX) as holder:
         free = (core for core in cores if core is not None and _hold(holder, core))
         yield next(free, cores[os.getpid() % len(cores)])

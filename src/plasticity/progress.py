@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, NamedTuple, cast
 
-from plasticity import checkpoints, configuration, driver, results
+from plasticity import checkpoints, configuration, driver, results, worker_pool
 
 ArmState = Literal["done", "running", "failed", "waiting"]
 
@@ -62,7 +62,7 @@ def arms(module: ModuleType, work: Path) -> list[Arm]:
     Raises `checkpoints.CheckpointError` if the folder is damaged.
     """
     experiment, config, batched = _what(module, work)
-    by_arm: dict[str, list[driver.Unit]] = {}
+    by_arm: dict[str, list[worker_pool.Unit]] = {}
     for unit in driver.units(experiment, config, batched):
         by_arm.setdefault(unit.arm, []).append(unit)
     return [
@@ -77,7 +77,7 @@ def _what(module: ModuleType, work: Path) -> tuple[driver.Experiment, Any, bool]
     return cast(driver.Experiment, module), config, header["execution"]["batched"]
 
 
-def _arm(work: Path, units: Sequence[driver.Unit], chunks: int) -> Arm:
+def _arm(work: Path, units: Sequence[worker_pool.Unit], chunks: int) -> Arm:
     folders = {unit: checkpoints.UnitFolder(work, *unit) for unit in units}
     done = {unit: folder.chunks_done() for unit, folder in folders.items()}
     reasons = {unit: folder.failure() for unit, folder in folders.items() if done[unit] < chunks}

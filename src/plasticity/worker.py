@@ -43,13 +43,13 @@ def _work(job: dict[str, Any], units: queue.SimpleQueue[Any], answer: Any) -> No
     import traceback
     from pathlib import Path
 
-    from plasticity import configuration, driver
+    from plasticity import configuration, driver, worker_pool
 
     module: Any = importlib.import_module(job["experiment"])
     config = configuration.from_dict(module.Config, job["config"])
     while True:
         arm, seeds = units.get()
-        unit, reason = driver.Unit(arm, tuple(seeds)), None
+        unit, reason = worker_pool.Unit(arm, tuple(seeds)), None
         try:
             for done in driver.advance_unit(
                 module, config, unit, Path(job["work"]), job["checkpoint_seconds"]

@@ -8,10 +8,24 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from plasticity import cli, configuration, fingerprint, mdp_agent, paper, results, statistics
+from plasticity import (
+    cli,
+    configuration,
+    fingerprint,
+    mdp_agent,
+    paper,
+    probed_agent,
+    report,
+    results,
+    statistics,
+    two_hot_probe,
+)
 from plasticity.claims import LEDGER
 from plasticity.experiments import interventions as experiment
 from plasticity.experiments.interventions import INTERVENTIONS, Config
@@ -53,7 +67,7 @@ def test_interventions_are_those_of_the_paper() -> None:
 
 
 @pytest.mark.parametrize(
-    ("profile", "count"), [("quick", 6), ("laptop", 28), ("gpu", 224), ("paper", 224)]
+    ("profile", "count"), [("quick", 6), ("laptop", 56), ("gpu", 224), ("paper", 224)]
 )
 def test_profiles_have_their_arms(profile: str, count: int) -> None:
     assert len(experiment.arms(experiment.PROFILES[profile])) == count
@@ -471,3 +485,78 @@ def test_recorded_runs_are_of_these_images(run: Run) -> None:
     few = replace(config, architectures=("mlp",), interventions=("none",), n_targets=1)
     _, source = experiment.load(few)
     assert source["images"] == run.provenance["data"]["images"]
+
+
+# Probes by the loss that an agent learns by.
+
+
+def test_a_two_hot_network_is_probed_by_its_own_loss_if_asked() -> None:
+    """Against a plain loop: cross-entropy is descended, squared errors of values are recorded."""
+    config = replace(
+        TINY, encoding="two_hot", bins=5, value_low=-3.0, value_high=3.0, n_targets=2, probes=0,
+        probe_steps=50, probe_loss="own",
+    )  # fmt: skip
+    world, _ = probed_agent.load([config])
+    state = experiment.start(config, world, jax.random.key(3))
+    found = two_hot_probe.record(config, world, state)
+    agent, images = mdp_agent.agent(config), world.images[mdp_agent.image_key(config)]
+    support = jnp.linspace(-3.0, 3.0, 5)
+    offset = agent.values(state.agent.params, images).mean()
+
+    @jax.jit
+    def step(params: Any, opt_state: Any, batch: Any, goal: Any) -> Any:
+        def surprise(params: Any) -> Any:
+            logits = agent.apply(params, images[batch]).reshape(8, 10, 5)
+            return -(goal * (logits - jax.nn.logsumexp(logits, -1, keepdims=True))).sum(-1).mean()
+
+        update, opt_state = agent.optimizer.update(jax.grad(surprise)(params), opt_state, params)
+        return optax.apply_updates(params, update), opt_state
+
+    for n, key in enumerate(jax.random.split(state.probe_key, 2)):
+        wanted = np.asarray(world.targets[mdp_agent.network_key(config)][n] + offset)
+        place = (wanted + 3.0) / 1.5  # on a grid of bins a value lies between two whole numbers
+        weights = np.maximum(0, 1 - np.abs(place[..., None] - np.arange(5)))
+        np.testing.assert_allclose(weights @ support, wanted, atol=1e-5)
+        params, opt_state = state.agent.params, agent.optimizer.init(state.agent.params)
+        errors = []
+        for batch in jax.random.randint(key, (50, 8), 0, 60):
+            missed = agent.values(params, images[batch]) - wanted[batch]
+            errors.append(float((missed**2).mean()))
+            params, opt_state = step(params, opt_state, batch, weights[batch])
+        final = ((agent.values(params, images) - wanted) ** 2).mean()
+        np.testing.assert_allclose(found["loss"][n], final, rtol=1e-4)
+        if n == 0:
+            first = errors
+    np.testing.assert_allclose(found["curve"][0], np.mean([first, errors]), rtol=1e-4)
+    advanced = experiment.advance(config, world, state)[1]
+    np.testing.assert_allclose(advanced["loss"], found["loss"], rtol=1e-5)
+    squared = probed_agent.probe_record(config, world, state.agent, state.probe_key)
+    assert np.all(np.abs(squared["loss"] - found["loss"]) > 1e-3)
+
+
+def test_both_losses_of_a_probe_stand_side_by_side_and_are_compared_by_seed() -> None:
+    few = replace(TINY, architectures=("mlp", "cnn"), interventions=("none", "layer_norm"))
+    lost = {("two_hot", "none"): 0.3, ("regression", "none"): 0.1}
+    run = made_up(
+        few,
+        lambda cell, seed: record(
+            0.3 + 0.05 * seed + lost.get((cell["encoding"], cell["intervention"]), 0.0)
+        ),
+    )
+    only = replace(few, architectures=("mlp",), encodings=("two_hot",), probe_loss="own")
+    own = made_up(only, lambda cell, seed: record(0.25 + 0.05 * seed, initial=0.22))
+    values = experiment.own_loss_contrast(run, own, "mlp")
+    np.testing.assert_allclose(values, np.full(4, (0.25 - 0.22) - (0.4 - 0.2)), atol=1e-6)
+    table = report.probe_loss_table(experiment.cells(run), experiment.cells(own))
+    assert len(table) == 2 * 2 + 2 and set(table.network.str[:3]) == {"MLP"}
+    first, last = table.iloc[0].tolist(), table.iloc[-1].tolist()
+    assert first[1:3] == ["two-hot", "none"] and last[1:3] == ["regression", "none"]
+    assert first[3].startswith("0.20 [0.20, 0.20] → 0.67 [0.57, 0.78]") and first[4].startswith(
+        "0.22 ["
+    )
+    assert last[3] == last[4]
+
+
+def test_own_loss_needs_a_fresh_optimizer_state() -> None:
+    with pytest.raises(configuration.ConfigError, match="probe_loss = 'own'"):
+        replace(TINY, probe_loss="own", probe_state="carried")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -23,6 +23,7 @@ from plasticity import (
     paper,
     probed_agent,
     statistics,
+    two_hot_probe,
 )
 from plasticity.claims import LEDGER, Condition, Verdict, decide
 from plasticity.probed_agent import State, World
@@ -55,6 +56,8 @@ class Config(probed_agent.Config):
     two_hot_learning_rate: float = 1e-3  # not in the paper
     # instead of the grid: agents without intervention under these learning rates, both outputs
     search: tuple[float, ...] = ()
+    # what a two-hot network is probed by: Eq. (4), or the cross-entropy that it learns by
+    probe_loss: Literal["squared", "own"] = "squared"
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
@@ -67,6 +70,10 @@ class Config(probed_agent.Config):
                 name in INTERVENTIONS,
                 f"interventions: {name!r} is none of {', '.join(INTERVENTIONS)}",
             )
+        configuration.require(
+            self.probe_loss == "squared" or self.probe_state == "fresh",
+            "probe_loss = 'own': needs probe_state = 'fresh'",
+        )
         configuration.require(
             all(rate > 0 for rate in self.search),
             f"search = {self.search}: learning rates must be above 0",
@@ -81,7 +88,7 @@ PROFILES: Mapping[str, Config] = {
         bins=51, value_low=-25.0, value_high=25.0, seeds=2,
     ),
     "laptop": Config(
-        datasets=("mnist_5k",), architectures=("mlp",), n_images=1_000, mlp_width=64,
+        datasets=("mnist_5k",), architectures=("mlp", "cnn"), n_images=1_000, mlp_width=64,
         channels=16, cnn_width=64, probes=4, n_targets=2, bins=51, value_low=-25.0,
         value_high=25.0, seeds=5,
     ),
@@ -145,7 +152,10 @@ def start(config: Config, world: World, key: jax.Array) -> State:
 
 def advance(config: Config, world: World, state: State) -> tuple[State, dict[str, jax.Array]]:
     """Train until the next probe, probe, and take statistics."""
-    return probed_agent.advance(config, world, state)
+    state, record = probed_agent.advance(config, world, state)
+    if config.probe_loss == "own" and config.encoding == "two_hot":
+        record |= two_hot_probe.record(config, world, state)
+    return state, record
 
 
 SWEPT = ("variant", "dataset", "architecture", "encoding", "learning_rate")
@@ -419,6 +429,20 @@ def power(run: Run) -> pd.DataFrame:
                     }
                 )
     return pd.DataFrame(rows)
+
+
+def own_loss_contrast(run: Run, own: Run, architecture: str) -> np.ndarray:
+    """Return the change under two-hot, probed by its own loss, minus that of regression, (seeds,).
+
+    Of agents without intervention: two-hot ones of ``own`` (`Config.probe_loss`), those of ``run``
+    with regression. Paired by seed, averaged over the data sets and variants that both have.
+    """
+    lost = []
+    for table, encoding in ((agents(own), "two_hot"), (agents(run), "regression")):
+        chosen = (table.architecture == architecture) & (table.intervention == "none")
+        rows = table[chosen & (table.encoding == encoding)]
+        lost.append(rows.set_index(["seed", "dataset", "variant"]).plasticity_loss)
+    return (lost[0] - lost[1]).dropna().groupby("seed").mean().to_numpy(float)
 
 
 def pareto(good: np.ndarray, bad: np.ndarray) -> np.ndarray:

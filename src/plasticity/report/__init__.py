@@ -24,6 +24,7 @@ from plasticity.report.interventions import (
     front_in_words,
     layer_norm_cells,
     power_table,
+    probe_loss_table,
     search_table,
 )
 from plasticity.report.optimizer_instability import (
@@ -72,6 +73,7 @@ __all__ = [
     "plasticity_lost",
     "pooling",
     "power_table",
+    "probe_loss_table",
     "process",
     "provenance",
     "readable",

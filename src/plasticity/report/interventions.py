@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -121,6 +122,34 @@ def layer_norm_cells(cells: pd.DataFrame) -> pd.DataFrame:
 
 def _compared(with_it: float, without: float) -> str:
     return "worse" if with_it > without else "better" if with_it < without else "equal"
+
+
+def probe_loss_table(squared: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
+    """Return what two-hot networks lose by either loss of the probe, one row a cell of ``own``.
+
+    Both are `plasticity.experiments.interventions.cells`, ``own`` of a run whose probes descend the
+    loss that the network learns by. The last rows are regression agents without intervention, whose
+    own loss is the squared error.
+    """
+    where = ["architecture", "dataset", "variant"]
+    both = own.merge(squared, on=[*where, "encoding", "intervention"], suffixes=("", "_squared"))
+    plain = squared[(squared.encoding == "regression") & (squared.intervention == "none")]
+    plain = plain.merge(own[where].drop_duplicates(), on=where)
+    plain = plain.assign(initial_squared=plain.initial, final_squared=plain.final)
+    rows = pd.concat([both, plain], ignore_index=True)
+    return pd.DataFrame(
+        {
+            "network": [readable(*names) for names in rows[where].to_numpy()],
+            "output": rows.encoding.map(readable),
+            "intervention": rows.intervention.map(readable),
+            "probed by squared error": _from_to(rows.initial_squared, rows.final_squared),
+            "probed by its own loss": _from_to(rows.initial, rows.final),
+        }
+    )
+
+
+def _from_to(first: pd.Series[Any], last: pd.Series[Any]) -> list[str]:
+    return [f"{_known(a)} → {_known(b)}" for a, b in zip(first, last, strict=True)]
 
 
 def search_table(run: Run) -> pd.DataFrame:
