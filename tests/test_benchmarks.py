@@ -406,7 +406,17 @@ def test_tables_and_sentences_carry_the_ratios() -> None:
     assert "pinned processes take 1.60 times the steps of one after the other" in text
 
 
-AGENT_TOY = pd.DataFrame(
+def in_rounds(network: str, rows: list[tuple[str, str, int, list[float]]]) -> pd.DataFrame:
+    """Return a benchmark's table: of each contender the steps a second of every round."""
+    columns = ["table", "contender", "batch_size", "steps_per_second"]
+    found = pd.DataFrame(rows, columns=columns).assign(network=network)
+    found["round"] = [list(range(len(rates))) for rates in found.steps_per_second]
+    found = found.explode(["steps_per_second", "round"], ignore_index=True)
+    return found.astype({"steps_per_second": float, "round": int})
+
+
+AGENT_TOY = in_rounds(
+    "mlp",
     [
         ("agents", "agent_pinned", 32, [600.0, 500.0, 600.0]),
         ("agents", "torch_agent_all", 32, [200.0, 125.0, 150.0]),
@@ -419,11 +429,7 @@ AGENT_TOY = pd.DataFrame(
         ("target_copies", "no_copies", 32, [100.0, 99.0, 98.0]),
         ("target_copies", "one_table", 32, [110.0, 110.0, 98.0]),
     ],
-    columns=["table", "contender", "batch_size", "steps_per_second"],
-).explode("steps_per_second", ignore_index=True)
-AGENT_TOY["steps_per_second"] = AGENT_TOY.steps_per_second.astype(float)
-AGENT_TOY["network"] = "mlp"
-AGENT_TOY["round"] = [0, 1, 2] * 10
+)
 
 
 def test_findings_say_which_aims_were_reached() -> None:
@@ -496,7 +502,8 @@ def test_findings_on_curvature() -> None:
     )
 
 
-ATARI_TOY = pd.DataFrame(
+ATARI_TOY = in_rounds(
+    "nature",
     [
         ("atari_steps", "stepping_hosted", 1, [8_000.0, 9_000.0, 8_000.0]),
         ("atari_steps", "gymnasium_sync", 1, [5_000.0, 5_000.0, 5_000.0]),
@@ -509,11 +516,7 @@ ATARI_TOY = pd.DataFrame(
         ("atari_parts", "part_acting", 32, [4_000.0, 5_000.0, 5_000.0]),
         ("atari_parts", "part_learning", 32, [400.0, 400.0, 500.0]),
     ],
-    columns=["table", "contender", "batch_size", "steps_per_second"],
-).explode("steps_per_second", ignore_index=True)
-ATARI_TOY["steps_per_second"] = ATARI_TOY.steps_per_second.astype(float)
-ATARI_TOY["network"] = "nature"
-ATARI_TOY["round"] = [0, 1, 2] * 10
+)
 
 
 def test_findings_on_atari() -> None:
