@@ -1,6 +1,6 @@
 """Figures of the chapter on Atari: bars, learning curves, C_k and spectra (Figs. 7, 19 to 22).
 
-Tables are those of `plasticity.atari_layer_norm`, handed over: figures know no experiment.
+Tables are those of `plasticity.atari_results`, handed over: figures know no experiment.
 """
 
 from __future__ import annotations
