@@ -100,6 +100,10 @@ def curves(run: Run) -> Figure:
                 for layer_norm, look in VARIANTS.items():
                     rows = run.table[(run.table.game == game) & (run.table.metric == metric)]
                     band(axes, rows[rows.layer_norm == layer_norm], *look)
+                # Of agents, not of intervals: those of two seeds are as wide as you like.
+                low, high = rows.value.min(), rows.value.max()
+                if high > low:
+                    axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
                 axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
             row[0].set_ylabel(title)
         for axes in grid[-1]:
