@@ -40,6 +40,11 @@ export MPLCONFIGDIR := $(STATE)/matplotlib
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV CONDA_PREFIX
 
+# What the book compiles, the notebooks' and the unit tests need not compile again. Not exported for all: benchmarks
+# say what compiling takes.
+book notebooks unit: export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/$(VENV)/compiled
+book notebooks unit: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0.2
+
 .PHONY: help
 help: ## List the targets (this text)
 	@echo "usage: make TARGET [PYTHON=python3.12]"

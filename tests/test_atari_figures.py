@@ -100,6 +100,7 @@ def test_curves_have_a_column_a_game_and_a_line_a_variant(run: Run) -> None:
     top = figure.axes[0]
     means = [line.get_ydata() for line in top.lines if line.get_marker() in ("o", "s")]
     np.testing.assert_array_equal(means, [[0, 1_000, 2_000_000], [0, 2_000, 4_000_000]])
+    assert top.get_ylim() == (-400_000, 4_400_000), "of agents, not of intervals"
     words = written(figure)
     assert "score of an episode" in words and "mean |cosine|" in words
     assert "2 M" in words

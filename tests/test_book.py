@@ -47,8 +47,9 @@ LAYERS = [
         "reproduction",
         "progress",
         "cost",
+        "atari_results",
     },
-    {"experiments", "atari_layer_norm"},
+    {"experiments"},
     {"cli"},
 ]
 """Modules from the bottom up: each may import those of its own layer and of lower ones. Reports are

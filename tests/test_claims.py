@@ -68,3 +68,9 @@ def test_markdown_has_a_row_a_claim_and_shows_the_interval() -> None:
     assert "0.90" in lines[2]
     assert "verdict-supported" in lines[2]
     assert all(line.count("|") - line.count("\\|") == 4 for line in lines)
+
+
+def test_markdown_says_what_is_unknown() -> None:
+    verdict = decide("adam-dead-units", Condition("dead", UNKNOWN, ">", 0.5))
+    (line,) = claims.as_markdown([verdict]).splitlines()[2:]
+    assert "dead: **unknown**, needs > 0.5" in line and "nan" not in line

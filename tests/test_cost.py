@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 import toy
 
-from plasticity import checkpoints, cost
+from plasticity import checkpoints, configuration, cost
+from plasticity.results import Run
 
 RATE = cost.Rate(operations=64.0, seconds=1.0, chunks=3, arm="narrow", profile="quick")
 
@@ -50,6 +52,17 @@ def test_figures_need_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {name: share.units for name, share in shares.items()} == {"Fig. 1": 4, "Fig. 2": 1}
     text = cost.describe("toy", "paper", toy.Config(seeds=2), RATE, shares)
     assert "Fig. 2" in text and "core-hours" in text and "days on 64" in text
+
+
+def test_a_recorded_run_says_how_fast_it_was() -> None:
+    config = toy.Config(size=8, chunks=4, seeds=3)
+    provenance = {"compute_seconds": 2.0, "config": configuration.to_dict(config)}
+    run = Run("toy", "laptop", pd.DataFrame(), {}, provenance)
+    found = cost.of_run(toy, run)
+    assert found.operations == 2 * 3 * 8 * 4 / 2.0  # arms, seeds, size, chunks a second
+    assert (found.seconds, found.chunks, found.profile) == (2.0, 2 * 3 * 4, "laptop")
+    (share,) = cost.estimate(toy, config, found).values()
+    np.testing.assert_allclose(share.seconds, 2.0)  # what it took
 
 
 def test_a_sample_is_timed_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -296,11 +296,22 @@ def test_a_fitted_line_is_drawn_on_until_it_reaches_zero(run: Run) -> None:
     figure = scaling.widths(run, agents, fitted(agents, -0.1))
     (dashed,) = (line for line in figure.axes[0].lines if line.get_linestyle() == "--")
     np.testing.assert_allclose(dashed.get_xydata(), [(64, 0.1), (128, 0.0)], atol=1e-12)
+    assert circles(figure) == [[128.0]]
+    steep = widths_of({16: [0.2, 0.2], 32: [0.05, 0.05], 64: [-0.1, -0.1]})
+    figure = scaling.widths(run, steep, fitted(steep, -0.15))
+    np.testing.assert_allclose(circles(figure), [[2 ** (5 + 1 / 3)]])  # between two widths
     rising = widths_of({width: losses[::-1] for width, losses in
                         zip(exact, list(exact.values())[::-1], strict=True)})  # fmt: skip
     figure = scaling.widths(run, rising, fitted(rising, 0.1))
     (dashed,) = (line for line in figure.axes[0].lines if line.get_linestyle() == "--")
     np.testing.assert_allclose(dashed.get_xydata(), [(64, 0.3), (256, 0.5)])
+    assert circles(figure) == []
+
+
+def circles(figure: Figure) -> list[list[float]]:
+    """Return where the hollow circles of the first panel are."""
+    lines = [line for line in figure.axes[0].lines if line.get_markerfacecolor() == "white"]
+    return [np.asarray(line.get_xdata()).round(12).tolist() for line in lines]
 
 
 def test_exploding_values_have_a_panel_with_medians_on_a_logarithmic_axis(run: Run) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import importlib.resources
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, NamedTuple
 
@@ -109,8 +110,7 @@ def as_markdown(verdicts: Iterable[Verdict]) -> str:
     for verdict in verdicts:
         claim = verdict.claim
         measured = "<br>".join(
-            f"{c.name}: **{c.measured.estimate:.2f}** [{c.measured.low:.2f}, {c.measured.high:.2f}]"
-            f", needs {c.side} {c.threshold:g}"
+            f"{c.name}: {_measured(c.measured)}, needs {c.side} {c.threshold:g}"
             for c in verdict.conditions
         )
         kind = verdict.status.replace(" ", "-")
@@ -121,3 +121,10 @@ def as_markdown(verdicts: Iterable[Verdict]) -> str:
         )
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)
+
+
+def _measured(found: Interval) -> str:
+    """Write an estimate with its interval, or that there is none."""
+    if math.isnan(found.estimate):
+        return "**unknown**"
+    return f"**{found.estimate:.2f}** [{found.low:.2f}, {found.high:.2f}]"

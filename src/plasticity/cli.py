@@ -144,21 +144,16 @@ def _list(options: argparse.Namespace) -> None:
 
 def _cost(module: Any, config: Any, found: dict[str, results.Run]) -> str:
     """Write what a profile costs: measured if it is recorded, else scaled from one that is."""
-    work = _flops(module, config)
+    work = cost.operations(module, config)
     for label in (*[p for p, c in module.PROFILES.items() if c == config], *found):
         if label in found:
             run = found[label]
             recorded = configuration.from_dict(module.Config, run.config)
-            seconds = run.provenance["compute_seconds"] * work / _flops(module, recorded)
+            seconds = run.provenance["compute_seconds"] * work / cost.operations(module, recorded)
             kind = "measured" if recorded == config else f"estimated from {label}"
             cores = "core-" if run.provenance["device"]["platform"] == "cpu" else ""
             return f"{progress.duration(seconds)} of {cores}time ({kind})"
     return f"{work:.1e} floating-point operations"
-
-
-def _flops(module: Any, config: Any) -> float:
-    arms = [type(config)(**{**vars(config), **c}) for c in module.arms(config).values()]
-    return float(config.seeds * sum(module.flops(arm) for arm in arms))
 
 
 def _record(module: ModuleType, profile: str, found: dict[str, results.Run]) -> str:

@@ -24,8 +24,10 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import pandas as pd
 
 from plasticity import checkpoints, configuration, driver
+from plasticity.results import Run
 
 SECONDS = 20.0
 """For about how long chunks are timed."""
@@ -41,7 +43,7 @@ class Rate(NamedTuple):
     seconds: float  # that were timed
     chunks: int  # that were timed
     arm: str
-    profile: str  # or "sample"
+    profile: str  # or "sample", or the label of a recorded run
 
 
 class Share(NamedTuple):
@@ -117,6 +119,23 @@ def _answer() -> None:
     experiment = importlib.import_module(job["experiment"])
     config = configuration.from_dict(experiment.Config, job["config"])
     print(json.dumps(measure(experiment, config, job["seconds"])))
+
+
+def of_run(experiment: ModuleType, run: Run) -> Rate:
+    """Return how fast a recorded run was, over all of its arms, chunks and seeds."""
+    config = configuration.from_dict(experiment.Config, run.config)
+    spent = run.provenance["compute_seconds"]
+    chunks = config.seeds * sum(map(experiment.chunks, _arms(experiment, config)))
+    return Rate(operations(experiment, config) / spent, spent, chunks, "all arms", run.label)
+
+
+def operations(experiment: ModuleType, config: Any) -> float:
+    """Return the floating-point operations of all arms and seeds of ``config``."""
+    return float(config.seeds * sum(map(experiment.flops, _arms(experiment, config))))
+
+
+def _arms(experiment: ModuleType, config: Any) -> list[Any]:
+    return [dataclasses.replace(config, **c) for c in experiment.arms(config).values()]
 
 
 def estimate(experiment: ModuleType, config: Any, rate: Rate) -> dict[str, Share]:
@@ -200,27 +219,31 @@ def describe(name: str, profile: str, config: Any, rate: Rate, shares: Mapping[s
     if frames is not None:
         share = next(iter(shares.values()))
         lines.append(f"  {share.units * frames / share.seconds:,.0f} frames a second on a {kind}")
-    heads = ["", "units", f"{kind}-hours", *(f"days on {n}" for n in DEVICES), "checkpoints",
-             "results"]  # fmt: skip
-    rows = [heads]
-    for figure, found in shares.items():
-        rows.append(
-            [
-                figure,
-                f"{found.units:,}",
-                f"{found.seconds / 3600:,.2f}",
-                *(f"{found.wall[n] / 86400:,.2f}" for n in DEVICES),
-                f"{found.checkpoint_bytes / 2**30:,.2f} GiB",
-                f"{found.result_bytes / 2**30:,.2f} GiB",
-            ]
-        )
-    widths = [max(len(row[k]) for row in rows) for k in range(len(heads))]
+    found = table(shares, kind)
+    rows = [["", *found.columns[1:]], *found.to_numpy().tolist()]
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     for row in rows:
         cells = [row[0].ljust(widths[0])]
         cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
         lines.append("  " + "  ".join(cells).rstrip())
     lines.append("  bytes are uncompressed; those of checkpoints are free again after the run")
     return "\n".join(lines)
+
+
+def table(shares: Mapping[str, Share], kind: str) -> pd.DataFrame:
+    """Return the estimate in words, a row a figure; ``kind`` of hours: of a core, of a device."""
+    rows = [
+        {
+            "figure": figure,
+            "units": f"{found.units:,}",
+            f"{kind}-hours": f"{found.seconds / 3600:,.2f}",
+            **{f"days on {n}": f"{found.wall[n] / 86400:,.2f}" for n in DEVICES},
+            "checkpoints": f"{found.checkpoint_bytes / 2**30:,.2f} GiB",
+            "results": f"{found.result_bytes / 2**30:,.2f} GiB",
+        }
+        for figure, found in shares.items()
+    ]
+    return pd.DataFrame(rows)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def test_an_arm_is_a_width_of_a_network_under_a_period() -> None:
 
 @pytest.mark.parametrize(
     ("profile", "count"),
-    [("quick", 2), ("laptop", 6 * 6 + 6), ("gpu", 12 * 6 + 6), ("paper", 12 * 6)],
+    [("quick", 2), ("laptop", 6 * 6 + 6 * 3 + 6), ("gpu", 12 * 6 + 6), ("paper", 12 * 6)],
 )
 def test_profiles_have_their_arms(profile: str, count: int) -> None:
     config = experiment.PROFILES[profile]

@@ -55,7 +55,7 @@ PROFILES: Mapping[str, Config] = {
         probe_steps=800, discount=0.99, seeds=3,
     ),
     "laptop": Config(
-        architectures=("mlp",), n_images=1_000, probe_every=10_000, probes=1, n_targets=2, seeds=3,
+        widest_cnn=4, n_images=1_000, probe_every=10_000, probes=1, n_targets=2, seeds=3,
         exploding=True,
     ),
     "gpu": Config(probe_every=50_000, probes=2, n_targets=3, seeds=5, exploding=True),

@@ -1,6 +1,6 @@
 """Figures of the chapter on Atari: bars, learning curves, C_k and spectra (Figs. 7, 19 to 22).
 
-Tables are those of `plasticity.atari_layer_norm`, handed over: figures know no experiment.
+Tables are those of `plasticity.atari_results`, handed over: figures know no experiment.
 """
 
 from __future__ import annotations
@@ -100,6 +100,10 @@ def curves(run: Run) -> Figure:
                 for layer_norm, look in VARIANTS.items():
                     rows = run.table[(run.table.game == game) & (run.table.metric == metric)]
                     band(axes, rows[rows.layer_norm == layer_norm], *look)
+                # Of agents, not of intervals: those of two seeds are as wide as you like.
+                low, high = rows.value.min(), rows.value.max()
+                if high > low:
+                    axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
                 axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
             row[0].set_ylabel(title)
         for axes in grid[-1]:

@@ -129,7 +129,7 @@ def _line(axes: Axes, curve: pd.DataFrame, fits: pd.DataFrame, colour: str) -> N
         at = np.array([start, stop])
         axes.plot(2.0**at, level + slope * at, color=colour, linestyle=style, linewidth=0.8,
                   alpha=0.8)  # fmt: skip
-    if zero <= far and zero > x.max():
+    if x.min() <= zero <= far:
         axes.plot(2.0**zero, 0, "o", color=colour, markerfacecolor="white", markersize=5, zorder=4)
 
 

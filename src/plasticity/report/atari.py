@@ -12,7 +12,7 @@ from plasticity.statistics import Interval
 
 
 def improvement_table(improvements: pd.DataFrame) -> pd.DataFrame:
-    """Return `plasticity.atari_layer_norm.improvements` in words, beside the paper's bars."""
+    """Return `plasticity.atari_results.improvements` in words, beside the paper's bars."""
     return pd.DataFrame(
         {
             "game": improvements.game.map(readable),
@@ -25,7 +25,7 @@ def improvement_table(improvements: pd.DataFrame) -> pd.DataFrame:
 
 
 def agent_table(agents: pd.DataFrame) -> pd.DataFrame:
-    """Return `plasticity.atari_layer_norm.agents` in words, a row an agent."""
+    """Return `plasticity.atari_results.agents` in words, a row an agent."""
     return pd.DataFrame(
         {
             "game": agents.game.map(readable),
@@ -44,7 +44,7 @@ def agent_table(agents: pd.DataFrame) -> pd.DataFrame:
 def games_needed(needed: Mapping[str, int], played: int) -> str:
     """Return how many games would decide Fig. 7's claim, and how many were ``played``.
 
-    ``needed`` is that of `plasticity.atari_layer_norm.games_needed`.
+    ``needed`` is that of `plasticity.atari_results.games_needed`.
     """
     said = [f"{games} to see that {what}" for what, games in needed.items()]
     return (

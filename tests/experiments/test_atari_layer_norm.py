@@ -1,4 +1,4 @@
-"""Settings, an agent's life at toy size, measurements against slow ones, judges on made-up runs."""
+"""Settings, an agent's life at toy size, measurements against slow ones."""
 
 from __future__ import annotations
 
@@ -23,12 +23,10 @@ from plasticity import (
     frame_replay,
     gradient_covariance,
     jitted_atari,
-    paper,
 )
-from plasticity import atari_layer_norm as experiment
-from plasticity.atari_layer_norm import Config, State
 from plasticity.data import DataError
-from plasticity.results import Run
+from plasticity.experiments import atari_layer_norm as experiment
+from plasticity.experiments.atari_layer_norm import Config, State
 
 TINY = Config(
     games=("pong",), game="pong", size=36, stack=2, episode_frames=80, learn_period=16,
@@ -242,100 +240,3 @@ def test_killed_and_resumed_a_run_gives_the_bits_of_an_unbroken_one(runs: Path) 
         np.testing.assert_array_equal(again.arrays[name], array)
     assert "1 of 57 games (Atari)" in again.describe()
     assert [judge(again).status for judge in experiment.CLAIMS.values()] == ["inconclusive"] * 3
-
-
-# Judges.
-
-
-def made_up(scores: dict[tuple[str, bool, int], dict[str, float]], **changes: Any) -> Run:
-    """Return a run of two measurements, the second with these metrics of each agent."""
-    rows = []
-    for (game, norm, seed), metrics in scores.items():
-        for name, value in metrics.items():
-            for step, late in ((0, 0.0), (1, value)):
-                arm = experiment.arm_name(game, norm)
-                rows.append((arm, game, norm, seed, step, name, late))
-    columns = ["arm", "game", "layer_norm", "seed", "step", "metric", "value"]
-    config = configuration.to_dict(replace(experiment.PROFILES["quick"], **changes))
-    provenance = {"profile": "quick", "config": config}
-    return Run("atari_layer_norm", "quick", pd.DataFrame(rows, columns=columns), {}, provenance)
-
-
-def agent(normalised: float, game: str, collinearity: float, sharpness: float) -> dict[str, float]:
-    player = paper.atari_scores().set_index("game").loc[game]
-    score = player["random"] + normalised * (player["human"] - player["random"])
-    return {"score": score, "collinearity": collinearity, "sharpness": sharpness}
-
-
-def pairs(games: tuple[str, ...], gains: list[float]) -> Run:
-    """Return a run in which layer norm adds these human-normalised scores, two seeds a game."""
-    return made_up(
-        {
-            (game, norm, seed): agent(0.5 + gain * norm, game, 0.5 + 0.01 * seed, 1.0 + seed)
-            for game, gain in zip(games, gains, strict=True)
-            for norm in (False, True)
-            for seed in (0, 1)
-        }
-    )
-
-
-def test_improvements_are_those_that_were_put_in() -> None:
-    table = experiment.improvements(pairs(("pong", "freeway"), [0.2, -0.1])).set_index("game")
-    np.testing.assert_allclose(table.improvement, [0.2, -0.1], rtol=1e-6)
-    np.testing.assert_allclose(table.paper, [-0.001, 0.407])
-    np.testing.assert_allclose(table.with_norm["freeway"].estimate, 0.4 * 29.6, rtol=1e-6)
-
-
-def test_many_games_decide_and_one_does_not() -> None:
-    games = atari.GAMES[:40]
-    assert experiment.judge_layer_norm(pairs(games, [0.1] * 40)).status == "supported"
-    assert experiment.judge_layer_norm(pairs(games, [-0.1] * 40)).status == "contradicted"
-    mixed = [0.1, -0.1] * 20
-    assert experiment.judge_layer_norm(pairs(games, mixed)).status == "inconclusive"
-    assert experiment.judge_layer_norm(pairs(("pong",), [0.3])).status == "inconclusive"
-
-
-def test_how_many_games_it_takes() -> None:
-    assert list(experiment.games_needed().values()) == [20, 39]
-
-
-def learners(collinear: bool, related: bool = False) -> Run:
-    """Return eight agents of a game, half of which learned."""
-    rng = np.random.default_rng(0)
-    rows = {}
-    for seed in range(8):
-        score = 0.8 + 0.02 * seed if seed >= 4 else 0.01 * seed
-        line = (0.2 if seed >= 4 else 0.8) - 0.01 * seed if collinear else 0.5 + 0.1 * (-1) ** seed
-        rows["freeway", False, seed] = agent(
-            score, "freeway", line, float(seed) if related else rng.uniform()
-        )
-    return made_up(rows)
-
-
-def test_collinear_gradients_are_judged_between_learners_and_others() -> None:
-    assert experiment.judge_collinear(learners(True)).status == "supported"
-    assert experiment.judge_collinear(learners(False)).status == "inconclusive"
-    # all learned: nobody can tell
-    assert experiment.judge_collinear(pairs(("pong",), [0.1])).status == "inconclusive"
-
-
-def test_a_relation_of_the_hessian_is_told_if_it_is_strong() -> None:
-    assert experiment.judge_hessian(learners(True, related=True)).status == "contradicted"
-    assert experiment.judge_hessian(learners(True)).status == "inconclusive"
-
-
-def test_claims_are_those_of_the_ledger() -> None:
-    run = pairs(("pong",), [0.1])
-    for name, judge in experiment.CLAIMS.items():
-        assert judge(run).claim.id == name
-        assert judge(run).claim.experiment == "atari_layer_norm"
-
-
-def test_a_late_score_is_the_mean_over_the_last_fifth() -> None:
-    run = made_up({("pong", False, 0): agent(0.0, "pong", 0.5, 1.0)})
-    first = run.table[run.table.step == 0]
-    table = pd.concat([first.assign(step=k, value=float(k)) for k in range(10)])
-    (row,) = experiment.agents(replace(run, table=table)).to_dict("records")
-    assert row["score"] == row["sharpness"] == 8.5
-    np.testing.assert_allclose(row["normalised"], (8.5 + 20.7) / (14.6 + 20.7))
-    assert row["learned"]
