@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hurried import compiled
 
 from plasticity import classification_mdp, dqn, replay
 from plasticity.classification_mdp import MDP, VARIANTS, Variant
@@ -53,13 +54,6 @@ def mdp() -> MDP:
     return classification_mdp.make("sparse_reward", LABELS, KEY)
 
 
-# Most of the time here goes into compiling, which need not be thorough.
-compiled = partial(
-    jax.jit,
-    compiler_options={
-        "xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True
-    },
-)  # fmt: skip
 start = compiled(dqn.start, static_argnums=0)
 step_of_mdp = compiled(classification_mdp.step)
 

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import hurried
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,13 +40,9 @@ class Foreign(nn.Module):
         return nn.Dense(3, name="top")(nn.relu(x)) * scale[None]
 
 
-# Most of the time here goes into compiling, which need not be thorough.
 compiled = partial(
     jax.jit,
-    compiler_options={
-        "xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True,
-        "xla_cpu_use_fusion_emitters": False,
-    },
+    compiler_options=hurried.OPTIONS | {"xla_cpu_use_fusion_emitters": False},
 )  # fmt: skip
 foreign = compiled(partial(Foreign().init, x=X))
 VIT = networks.ViT(3, width=8, feed_forward=12, heads=2, spectral_norm=True)

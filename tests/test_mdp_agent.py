@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
+import hurried
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,11 +29,9 @@ CNN = replace(TINY, architecture="cnn")
 KEY = jax.random.key(0)
 SIDE = 6  # of the images, in pixels
 
-# Most of the time here goes into compiling, which need not be thorough.
 compiled = partial(
     jax.jit,
-    compiler_options={
-        "xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True,
+    compiler_options=hurried.OPTIONS | {
         "xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1,
     },
 )  # fmt: skip

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hurried import compiled
 from scipy import stats
 
 from plasticity import devices, probe
@@ -25,12 +26,6 @@ KEY = jax.random.key(0)
 N, PIXELS = 60, 4
 INPUTS = np.random.default_rng(0).normal(size=(N, PIXELS)).astype(np.float32)
 
-compiled = partial(
-    jax.jit,
-    compiler_options={
-        "xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True
-    },
-)  # fmt: skip
 static = ("apply", "learning", "optimizer", "steps", "batch_size")
 fit = compiled(probe.fit, static_argnames=static)
 

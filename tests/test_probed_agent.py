@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from hurried import compiled
 
 from plasticity import (
     checkpoints,
@@ -38,13 +38,6 @@ TWO_HOT = replace(
 )  # fmt: skip
 KEY = jax.random.key(0)
 
-# Most of the time here goes into compiling, which need not be thorough.
-compiled = partial(
-    jax.jit,
-    compiler_options={
-        "xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True
-    },
-)  # fmt: skip
 start = compiled(probed_agent.start, static_argnums=0)
 advance = compiled(probed_agent.advance, static_argnums=0)
 sharpness = compiled(probed_agent.sharpness, static_argnums=0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+from hurried import compiled
 
 from plasticity import (
     atari,
@@ -36,13 +36,6 @@ TINY = Config(
 KEY = jax.random.key(0)
 Life = list[tuple[State, dict[str, np.ndarray]]]
 
-# Most of the time here goes into compiling, which need not be thorough.
-compiled = partial(
-    jax.jit,
-    compiler_options={
-        "xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True
-    },
-)  # fmt: skip
 start = compiled(experiment.start, static_argnums=0)
 advance = compiled(experiment.advance, static_argnums=0)
 

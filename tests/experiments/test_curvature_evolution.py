@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hurried import compiled
 
 from plasticity import (
     checkpoints,
@@ -39,13 +40,6 @@ KEY = jax.random.key(0)
 Life = list[tuple[State, dict[str, np.ndarray]]]
 PROCESSES = ("agent", "walk", "walk_x10", "walk_per_tensor")
 
-# Most of the time here goes into compiling, which need not be thorough.
-compiled = partial(
-    jax.jit,
-    compiler_options={
-        "xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True
-    },
-)  # fmt: skip
 start = compiled(experiment.start, static_argnums=0)
 advance = compiled(experiment.advance, static_argnums=0)
 train = compiled(dqn.train, static_argnums=(0, 4))
