@@ -117,6 +117,21 @@ def test_covariances_stand_in_blocks_with_their_scores(run: Run) -> None:
     assert "seed 3: score 30" in words and "seed 5: score 50" in words
 
 
+def test_relations_have_a_mark_an_agent_and_a_line_a_pair(run: Run) -> None:
+    table = agents().assign(normalised=0.5, collinearity=0.3, sharpness=[2.0, 4, 8, 16] * 2)
+    collinear, sharp = figures.relations(run, table).axes
+    for axes, metric in ((collinear, "collinearity"), (sharp, "sharpness")):
+        marks = {
+            line.get_marker(): line.get_ydata() for line in axes.lines if line.get_marker() in "so"
+        }
+        for norm, marker in ((False, "s"), (True, "o")):
+            np.testing.assert_array_equal(marks[marker], table[metric][table.layer_norm == norm])
+        pairs = [line.get_ydata() for line in axes.lines if line.get_marker() == "None"]
+        assert len(pairs) == 4
+    np.testing.assert_array_equal(pairs, [[2, 8], [4, 16]] * 2)
+    assert sharp.get_yscale() == "log" and collinear.get_ylim()[0] == 0
+
+
 def test_spectra_have_the_largest_eigenvalue_as_their_unit(run: Run) -> None:
     figure = figures.spectra(run, "pong")
     without, with_norm = figure.axes

@@ -156,6 +156,33 @@ def covariances(run: Run, agents: pd.DataFrame, game: str) -> Figure:
         return finish(figure, run)
 
 
+def relations(run: Run, agents: pd.DataFrame) -> Figure:
+    """Draw what networks look like against what they score: C_k's mean absolute cosine, and λ₁.
+
+    A mark an agent, and a line between the two agents of a game and seed. ``agents`` has columns
+    game, seed, layer_norm, normalised, collinearity and sharpness. The axis of scores is linear
+    between -.1 and .1 and logarithmic beyond; λ₁ is on a logarithmic one.
+    """
+    panels = {"collinearity": "mean |cosine| of gradients", "sharpness": "λ₁ of the Hessian"}
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8, 3.8))
+        row = figure.subplots(1, len(panels), sharex=True)
+        for axes, (metric, title) in zip(row, panels.items(), strict=True):
+            for _, pair in agents.groupby(["game", "seed"]):
+                axes.plot(pair.normalised, pair[metric], color=GREY, alpha=0.4, linewidth=0.7)
+            for layer_norm, (colour, marker, name) in VARIANTS.items():
+                mine = agents[agents.layer_norm == layer_norm]
+                axes.plot(mine.normalised, mine[metric], marker, color=colour, label=name)
+            axes.set_xscale("symlog", linthresh=0.1)
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+            axes.set(title=title, xlabel="human-normalised score")
+        row[0].set_ylim(0, None)
+        row[1].set_yscale("log")
+        handles, names = row[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper left", ncols=2, fontsize=9)
+        return finish(figure, run)
+
+
 def spectra(run: Run, game: str) -> Figure:
     """Draw Figs. 21 and 22: the Hessian's spectrum of each seed at the end, a panel a variant.
 
