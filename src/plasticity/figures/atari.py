@@ -87,11 +87,14 @@ def improvements(run: Run, ours: pd.DataFrame, bars: pd.DataFrame) -> Figure:
 
 
 def curves(run: Run) -> Figure:
-    """Draw Figs. 19 and 20's curves: score and mean absolute cosine of C_k, a column a game."""
-    panels = {"score": "score of an episode", "collinearity": "mean |cosine| of gradients"}
+    """Draw Figs. 19 and 20's curves: scores and mean absolute cosine of C_k, a column a game."""
+    panels = {
+        "score": "score in evaluation", "training_score": "score while learning",
+        "collinearity": "mean |cosine| of gradients",
+    }  # fmt: skip
     games = list(run.table.game.unique())
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8, 5.4))
+        figure = Figure(figsize=(8, 7.4))
         grid = figure.subplots(len(panels), len(games), squeeze=False, sharex=True)
         for axes, game in zip(grid[0], games, strict=True):
             axes.set_title(readable(game))
@@ -102,8 +105,8 @@ def curves(run: Run) -> Figure:
                     band(axes, rows[rows.layer_norm == layer_norm], *look)
                 # Of agents, not of intervals: those of two seeds are as wide as you like.
                 low, high = rows.value.min(), rows.value.max()
-                if high > low:
-                    axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
+                margin = 0.1 * (high - low) or 1.0
+                axes.set_ylim(low - margin, high + margin)
                 axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
             row[0].set_ylabel(title)
         for axes in grid[-1]:
