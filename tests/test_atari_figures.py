@@ -32,7 +32,9 @@ def run() -> Run:
         for norm in (False, True):
             for seed in SEEDS:
                 for step in (0, 1_000, 2_000_000):
-                    for metric, value in (("score", step * (1 + norm)), ("collinearity", 0.5)):
+                    found = {"score": step * (1 + norm), "collinearity": 0.5}
+                    found["training_score"] = -step if step else np.nan  # no episode has ended yet
+                    for metric, value in found.items():
                         rows.append((arm(game, norm), game, norm, seed, step, metric, value))
             cosines = np.where(blocks[:, None] == blocks[None], 1, -0.5)
             arrays[f"cosines/{arm(game, norm)}"] = np.tile(cosines, (2, 2, 1, 1)).astype(np.float16)
@@ -96,13 +98,14 @@ def test_every_bar_of_the_paper_and_ours_at_their_games() -> None:
 
 def test_curves_have_a_column_a_game_and_a_line_a_variant(run: Run) -> None:
     figure = figures.curves(run)
-    assert len(figure.axes) == 4
-    top = figure.axes[0]
+    assert len(figure.axes) == 6
+    top, learning = figure.axes[0], figure.axes[2]
+    assert learning.get_ylim() == (-2_199_900, 199_900 - 1_000), "what is missing sets no limits"
     means = [line.get_ydata() for line in top.lines if line.get_marker() in ("o", "s")]
     np.testing.assert_array_equal(means, [[0, 1_000, 2_000_000], [0, 2_000, 4_000_000]])
     assert top.get_ylim() == (-400_000, 4_400_000), "of agents, not of intervals"
     words = written(figure)
-    assert "score of an episode" in words and "mean |cosine|" in words
+    assert "score in evaluation" in words and "score while learning" in words and "mean |cosine|" in words
     assert "2 M" in words
 
 
@@ -115,6 +118,21 @@ def test_covariances_stand_in_blocks_with_their_scores(run: Run) -> None:
         assert same[:4, :4].all() and same[4:, 4:].all() and not same[:4, 4:].any()
     words = written(figure)
     assert "seed 3: score 30" in words and "seed 5: score 50" in words
+
+
+def test_relations_have_a_mark_an_agent_and_a_line_a_pair(run: Run) -> None:
+    table = agents().assign(normalised=0.5, collinearity=0.3, sharpness=[2.0, 4, 8, 16] * 2)
+    collinear, sharp = figures.relations(run, table).axes
+    for axes, metric in ((collinear, "collinearity"), (sharp, "sharpness")):
+        marks = {
+            line.get_marker(): line.get_ydata() for line in axes.lines if line.get_marker() in "so"
+        }
+        for norm, marker in ((False, "s"), (True, "o")):
+            np.testing.assert_array_equal(marks[marker], table[metric][table.layer_norm == norm])
+        pairs = [line.get_ydata() for line in axes.lines if line.get_marker() == "None"]
+        assert len(pairs) == 4
+    np.testing.assert_array_equal(pairs, [[2, 8], [4, 16]] * 2)
+    assert sharp.get_yscale() == "log" and collinear.get_ylim()[0] == 0
 
 
 def test_spectra_have_the_largest_eigenvalue_as_their_unit(run: Run) -> None:

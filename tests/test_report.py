@@ -344,12 +344,17 @@ def test_the_cost_of_a_width_is_its_median_turn_with_the_extremes() -> None:
 def test_what_is_not_run_names_what_no_run_has_and_the_command(runs: Path) -> None:
     small = SimpleNamespace(networks=("a",), widths=(1, 2), steps=10)
     large = SimpleNamespace(networks=("a", "b_c", "d"), widths=(1, 2, 3), steps=20)
+    many = SimpleNamespace(networks=("a",), widths=tuple(range(1, 12)), steps=30)
     longer = SimpleNamespace(networks=("a",), widths=(2,), steps=30)
-    profiles: Any = {"quick": small, "laptop": small, "gpu": large, "paper": longer}
+    profiles: Any = {
+        "quick": small, "laptop": small, "gpu": large, "paper": many, "longer": longer,
+    }  # fmt: skip
     module: Any = SimpleNamespace(PROFILES=profiles)
     frame = pd.DataFrame({"arm": ["a"], "seed": 0, "step": 0, "metric": "m", "value": 1.0})
     config = {"networks": ["a"], "widths": [1, 2], "steps": 10}
     results.write("toy", "laptop", frame, {}, {"profile": "laptop", "config": config})
+    own = {"networks": ["b_c"], "widths": [3], "steps": 1}  # of a size at which nothing is learned
+    results.write("toy", "gpu-0badc0de", frame, {}, {"profile": "gpu", "config": own})
     table = report.not_run({"toy": module})
     assert table.to_dict("records") == [
         {
@@ -359,8 +364,13 @@ def test_what_is_not_run_names_what_no_run_has_and_the_command(runs: Path) -> No
         },
         {
             "experiment": "toy", "profile": "paper",
-            "beyond what is recorded": "size and length alone",
+            "beyond what is recorded": "widths: 9 more",
             "command": "`plasticity run toy --profile paper`",
         },
+        {
+            "experiment": "toy", "profile": "longer",
+            "beyond what is recorded": "size and length alone",
+            "command": "`plasticity run toy --profile longer`",
+        },
     ]  # fmt: skip
-    assert report.not_run({"new": module}).profile.tolist() == ["laptop", "gpu", "paper"]
+    assert len(report.not_run({"new": module})) == 4

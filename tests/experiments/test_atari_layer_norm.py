@@ -20,13 +20,17 @@ from plasticity import (
     configuration,
     double_dqn,
     driver,
+    fingerprint,
     frame_replay,
     gradient_covariance,
     jitted_atari,
+    paper,
+    results,
 )
 from plasticity.data import DataError
 from plasticity.experiments import atari_layer_norm as experiment
 from plasticity.experiments.atari_layer_norm import Config, State
+from plasticity.results import Run
 
 TINY = Config(
     games=("pong",), game="pong", size=36, stack=2, episode_frames=80, learn_period=16,
@@ -233,3 +237,30 @@ def test_killed_and_resumed_a_run_gives_the_bits_of_an_unbroken_one(runs: Path) 
         np.testing.assert_array_equal(again.arrays[name], array)
     assert "1 of 57 games (Atari)" in again.describe()
     assert [judge(again).status for judge in experiment.CLAIMS.values()] == ["inconclusive"] * 3
+
+
+COMMITTED = [run for run in results.recorded("atari_layer_norm") if run.profile != "quick"]
+
+
+@pytest.mark.parametrize("run", COMMITTED, ids=lambda run: run.label)
+def test_recorded_runs_are_of_this_code_and_this_profile(run: Run) -> None:
+    """If this fails: `plasticity reproduce ...` if the change should leave every bit as it was.
+
+    It proves so with one seed. If numbers change, as is meant, record again: `plasticity run ...
+    --fresh`.
+    """
+    config = configuration.from_dict(Config, run.config)
+    assert fingerprint.is_fresh(run.provenance, experiment)
+    if run.label == run.profile:  # settings of its own have a folder of their own
+        assert config == experiment.PROFILES[run.profile]
+    assert run.provenance["uncommitted_source"] is False
+    assert len(run.table.groupby(["arm", "seed"])) == len(experiment.arms(config)) * config.seeds
+
+
+def test_the_analogue_plays_the_middle_of_every_three_bars() -> None:
+    (run,) = (run for run in COMMITTED if run.config["size"] < Config.size)
+    assert run.config["games"] == list(paper.atari_improvements().game[1::3])
+    assert {**run.config, "games": []} == {
+        **configuration.to_dict(experiment.PROFILES["laptop"]), "games": [], "size": 44, "seeds": 1,
+        "frames": 64_000, "evaluation_episodes": 4, "episode_frames": 18_000,
+    }  # fmt: skip

@@ -97,7 +97,7 @@ PROFILES: Mapping[str, Config] = {
         examples=32, order=8, seeds=1,
     ),
     "laptop": Config(
-        games=("freeway",), target_period=8_000, warmup=2_000, epsilon_frames=40_000,
+        games=("freeway", "krull"), target_period=8_000, warmup=2_000, epsilon_frames=40_000,
         frames=128_000, chunk_frames=32_000, evaluation_episodes=2, covariance_examples=256,
         examples=128, order=32, seeds=2,
     ),

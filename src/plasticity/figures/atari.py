@@ -87,11 +87,14 @@ def improvements(run: Run, ours: pd.DataFrame, bars: pd.DataFrame) -> Figure:
 
 
 def curves(run: Run) -> Figure:
-    """Draw Figs. 19 and 20's curves: score and mean absolute cosine of C_k, a column a game."""
-    panels = {"score": "score of an episode", "collinearity": "mean |cosine| of gradients"}
+    """Draw Figs. 19 and 20's curves: scores and mean absolute cosine of C_k, a column a game."""
+    panels = {
+        "score": "score in evaluation", "training_score": "score while learning",
+        "collinearity": "mean |cosine| of gradients",
+    }  # fmt: skip
     games = list(run.table.game.unique())
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8, 5.4))
+        figure = Figure(figsize=(8, 7.4))
         grid = figure.subplots(len(panels), len(games), squeeze=False, sharex=True)
         for axes, game in zip(grid[0], games, strict=True):
             axes.set_title(readable(game))
@@ -102,8 +105,8 @@ def curves(run: Run) -> Figure:
                     band(axes, rows[rows.layer_norm == layer_norm], *look)
                 # Of agents, not of intervals: those of two seeds are as wide as you like.
                 low, high = rows.value.min(), rows.value.max()
-                if high > low:
-                    axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
+                margin = 0.1 * (high - low) or 1.0
+                axes.set_ylim(low - margin, high + margin)
                 axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
             row[0].set_ylabel(title)
         for axes in grid[-1]:
@@ -153,6 +156,33 @@ def covariances(run: Run, agents: pd.DataFrame, game: str) -> Figure:
             shown, ax=grid, location="bottom", shrink=0.5, aspect=40,
             label="cosine of two transitions' gradients",
         )  # fmt: skip
+        return finish(figure, run)
+
+
+def relations(run: Run, agents: pd.DataFrame) -> Figure:
+    """Draw what networks look like against what they score: C_k's mean absolute cosine, and λ₁.
+
+    A mark an agent, and a line between the two agents of a game and seed. ``agents`` has columns
+    game, seed, layer_norm, normalised, collinearity and sharpness. The axis of scores is linear
+    between -.1 and .1 and logarithmic beyond; λ₁ is on a logarithmic one.
+    """
+    panels = {"collinearity": "mean |cosine| of gradients", "sharpness": "λ₁ of the Hessian"}
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8, 3.8))
+        row = figure.subplots(1, len(panels), sharex=True)
+        for axes, (metric, title) in zip(row, panels.items(), strict=True):
+            for _, pair in agents.groupby(["game", "seed"]):
+                axes.plot(pair.normalised, pair[metric], color=GREY, alpha=0.4, linewidth=0.7)
+            for layer_norm, (colour, marker, name) in VARIANTS.items():
+                mine = agents[agents.layer_norm == layer_norm]
+                axes.plot(mine.normalised, mine[metric], marker, color=colour, label=name)
+            axes.set_xscale("symlog", linthresh=0.1)
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+            axes.set(title=title, xlabel="human-normalised score")
+        row[0].set_ylim(0, None)
+        row[1].set_yscale("log")
+        handles, names = row[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper left", ncols=2, fontsize=9)
         return finish(figure, run)
 
 

@@ -98,15 +98,20 @@ def falsifiers() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["claim", "measured", "contradicted if"])
 
 
+MANY = 8
+"""More values than these are counted and not named."""
+
+
 def not_run(experiments: Mapping[str, ModuleType]) -> pd.DataFrame:
     """Return what no recorded run covers, a row an experiment and profile, and how to run it.
 
+    A run with settings of its own covers nothing, for it may be too small to learn anything.
     Columns: experiment, profile, what the profile has that no recorded run of the experiment has
     (of networks, data sets and whatever else a run goes through), and the command.
     """
     rows = []
     for name, module in experiments.items():
-        runs = results.recorded(name)
+        runs = [run for run in results.recorded(name) if run.label == run.profile]
         for profile, config in module.PROFILES.items():
             if profile == "quick" or profile in {run.label for run in runs}:
                 continue
@@ -129,7 +134,8 @@ def _beyond(config: object, recorded: Sequence[Mapping[str, Any]]) -> str:
             known = {value for other in recorded for value in other.get(name, ())}
             new = [str(value) for value in values if value not in known]
             if new:
-                parts.append(f"{name.replace('_', ' ')}: {', '.join(new)}")
+                said = ", ".join(new) if len(new) <= MANY else f"{len(new)} more"
+                parts.append(f"{name.replace('_', ' ')}: {said}")
     return "; ".join(parts) or "size and length alone"
 
 
@@ -144,7 +150,8 @@ def run_table(experiments: Mapping[str, ModuleType]) -> pd.DataFrame:
                     "experiment": run.experiment,
                     "run": run.label,
                     "seeds": len(p["seeds"]),
-                    "images": f"{p['data']['records']:,} of {p['data']['full_set']:,}",
+                    "data": f"{p['data']['records']:,} of {p['data']['full_set']:,} "
+                    f"{p['data'].get('what', 'images')}",
                     "core time": _minutes(p["compute_seconds"]),
                     "device": _device(run),
                     "finished": p["finished"][:10],
