@@ -6,11 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import pytest
 
-from plasticity import configuration, fingerprint, paper, probed_agent, results
+from plasticity import paper, probed_agent
 from plasticity.experiments import measuring_plasticity as experiment
-from plasticity.experiments.measuring_plasticity import Config
 from plasticity.results import Run
 
 
@@ -79,20 +77,3 @@ def test_calibration_is_the_distance_to_the_printed_losses() -> None:
 def test_the_change_is_paired_by_seed() -> None:
     change = experiment.change(made_up(dict.fromkeys(experiment.CALIBRATION, 0.0)), "a")
     np.testing.assert_allclose(change[:3], 0.2)
-
-
-COMMITTED = [run for run in results.recorded("measuring_plasticity") if run.profile != "quick"]
-
-
-@pytest.mark.parametrize("run", COMMITTED, ids=lambda run: run.label)
-def test_recorded_runs_are_of_this_code_and_this_profile(run: Run) -> None:
-    """If this fails: `plasticity reproduce ...` if the change should leave every bit as it was.
-
-    It proves so with one seed. If numbers change, as is meant, record again: `plasticity run ...
-    --fresh`.
-    """
-    config = configuration.from_dict(Config, run.config)
-    assert fingerprint.is_fresh(run.provenance, experiment)
-    assert config == experiment.PROFILES[run.profile]
-    assert run.provenance["uncommitted_source"] is False
-    assert len(run.table.groupby(["arm", "seed"])) == len(experiment.arms(config)) * config.seeds

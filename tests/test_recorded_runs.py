@@ -1,0 +1,31 @@
+"""Every recorded run is one of this code, whole, and at the profile whose name it bears."""
+
+from __future__ import annotations
+
+import pytest
+
+from plasticity import cli, configuration, fingerprint, results
+from plasticity.results import Run
+
+COMMITTED = [
+    run
+    for name in cli.experiment_names()
+    for run in results.recorded(name)
+    if run.profile != "quick"
+]
+
+
+@pytest.mark.parametrize("run", COMMITTED, ids=lambda run: f"{run.experiment}-{run.label}")
+def test_a_recorded_run_is_of_this_code_and_this_profile(run: Run) -> None:
+    """If this fails: `plasticity reproduce ...` if the change should leave every bit as it was.
+
+    It proves so with one seed. If numbers change, as is meant, record again: `plasticity run ...
+    --fresh`.
+    """
+    experiment = cli.experiment(run.experiment)
+    config = configuration.from_dict(experiment.Config, run.config)
+    assert fingerprint.is_fresh(run.provenance, experiment)
+    if run.label == run.profile:  # settings of its own have a folder of their own
+        assert config == experiment.PROFILES[run.profile]
+    assert run.provenance["uncommitted_source"] is False
+    assert len(run.table.groupby(["arm", "seed"])) == len(experiment.arms(config)) * config.seeds
