@@ -793,3 +793,15 @@ def test_the_cost_of_widths_is_measured_at_toy_size(repository: Path, tmp_path: 
     memory = table.groupby("architecture").mebibytes
     assert (memory.last() > memory.first()).all()
     assert machine["settings"]["turns"] == 1
+
+
+@pytest.mark.slow
+def test_several_agents_at_once_are_timed_at_toy_size(repository: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ale_py", reason="needs ale_py: pip install plasticity[atari]")
+    command = [sys.executable, str(repository / "benchmarks" / "atari_device.py"), "--toy"]
+    done = subprocess.run([*command, "--output", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    table, machine = speed.read(tmp_path, "atari_device")
+    (row,) = table.to_dict("records")
+    assert row["agents"] == 2 and not machine["failed"]
+    assert 0 < row["frames_per_second"] < row["emulators_per_second"]
