@@ -804,4 +804,4 @@ def test_several_agents_at_once_are_timed_at_toy_size(repository: Path, tmp_path
     table, machine = speed.read(tmp_path, "atari_device")
     (row,) = table.to_dict("records")
     assert row["agents"] == 2 and not machine["failed"]
-    assert 0 < row["frames_per_second"] < row["emulators_per_second"]
+    assert row["frames_per_second"] > 0 and row["emulators_per_second"] > 0
