@@ -1,50 +1,155 @@
-"""How fast Atari agents play and learn on an accelerator: one, and several at once.
+"""How fast Atari agents play and learn on an accelerator: several in a process, and processes.
 
     python benchmarks/atari_device.py [--toy] [--output FOLDER]
 
-Agents are batched as the driver batches seeds, with buffers of the paper's size. Beside their rate
-stand that of the emulators alone and, on an NVIDIA GPU, the share of the time in which it is at
-work. Writes atari_device.csv (a turn a row) and atari_device.json; the book's page Speed shows
-both. It runs where jax runs; the committed record is of a GPU.
+Agents of one process are batched as the driver batches seeds, with buffers of the paper's size;
+processes beside each other are what jobs of a workflow are. Beside the frames a second of whole
+agents stand those of their emulators alone, and those that calls from the device to the host would
+allow if emulators took no time; on an NVIDIA GPU also the share of the time in which it is at work.
+Writes atari_device.csv (a turn a row) and atari_device.json; the book's page Speed shows both. It
+runs where jax runs; the committed record is of a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
 import hashlib
 import importlib.metadata
 import json
 import os
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
+from unittest import mock
 
 import atari_jax
-import jax
 import numpy as np
 import pandas as pd
 from atari_task import Case
 from rounds import say
 
-from plasticity import results
+from plasticity import atari, jitted_atari, results
 
 HERE = Path(__file__).parent
 
 
 class Sizes(NamedTuple):
-    """How many agents at once, and how long to look at them."""
+    """How many agents in how many processes, and how long to look at them."""
 
-    agents: tuple[int, ...] = (1, 4, 16, 32)
-    case: Case = Case(1, 32, updates=250, capacity=100_000, filled=1_000)
+    # agents of a process: how many such processes are at work at once, one after the other
+    layouts: tuple[tuple[int, tuple[int, ...]], ...] = ((1, (1, 8)), (16, (1, 4)))
+    case: Case = Case(1, 32, updates=25, capacity=100_000, filled=1_000)
     turns: int = 3
     seconds: float = 2.0  # a turn, at least
 
 
-TOY = Sizes((2,), Case(1, 4, updates=5, capacity=200, filled=80, size=36), turns=1, seconds=0.02)
+TOY = Sizes(
+    ((2, (1, 2)),), Case(1, 4, updates=5, capacity=200, filled=80, size=36), turns=1, seconds=0.02
+)
+
+
+# One process.
+
+
+class Instant:
+    """What `plasticity.atari.Environments` is to `jitted_atari`, but that it takes no time."""
+
+    def __init__(self, game: str, copies: int, preprocessing: atari.Preprocessing) -> None:
+        emulators = atari.Environments(game, copies, preprocessing)
+        self.actions, self.seen = emulators.actions, emulators.reset(range(copies))
+
+    def reset(self, seeds: Any) -> atari.Step:
+        return self.seen
+
+    def step(self, actions: Any) -> atari.Step:
+        return self.seen
+
+
+class Calls(atari_jax.Jitted):
+    """Calls of emulators that take no time."""
+
+    def __init__(self, case: Case, world: Any, stack: int) -> None:
+        self.instant = Instant(case.game, case.environments, atari.Preprocessing(size=case.size))
+        with self.instantly():
+            super().__init__(case, world, stack)
+
+    def instantly(self) -> contextlib.AbstractContextManager[Any]:
+        return mock.patch.object(jitted_atari, "_environments", lambda *_: self.instant)
+
+    def block(self) -> int:
+        with self.instantly():
+            return super().block()
+
+
+def serve(sizes: Sizes, agents: int) -> None:
+    """Compile, say how long that took, then take turns as standard input asks for them."""
+    began = perf_counter()
+    world = atari_jax.make_world(sizes.case)
+    several = sizes.case._replace(environments=agents)
+    contenders: dict[str, Any] = {
+        "agents": atari_jax.Agents(sizes.case, world, agents),
+        "emulators": atari_jax.Jitted(several, world, stack=1),
+        "calls": Calls(several, world, stack=1),
+    }
+    for contender in contenders.values():
+        contender.block()
+    print(perf_counter() - began, flush=True)
+    for kind in map(str.strip, sys.stdin):
+        print(rate(contenders[kind].block, sizes.seconds), flush=True)
+
+
+def rate(block: Callable[[], int], seconds: float) -> float:
+    """Return the frames a second of whole blocks that take at least so many seconds."""
+    frames, began = 0, perf_counter()
+    while perf_counter() - began < seconds:
+        frames += block()
+    return frames / (perf_counter() - began)
+
+
+# All of them.
+
+
+@contextlib.contextmanager
+def processes(agents: int, count: int, toy: bool) -> Iterator[list[subprocess.Popen[str]]]:
+    """Start so many processes, and wait until all are ready; end them when the caller is done."""
+    order = [sys.executable, __file__, "--agents", str(agents), *(["--toy"] if toy else [])]
+    with contextlib.ExitStack() as stack:
+        started = [
+            stack.enter_context(
+                subprocess.Popen(order, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+            for _ in range(count)
+        ]
+        try:
+            slowest = max(answer(process) for process in started)
+            say(f"{count} processes of {agents} agents: ready after {slowest:.0f} s")
+            yield started
+        finally:
+            for process in started:
+                process.kill()
+
+
+def answer(process: subprocess.Popen[str]) -> float:
+    """Return the number that a process says. Raises RuntimeError if it ended instead."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise RuntimeError(f"a process ended with {process.wait()}: see above")
+    return float(line)
+
+
+def turn(working: list[subprocess.Popen[str]], kind: str) -> float:
+    """Let these work at the same time; return their frames a second, all together."""
+    for process in working:
+        assert process.stdin is not None
+        process.stdin.write(kind + "\n")
+        process.stdin.flush()
+    return sum(answer(process) for process in working)
 
 
 @contextlib.contextmanager
@@ -74,58 +179,50 @@ def watched() -> Iterator[list[float]]:
         watcher.join()
 
 
-def rate(contender: Any, seconds: float) -> float:
-    """Return the frames a second of whole blocks that take at least so many seconds."""
-    frames, began = 0, perf_counter()
-    while perf_counter() - began < seconds:
-        frames += contender.block()
-    return frames / (perf_counter() - began)
-
-
-def turns(sizes: Sizes, agents: int) -> list[dict[str, Any]]:
-    """Compile, warm up, and measure so many agents."""
-    began = perf_counter()
-    world = atari_jax.make_world(sizes.case)
-    learning = atari_jax.Agents(sizes.case, world, agents)
-    emulators = atari_jax.Jitted(sizes.case._replace(environments=agents), world, stack=1)
-    for contender in (learning, emulators):
-        contender.block()
-    compiling = perf_counter() - began
-    rows = []
-    for turn in range(sizes.turns):
-        with watched() as shares:
-            found = rate(learning, sizes.seconds)
-        row = {
-            "agents": agents, "turn": turn, "frames_per_second": found,
-            # The first samples look back to before the turn.
-            "busy": np.mean(shares[len(shares) // 4 :]) if shares else np.nan,
-            "emulators_per_second": rate(emulators, sizes.seconds),
-        }  # fmt: skip
-        say(", ".join(f"{name} {value:,.6g}" for name, value in row.items()))
-        rows.append(row)
-    say(f"{compiling:.0f} s to compile and begin")
-    return rows
+def measure(sizes: Sizes, toy: bool) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Return the turns of all layouts, and why those that failed did."""
+    rows: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
+    for agents, counts in sizes.layouts:
+        try:
+            with processes(agents, max(counts), toy) as started:
+                for count in counts:
+                    working = started[:count]
+                    for number in range(sizes.turns):
+                        with watched() as shares:
+                            found = turn(working, "agents")
+                        row = {
+                            "processes": count, "agents": agents, "turn": number,
+                            "frames_per_second": found,
+                            # The first samples look back to before the turn.
+                            "busy": np.mean(shares[len(shares) // 4 :]) if shares else np.nan,
+                            "emulators_per_second": turn(working, "emulators"),
+                            "calls_per_second": turn(working, "calls"),
+                        }  # fmt: skip
+                        say(", ".join(f"{name} {value:,.6g}" for name, value in row.items()))
+                        rows.append(row)
+        except RuntimeError as error:
+            failed[f"{agents} agents"] = str(error)
+            say(f"{agents} agents: {error}")
+    return rows, failed
 
 
 def main() -> None:
-    """Measure, record, print."""
+    """Measure, record, print; or be one of the processes."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--toy", action="store_true", help="tiny, one turn: does it work at all?")
     parser.add_argument("--output", type=Path, default=HERE, help="folder to write to")
+    parser.add_argument("--agents", type=int, help="be a process of so many agents")
     options = parser.parse_args()
     sizes = TOY if options.toy else Sizes()
+    if options.agents:
+        serve(sizes, options.agents)
+        return
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # all share the device's memory
     began, load = results.now(), os.getloadavg()[0]
     environment = results.environment()  # now: a commit in the meantime is not what ran
     environment["packages"]["ale-py"] = importlib.metadata.version("ale-py")
-    rows: list[dict[str, Any]] = []
-    failed: dict[str, str] = {}
-    for agents in sizes.agents:
-        try:
-            rows += turns(sizes, agents)
-        except jax.errors.JaxRuntimeError as error:  # the device's memory, most likely
-            failed[str(agents)] = str(error).partition("\n")[0]
-            say(f"{agents} agents: {failed[str(agents)]}")
-        gc.collect()  # the buffers of these agents
+    rows, failed = measure(sizes, options.toy)
     table = pd.DataFrame(rows)
     content = table.to_csv(index=False, float_format="%.6g").encode()
     machine = {
@@ -136,7 +233,7 @@ def main() -> None:
     results.write_atomically(options.output / "atari_device.csv", content)
     text = json.dumps(machine, indent=1, ensure_ascii=False) + "\n"
     results.write_atomically(options.output / "atari_device.json", text.encode())
-    print(table.groupby("agents").median().round(3).to_string())
+    print(table.groupby(["processes", "agents"]).median().round(3).to_string())
 
 
 if __name__ == "__main__":

@@ -802,6 +802,6 @@ def test_several_agents_at_once_are_timed_at_toy_size(repository: Path, tmp_path
     done = subprocess.run([*command, "--output", str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     table, machine = speed.read(tmp_path, "atari_device")
-    (row,) = table.to_dict("records")
-    assert row["agents"] == 2 and not machine["failed"]
-    assert row["frames_per_second"] > 0 and row["emulators_per_second"] > 0
+    assert not machine["failed"]
+    assert list(zip(table.processes, table.agents, strict=True)) == [(1, 2), (2, 2)]
+    assert (table.filter(like="per_second") > 0).all(axis=None)
