@@ -805,3 +805,40 @@ def test_several_agents_at_once_are_timed_at_toy_size(repository: Path, tmp_path
     assert not machine["failed"]
     assert list(zip(table.processes, table.agents, strict=True)) == [(1, 2), (2, 2)]
     assert (table.filter(like="per_second") > 0).all(axis=None)
+    assert "| 4 | 2 | " in speed.on_device(table)
+
+
+def test_what_a_device_does_is_said_of_its_fastest_layout() -> None:
+    table = pd.DataFrame(
+        {
+            "processes": [1, 1, 1, 4], "agents": [1, 1, 1, 16],
+            "frames_per_second": [1000, 3000, 2000, 29_999],
+            "emulators_per_second": [4000, 4000, 4000, 50_000],
+            "calls_per_second": [9000, 9000, 9000, 99_000], "busy": [0.1, 0.1, 0.2, 0.75],
+        }
+    )  # fmt: skip
+    one, many = speed.on_device(table).splitlines()[2:]
+    assert one == (
+        "| 1 | 1 | 2,000 [1,000, 3,000] | 4,000 [4,000, 4,000] | 9,000 [9,000, 9,000] | 10% |"
+    )
+    assert many.startswith("| 64 | 4 | 29,999 ") and many.endswith(" | 75% |")
+    assert speed.on_device(table.assign(busy=np.nan)).endswith(" | unknown |")
+    machine: dict[str, Any] = {"device": {"kind": "some GPU", "cores": 16}}
+    text = speed.device_findings(table, machine)
+    assert text == (
+        "- On one some GPU with 16 cores 4 processes of 16 agents play and learn from 29,999 "
+        "frames/s in all, one agent alone from 2,000. The aim was 30,000: **missed**. The "
+        "emulators alone, on those cores, come to 50,000, and the GPU is at work 75% of the time."
+    )
+    faster = table.assign(frames_per_second=2 * table.frames_per_second)
+    assert "30,000: reached" in speed.device_findings(faster, machine)
+
+
+def test_the_committed_record_of_a_device_is_of_a_gpu(repository: Path) -> None:
+    table, machine = speed.read(repository / "benchmarks", "atari_device")
+    settings = machine["settings"]
+    layouts = [(n, agents) for agents, counts in settings["layouts"] for n in counts]
+    assert list(table.groupby(["processes", "agents"], sort=False).groups) == layouts
+    assert (table.groupby(["processes", "agents"]).size() == settings["turns"]).all()
+    assert machine["device"]["platform"] == "gpu" and not machine["failed"]
+    assert "commit" in speed.describe_device(machine)

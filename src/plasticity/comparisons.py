@@ -281,6 +281,9 @@ LOGGING_AT_MOST = 0.1
 RISE_AT_MOST = 1.0
 """GiB of memory that a Gram matrix layer by layer should take at most."""
 
+FRAMES_AT_LEAST = 30_000
+"""Frames a second that Atari agents on one GPU should play and learn from, all together."""
+
 APART_AT_MOST = 1e-5
 """How far apart the two ways to a cosine of gradients may be at most, in single precision."""
 

@@ -14,6 +14,7 @@ from plasticity.comparisons import (
     AIMS,
     APART_AT_MOST,
     COPIES_AT_MOST,
+    FRAMES_AT_LEAST,
     LOGGING_AT_MOST,
     NAMES,
     RISE_AT_MOST,
@@ -287,6 +288,59 @@ def memories(machine: dict[str, Any]) -> str:
 
 NOTES = {"accuracy": accuracies, "memory": memories}
 """How to show what a benchmark found beside rates, by its name in the JSON file."""
+
+
+def on_device(table: pd.DataFrame) -> str:
+    """Return what ``benchmarks/atari_device.py`` recorded, medians over turns, as Markdown.
+
+    In columns frames/s, with the smallest and the largest.
+    """
+    heads = ["agents", "processes", "whole agents", "emulators alone", "calls alone", "GPU at work"]
+    lines = [f"| {' | '.join(heads)} |", "|--:" * len(heads) + "|"]
+    for _, turns in table.groupby(["processes", "agents"], sort=False):
+        processes, agents = turns.processes.iloc[0], turns.agents.iloc[0]
+        cells = [f"{processes * agents}", f"{processes}"]
+        for column in ("frames_per_second", "emulators_per_second", "calls_per_second"):
+            rate = turns[column]
+            cells.append(f"{rate.median():,.0f} [{rate.min():,.0f}, {rate.max():,.0f}]")
+        busy = "unknown" if turns.busy.isna().any() else f"{turns.busy.median():.0%}"
+        lines.append(f"| {' | '.join(cells)} | {busy} |")
+    return "\n".join(lines)
+
+
+def device_findings(table: pd.DataFrame, machine: dict[str, Any]) -> str:
+    """Return what `on_device` says of the fastest layout, as a Markdown bullet."""
+    medians = table.groupby(["processes", "agents"], sort=False).median().reset_index()
+    layouts = medians.to_dict("records")
+    best = max(layouts, key=lambda layout: layout["frames_per_second"])
+    rate = best["frames_per_second"]
+    reached = "reached" if rate >= FRAMES_AT_LEAST else "**missed**"
+    line = (
+        f"- On one {machine['device']['kind']} with {machine['device']['cores']} cores "
+        f"{best['processes']} processes of {best['agents']} agents play and learn from "
+        f"{rate:,.0f} frames/s in all, one agent alone from "
+        f"{layouts[0]['frames_per_second']:,.0f}. The aim was "
+        f"{FRAMES_AT_LEAST:,}: {reached}. The emulators alone, on those cores, come to "
+        f"{best['emulators_per_second']:,.0f}"
+    )
+    if not pd.isna(best["busy"]):
+        line += f", and the GPU is at work {best['busy']:.0%} of the time"
+    return line + "."
+
+
+def describe_device(machine: dict[str, Any]) -> str:
+    """Return machine, date, versions and settings of ``benchmarks/atari_device.py``."""
+    device, packages, settings = machine["device"], machine["packages"], machine["settings"]
+    versions = ", ".join(f"{name} {packages[name]}" for name in ("jax", "ale-py"))
+    changed = ", with uncommitted changes" if machine["uncommitted_source"] else ""
+    failed = "".join(f" {what} did not run: {why}." for what, why in machine["failed"].items())
+    return (
+        f"Measured {machine['finished'][:10]} on {device['kind']}, {device['cores']} cores, "
+        f"{device['system']}, Python {machine['python']}, {versions}; commit "
+        f"{machine['commit'][:8]}{changed}. {settings['turns']} turns of at least "
+        f"{settings['seconds']:g} s, buffers of {settings['case']['capacity']:,} transitions."
+        f"{failed}"
+    )
 
 
 def describe(machine: dict[str, Any]) -> str:
