@@ -174,3 +174,15 @@ def test_tables_in_words() -> None:
     assert first == ["freeway", "without", 3, "30.0", "0.00", "yes", "0.46", "12.3", "0.012"]
     said = report.games_needed({"more improve": 20, "more than 60 % improve": 39}, 1)
     assert "20 to see that more improve and 39 to see" in said and "played 1." in said
+
+
+def test_days_on_a_device_are_those_of_its_fastest_layout() -> None:
+    rates = pd.DataFrame(
+        {"processes": [1, 4, 4], "agents": [1, 16, 16], "frames_per_second": [1e3, 2e4, 3e4]}
+    )
+    machine = {"device": {"kind": "some GPU", "cores": 16}}
+    frames = 86_400 * 25_000  # a day of it
+    assert report.days_on_device(rates, machine, frames, agents=3) == (
+        "On one some GPU with 16 cores, where agents play and learn from 25,000 frames a second in "
+        "all at best, 3 agents of 2,160,000,000 frames would take 3 days, measurements left out."
+    )

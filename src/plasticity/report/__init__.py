@@ -4,7 +4,12 @@ No number of ours is typed into prose: a cell displays what one of these functio
 are pandas DataFrames, which a notebook renders; sentences are text. One module a chapter.
 """
 
-from plasticity.report.atari import agent_table, games_needed, improvement_table
+from plasticity.report.atari import (
+    agent_table,
+    days_on_device,
+    games_needed,
+    improvement_table,
+)
 from plasticity.report.curvature import ARMS, process, sharpness_table, walk_growth, walk_table
 from plasticity.report.general import (
     cost,
@@ -55,6 +60,7 @@ __all__ = [
     "cells_table",
     "cost",
     "curve_table",
+    "days_on_device",
     "diverged",
     "falsifiers",
     "front_in_words",

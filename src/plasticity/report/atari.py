@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -50,6 +51,23 @@ def games_needed(needed: Mapping[str, int], played: int) -> str:
     return (
         f"If layer normalisation helped in as many games as in the paper, it would take "
         f"{' and '.join(said)}, four times in five. This run played {played}."
+    )
+
+
+def days_on_device(
+    table: pd.DataFrame, machine: Mapping[str, Any], frames: int, agents: int
+) -> str:
+    """Return how long so many agents would play on the device of a recorded benchmark.
+
+    ``table`` and ``machine`` are those of ``benchmarks/atari_device.py``, ``frames`` those of one
+    agent. Measurements are left out.
+    """
+    medians = table.groupby(["processes", "agents"]).frames_per_second.median()
+    days = agents * frames / medians.max() / 86400
+    return (
+        f"On one {machine['device']['kind']} with {machine['device']['cores']} cores, where agents "
+        f"play and learn from {medians.max():,.0f} frames a second in all at best, {agents:,} "
+        f"agents of {frames:,} frames would take {days:,.0f} days, measurements left out."
     )
 
 
