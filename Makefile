@@ -51,6 +51,11 @@ help: ## List the targets (this text)
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
 	  printf '  %-10s %s\n' "$$name" "$$text"; done
 
+# Where compiling takes longer than what it is for: without XLA's optimizations and with its old emitters of fused loops
+# it takes a third of the time. What readers run, the book and nbval's chapters, is compiled as it is for them.
+HURRIED := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true \
+	--xla_cpu_use_fusion_emitters=false
+
 .PHONY: book
 book: $(STAMP) ## Run every chapter at the quick profile and build _build/html
 	rm -rf _build/html _build/jupyter_execute _build/.doctrees
@@ -80,8 +85,9 @@ else
 endif
 
 .PHONY: unit
+unit: export XLA_FLAGS := $(HURRIED)
 unit: $(STAMP) ## pytest on tests/, two processes
-	$(BIN)/python -m pytest -n 2 --dist loadscope
+	$(BIN)/python -m pytest -n 2 --dist loadscope --durations=25
 
 .PHONY: bench
 bench: $(PEERS) ## Speed against peers; writes the page Speed's tables (BENCH=agent_speed: one benchmark)
@@ -92,22 +98,19 @@ figure: $(STAMP) ## Draw the README's figure from the best recorded run
 	$(BIN)/python -c "import pathlib; from plasticity import figures, results; \
 	  figures.save_home_figure(results.best('optimizer_instability'), pathlib.Path('book/_static/home.png'))"
 
-# One product of everything that the grid has, as small as it gets. Compiling is nearly all of it: without XLA's
-# optimizations and with its old emitters of fused loops it takes a quarter of the time, and true and random labels
-# are the same program, which the cache compiles once.
+# One product of everything that the grid has, as small as it gets. Compiling is nearly all of it; true and random
+# labels are the same program, which the cache compiles once.
 PRODUCT := datasets=mnist_5k,cifar10_train variants=true_label,random_label,sparse_reward n_images=100 \
 	mlp_width=8 channels=4 cnn_width=8 resnet_width=8 vit_width=16 vit_feed_forward=32 vit_heads=2 bins=11 \
 	batch_size=4 warmup=8 capacity=32 target_period=2 probe_every=4 probes=1 n_targets=1 probe_steps=50 \
 	probe_batch_size=4 sharpness_every=4 sharpness_order=2 proxy_examples=4
-PRODUCT_FLAGS := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true \
-	--xla_cpu_use_fusion_emitters=false
 
 .PHONY: product
 product: $(STAMP) ## Once through all of experiment interventions, tiny; records it (PLASTICITY_DATA=/path/to/data)
 	@test -f "$$PLASTICITY_DATA/cifar-10-batches-bin/data_batch_1.bin" || { \
 	  echo "error: make product needs CIFAR-10 in its binary version: make product PLASTICITY_DATA=/path/to/data," >&2; \
 	  echo "with cifar-10-batches-bin/data_batch_1.bin to 5 below that folder (book/rerun.md, Data)" >&2; exit 1; }
-	JAX_PLATFORMS=cpu XLA_FLAGS="$(PRODUCT_FLAGS)" JAX_COMPILATION_CACHE_DIR="$(CURDIR)/$(VENV)/compiled" \
+	JAX_PLATFORMS=cpu XLA_FLAGS="$(HURRIED)" JAX_COMPILATION_CACHE_DIR="$(CURDIR)/$(VENV)/compiled" \
 	  $(BIN)/plasticity run interventions --profile paper --seeds 1 $(addprefix --set ,$(PRODUCT))
 
 .PHONY: format

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -21,11 +20,6 @@ from plasticity import comparisons, results, speed
 BENCHMARKS = ("training_speed", "agent_speed", "curvature_speed", "atari_speed")
 UNRECORDED = ("atari_speed",)
 """Its tables are not yet among the committed ones."""
-HURRIED = (
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    "--xla_cpu_use_fusion_emitters=false"
-)
-"""For toys in which compiling is nearly all: as it stands in the Makefile for a whole grid."""
 
 
 @pytest.fixture
@@ -717,11 +711,7 @@ def test_runs_from_end_to_end_at_toy_size(
     repository: Path, tmp_path: Path, benchmark_module: Any, benchmark: str
 ) -> None:
     command = [sys.executable, str(repository / "benchmarks" / f"{benchmark}.py"), "--toy"]
-    flags = {"XLA_FLAGS": HURRIED} if benchmark == "atari_speed" else {}
-    done = subprocess.run(
-        [*command, "--output", str(tmp_path)], capture_output=True, text=True,
-        env={**os.environ, **flags},
-    )  # fmt: skip
+    done = subprocess.run([*command, "--output", str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     table, machine = speed.read(tmp_path, benchmark)
     assert speed.findings(table) in done.stdout
