@@ -175,7 +175,8 @@ class Jitted:
         return jax.lax.scan(step, begun, actions)
 
     def reset(self) -> None:
-        """Nothing to do: the game goes on."""
+        """Begin anew: few emulators are kept alive, and these may have had to make room."""
+        self.begin(self.config)
 
     def block(self) -> int:
         begun = (self.ticket, self.stacks)
