@@ -52,7 +52,7 @@ help: ## List the targets (this text)
 	  printf '  %-10s %s\n' "$$name" "$$text"; done
 
 # Where compiling takes longer than what it is for: without XLA's optimizations and with its old emitters of fused loops
-# it takes a third of the time. What readers run, the book and nbval's chapters, is compiled as it is for them.
+# it takes a third to a half. What readers run, the book and nbval's chapters, is compiled as it is for them.
 HURRIED := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true \
 	--xla_cpu_use_fusion_emitters=false
 

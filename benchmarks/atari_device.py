@@ -14,9 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
-import importlib.metadata
-import json
 import os
 import subprocess
 import sys
@@ -31,9 +28,9 @@ import atari_jax
 import numpy as np
 import pandas as pd
 from atari_task import Case
-from rounds import say
+from rounds import beginning, record, say
 
-from plasticity import atari, jitted_atari, results
+from plasticity import atari, atari_agent, jitted_atari
 
 HERE = Path(__file__).parent
 
@@ -61,7 +58,7 @@ class Instant:
 
     def __init__(self, game: str, copies: int, preprocessing: atari.Preprocessing) -> None:
         emulators = atari.Environments(game, copies, preprocessing)
-        self.actions, self.seen = emulators.actions, emulators.reset(range(copies))
+        self.seen = emulators.reset(range(copies))
 
     def reset(self, seeds: Any) -> atari.Step:
         return self.seen
@@ -73,10 +70,11 @@ class Instant:
 class Calls(atari_jax.Jitted):
     """Calls of emulators that take no time."""
 
-    def __init__(self, case: Case, world: Any, stack: int) -> None:
-        self.instant = Instant(case.game, case.environments, atari.Preprocessing(size=case.size))
+    def begin(self, config: atari_agent.AgentConfig) -> None:
+        copies, preprocessing = self.case.environments, atari_agent.preprocessing(config)
+        self.instant = Instant(config.game, copies, preprocessing)
         with self.instantly():
-            super().__init__(case, world, stack)
+            super().begin(config)
 
     def instantly(self) -> contextlib.AbstractContextManager[Any]:
         return mock.patch.object(jitted_atari, "_environments", lambda *_: self.instant)
@@ -179,9 +177,9 @@ def watched() -> Iterator[list[float]]:
         watcher.join()
 
 
-def measure(sizes: Sizes, toy: bool) -> tuple[list[dict[str, Any]], dict[str, str]]:
+def measure(sizes: Sizes, toy: bool) -> tuple[list[dict[str, float]], dict[str, str]]:
     """Return the turns of all layouts, and why those that failed did."""
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, float]] = []
     failed: dict[str, str] = {}
     for agents, counts in sizes.layouts:
         try:
@@ -191,17 +189,18 @@ def measure(sizes: Sizes, toy: bool) -> tuple[list[dict[str, Any]], dict[str, st
                     for number in range(sizes.turns):
                         with watched() as shares:
                             found = turn(working, "agents")
-                        row = {
-                            "processes": count, "agents": agents, "turn": number,
+                        rates = {
                             "frames_per_second": found,
                             # The first samples look back to before the turn.
                             "busy": np.mean(shares[len(shares) // 4 :]) if shares else np.nan,
                             "emulators_per_second": turn(working, "emulators"),
                             "calls_per_second": turn(working, "calls"),
-                        }  # fmt: skip
-                        say(", ".join(f"{name} {value:,.6g}" for name, value in row.items()))
+                        }
+                        row = {"processes": count, "agents": agents, "turn": number}
+                        row |= {name: float(f"{value:.6g}") for name, value in rates.items()}
+                        say(", ".join(f"{name} {value:,}" for name, value in row.items()))
                         rows.append(row)
-        except RuntimeError as error:
+        except (RuntimeError, BrokenPipeError) as error:  # a process ended
             failed[f"{agents} agents"] = str(error)
             say(f"{agents} agents: {error}")
     return rows, failed
@@ -219,21 +218,11 @@ def main() -> None:
         serve(sizes, options.agents)
         return
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # all share the device's memory
-    began, load = results.now(), os.getloadavg()[0]
-    environment = results.environment()  # now: a commit in the meantime is not what ran
-    environment["packages"]["ale-py"] = importlib.metadata.version("ale-py")
+    begun = beginning(["ale-py"])
     rows, failed = measure(sizes, options.toy)
-    table = pd.DataFrame(rows)
-    content = table.to_csv(index=False, float_format="%.6g").encode()
-    machine = {
-        **environment, "began": began, "finished": results.now(), "load_before": round(load, 2),
-        "settings": {**sizes._asdict(), "case": sizes.case._asdict()}, "failed": failed,
-        "sha256": hashlib.sha256(content).hexdigest(),
-    }  # fmt: skip
-    results.write_atomically(options.output / "atari_device.csv", content)
-    text = json.dumps(machine, indent=1, ensure_ascii=False) + "\n"
-    results.write_atomically(options.output / "atari_device.json", text.encode())
-    print(table.groupby(["processes", "agents"]).median().round(3).to_string())
+    settings = {**sizes._asdict(), "case": sizes.case._asdict()}
+    record(options.output, "atari_device", rows, begun, {"settings": settings, "failed": failed})
+    print(pd.DataFrame(rows).groupby(["processes", "agents"]).median().round(3).to_string())
 
 
 if __name__ == "__main__":

@@ -284,6 +284,39 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def beginning(peers: Iterable[str] = ()) -> dict[str, Any]:
+    """Return machine, commit and versions, those of ``peers`` too, before anything is measured.
+
+    A commit in the meantime is not what ran.
+    """
+    environment = results.environment()
+    for peer in peers:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            environment["packages"][peer] = importlib.metadata.version(peer)
+    # The load: runnable processes, average of the last minute.
+    return {**environment, "began": results.now(), "load_before": round(os.getloadavg()[0], 2)}
+
+
+def record(
+    folder: Path,
+    name: str,
+    rows: Iterable[Mapping[str, Any]],
+    begun: Mapping[str, Any],
+    found: Mapping[str, Any],
+) -> None:
+    """Write the rows to ``name``.csv and all else to ``name``.json, atomically, the table first.
+
+    ``begun`` is what `beginning` returned, ``found`` what belongs to this benchmark.
+    """
+    table = pd.DataFrame(rows).to_csv(index=False).encode()
+    machine = {
+        **begun, "finished": results.now(), **found, "sha256": hashlib.sha256(table).hexdigest(),
+    }  # fmt: skip
+    text = json.dumps(machine, indent=1, ensure_ascii=False) + "\n"
+    results.write_atomically(folder / f"{name}.csv", table)
+    results.write_atomically(folder / f"{name}.json", text.encode())
+
+
 def main(
     name: str,
     description: str,
@@ -294,33 +327,17 @@ def main(
 
     ``measure(toy, folder)`` returns a benchmark that was run, with a folder for its files, and the
     settings to record. Writes ``name``.csv, one rate a row, and ``name``.json: machine, date,
-    versions, those of the packages ``peers`` too, settings, what was checked; each atomically and
-    the table first.
+    versions, those of the packages ``peers`` too, settings, what was checked.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--toy", action="store_true", help="tiny, one round: does it work at all?")
     parser.add_argument("--output", type=Path, default=HERE, help="folder to write to")
     options = parser.parse_args()
-    began, load = results.now(), os.getloadavg()[0]
-    environment = results.environment()  # now: a commit in the meantime is not what ran
+    begun = beginning(peers)
     with tempfile.TemporaryDirectory() as folder:
         benchmark, settings = measure(options.toy, Path(folder))
-    table = pd.DataFrame(benchmark.rows).to_csv(index=False).encode()
-    for peer in peers:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            environment["packages"][peer] = importlib.metadata.version(peer)
-    machine = {
-        **environment,
-        "began": began,
-        "finished": results.now(),
-        "load_before": round(load, 2),  # runnable processes, average of the last minute
-        "settings": settings,
-        **benchmark.document(),
-        "sha256": hashlib.sha256(table).hexdigest(),
-    }
-    text = json.dumps(machine, indent=1, ensure_ascii=False) + "\n"
-    results.write_atomically(options.output / f"{name}.csv", table)
-    results.write_atomically(options.output / f"{name}.json", text.encode())
+    found = {"settings": settings, **benchmark.document()}
+    record(options.output, name, benchmark.rows, begun, found)
     recorded, machine = speed.read(options.output, name)
     tables = [
         speed.as_markdown(recorded, key) for key in comparisons.TABLES if key in set(recorded.table)

@@ -11,7 +11,6 @@ only.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import subprocess
@@ -23,8 +22,9 @@ from typing import Any
 
 import jax
 import pandas as pd
+from rounds import beginning, record
 
-from plasticity import dqn, mdp_agent, probed_agent, results
+from plasticity import dqn, mdp_agent, probed_agent
 from plasticity.experiments import scaling
 
 HERE = Path(__file__).parent
@@ -95,21 +95,12 @@ def main() -> None:
     if options.arm:
         print(json.dumps(measured(options.arm, options.toy)))
         return
-    began, load = results.now(), os.getloadavg()[0]
-    environment = results.environment()  # now: a commit in the meantime is not what ran
+    begun = beginning()
     turns = range(1 if options.toy else TURNS)
     rows = [{"turn": k, **turn(arm, options.toy)} for k in turns for arm in arms(options.toy)]
-    table = pd.DataFrame(rows)
-    content = table.to_csv(index=False).encode()
-    machine = {
-        **environment, "began": began, "finished": results.now(), "load_before": round(load, 2),
-        "settings": {"steps": STEPS, "turns": len(turns)},
-        "sha256": hashlib.sha256(content).hexdigest(),
-    }  # fmt: skip
-    results.write_atomically(options.output / "width_cost.csv", content)
-    text = json.dumps(machine, indent=1, ensure_ascii=False) + "\n"
-    results.write_atomically(options.output / "width_cost.json", text.encode())
-    print(table.groupby(["architecture", "width"]).median().round(3).to_string())
+    settings = {"steps": STEPS, "turns": len(turns)}
+    record(options.output, "width_cost", rows, begun, {"settings": settings})
+    print(pd.DataFrame(rows).groupby(["architecture", "width"]).median().round(3).to_string())
 
 
 if __name__ == "__main__":

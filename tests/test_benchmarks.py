@@ -817,11 +817,22 @@ def test_what_a_device_does_is_said_of_its_fastest_layout() -> None:
     text = speed.device_findings(table, machine)
     assert text == (
         "- On one some GPU with 16 cores 4 processes of 16 agents play and learn from 29,999 "
-        "frames/s in all, one agent alone from 2,000. The aim was 30,000: **missed**. The "
-        "emulators alone, on those cores, come to 50,000, and the GPU is at work 75% of the time."
+        "frames/s in all. The aim was 30,000: **missed**. The emulators alone, on those cores, "
+        "come to 50,000, and the GPU is at work 75% of the time."
     )
     faster = table.assign(frames_per_second=2 * table.frames_per_second)
     assert "30,000: reached" in speed.device_findings(faster, machine)
+    machine["device"]["system"] = "Linux"
+    machine |= {
+        "packages": {"jax": "1", "ale-py": "2"}, "python": "3", "commit": None,
+        "finished": "2026-11-26T15:39", "uncommitted_source": True, "failed": {"9 agents": "no"},
+        "settings": {"turns": 3, "seconds": 2.0, "case": {"capacity": 100_000}},
+    }  # fmt: skip
+    assert speed.describe_device(machine) == (
+        "Measured 2026-11-26 on some GPU, 16 cores, Linux, Python 3, jax 1, ale-py 2; commit "
+        "unknown, with uncommitted changes. 3 turns of at least 2 s, buffers of 100,000 "
+        "transitions. 9 agents did not run: no."
+    )
 
 
 def test_the_committed_record_of_a_device_is_of_a_gpu(repository: Path) -> None:
@@ -830,5 +841,4 @@ def test_the_committed_record_of_a_device_is_of_a_gpu(repository: Path) -> None:
     layouts = [(n, agents) for agents, counts in settings["layouts"] for n in counts]
     assert list(table.groupby(["processes", "agents"], sort=False).groups) == layouts
     assert (table.groupby(["processes", "agents"]).size() == settings["turns"]).all()
-    assert machine["device"]["platform"] == "gpu" and not machine["failed"]
-    assert "commit" in speed.describe_device(machine)
+    assert machine["device"]["platform"] == "gpu" and not machine["failed"] and machine["commit"]

@@ -311,17 +311,14 @@ def on_device(table: pd.DataFrame) -> str:
 def device_findings(table: pd.DataFrame, machine: dict[str, Any]) -> str:
     """Return what `on_device` says of the fastest layout, as a Markdown bullet."""
     medians = table.groupby(["processes", "agents"], sort=False).median().reset_index()
-    layouts = medians.to_dict("records")
-    best = max(layouts, key=lambda layout: layout["frames_per_second"])
+    best = max(medians.to_dict("records"), key=lambda layout: layout["frames_per_second"])
     rate = best["frames_per_second"]
     reached = "reached" if rate >= FRAMES_AT_LEAST else "**missed**"
     line = (
         f"- On one {machine['device']['kind']} with {machine['device']['cores']} cores "
         f"{best['processes']} processes of {best['agents']} agents play and learn from "
-        f"{rate:,.0f} frames/s in all, one agent alone from "
-        f"{layouts[0]['frames_per_second']:,.0f}. The aim was "
-        f"{FRAMES_AT_LEAST:,}: {reached}. The emulators alone, on those cores, come to "
-        f"{best['emulators_per_second']:,.0f}"
+        f"{rate:,.0f} frames/s in all. The aim was {FRAMES_AT_LEAST:,}: {reached}. The emulators "
+        f"alone, on those cores, come to {best['emulators_per_second']:,.0f}"
     )
     if not pd.isna(best["busy"]):
         line += f", and the GPU is at work {best['busy']:.0%} of the time"
@@ -330,33 +327,19 @@ def device_findings(table: pd.DataFrame, machine: dict[str, Any]) -> str:
 
 def describe_device(machine: dict[str, Any]) -> str:
     """Return machine, date, versions and settings of ``benchmarks/atari_device.py``."""
-    device, packages, settings = machine["device"], machine["packages"], machine["settings"]
-    versions = ", ".join(f"{name} {packages[name]}" for name in ("jax", "ale-py"))
-    changed = ", with uncommitted changes" if machine["uncommitted_source"] else ""
+    settings = machine["settings"]
     failed = "".join(f" {what} did not run: {why}." for what, why in machine["failed"].items())
     return (
-        f"Measured {machine['finished'][:10]} on {device['kind']}, {device['cores']} cores, "
-        f"{device['system']}, Python {machine['python']}, {versions}; commit "
-        f"{machine['commit'][:8]}{changed}. {settings['turns']} turns of at least "
-        f"{settings['seconds']:g} s, buffers of {settings['case']['capacity']:,} transitions."
-        f"{failed}"
+        f"{_where(machine)} {settings['turns']} turns of at least {settings['seconds']:g} s, "
+        f"buffers of {settings['case']['capacity']:,} transitions.{failed}"
     )
 
 
 def describe(machine: dict[str, Any]) -> str:
     """Return machine, date, versions and how it was measured, as Markdown."""
-    device, packages, settings = machine["device"], machine["packages"], machine["settings"]
-    versions = ", ".join(
-        f"{name} {packages[name]}"
-        for name in ("jax", "torch", "PyHessian", "matfree", "gymnasium", "ale-py")
-        if name in packages
-    )
-    commit = (machine["commit"] or "unknown")[:8]
-    changed = ", with uncommitted changes" if machine["uncommitted_source"] else ""
+    settings = machine["settings"]
     text = (
-        f"Measured {machine['finished'][:10]} on {device['kind']}, {device['cores']} cores, "
-        f"{device['system']}, Python {machine['python']}, {versions}; commit "
-        f"{commit}{changed}. {settings['rounds']} rounds, turns of at least "
+        f"{_where(machine)} {settings['rounds']} rounds, turns of at least "
         f"{settings['seconds']:g} s; those at rest took {machine['idle_cpu_share']:.2%} of a core."
     )
     if "extrapolation" in settings:
@@ -365,3 +348,19 @@ def describe(machine: dict[str, Any]) -> str:
         f" {NAMES[name]} did not run: {reason}." for name, reason in machine["failed"].items()
     ]
     return text + "".join(failed)
+
+
+def _where(machine: dict[str, Any]) -> str:
+    """Return when, on what and by which code a benchmark was measured, in a sentence."""
+    device, packages = machine["device"], machine["packages"]
+    versions = ", ".join(
+        f"{name} {packages[name]}"
+        for name in ("jax", "torch", "PyHessian", "matfree", "gymnasium", "ale-py")
+        if name in packages
+    )
+    commit = (machine["commit"] or "unknown")[:8]
+    changed = ", with uncommitted changes" if machine["uncommitted_source"] else ""
+    return (
+        f"Measured {machine['finished'][:10]} on {device['kind']}, {device['cores']} cores, "
+        f"{device['system']}, Python {machine['python']}, {versions}; commit {commit}{changed}."
+    )
