@@ -33,7 +33,7 @@ LAYERS = [
         "double_dqn",
     },
     {"curvature", "gradient_covariance", "network_statistics", "probe", "interventions"},
-    {"fingerprint", "results", "checkpoints", "claims"},
+    {"fingerprint", "dataflow", "results", "checkpoints", "claims", "freshness"},
     {"mdp_agent", "probed_agent", "two_hot_probe", "atari_agent"},
     {
         "driver",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from plasticity import cli, configuration, fingerprint, results
+from plasticity import cli, configuration, freshness, results
 from plasticity.results import Run
 
 COMMITTED = [
@@ -24,7 +24,7 @@ def test_a_recorded_run_is_of_this_code_and_this_profile(run: Run) -> None:
     """
     experiment = cli.experiment(run.experiment)
     config = configuration.from_dict(experiment.Config, run.config)
-    assert fingerprint.is_fresh(run.provenance, experiment)
+    assert freshness.is_fresh(run.provenance, experiment)
     if run.label == run.profile:  # settings of its own have a folder of their own
         assert config == experiment.PROFILES[run.profile]
     assert run.provenance["uncommitted_source"] is False

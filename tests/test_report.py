@@ -158,10 +158,10 @@ def test_a_run_and_the_table_of_runs_say_that_it_was_reproduced(
     assert report.run_table({"toy": toy}).code.tolist() == ["changed since"]
     assert "Reproduced" not in report.provenance(run)
     entry = {
-        "code": "now", "commit": "d" * 40, "uncommitted_source": False, "seeds": [0],
-        "numbers": 12_345, "date": "2026-02-03T10:00:00+00:00",
+        "by": "reproduction", "code": "now", "commit": "d" * 40, "uncommitted_source": False,
+        "seeds": [0], "numbers": 12_345, "date": "2026-02-03T10:00:00+00:00",
     }  # fmt: skip
-    run = results.add_reproduction(run, entry)
+    run = results.add_proof(run, entry)
     assert report.run_table({"toy": toy}).code.tolist() == ["reproduced to the bit"]
     assert (
         " Reproduced by commit `dddddddddd` on 2026-02-03: 12,345 numbers of seed 0, every one "

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import toy
 
-from plasticity import checkpoints, cli, configuration, driver, fingerprint, reproduction, results
+from plasticity import checkpoints, cli, configuration, driver, freshness, reproduction, results
 
 
 @pytest.fixture
@@ -51,24 +51,25 @@ def reproduce(**options: Any) -> reproduction.Reproduction:
 def test_other_code_with_the_same_bits_makes_the_run_fresh(
     recorded: results.Run, edited: None, runs: Path
 ) -> None:
-    assert not fingerprint.is_fresh(recorded.provenance, toy)
+    assert not freshness.is_fresh(recorded.provenance, toy)
     found = reproduce()
     assert (found.seeds, found.rows, found.arrays) == ((0,), 2 * 6, 2)
     assert found.numbers == 2 * 6 + 2 * 6 * 64
-    (entry,) = found.run.provenance["reproduced"]
+    (entry,) = found.run.provenance["proofs"]
     assert set(entry) == {
-        "code", "commit", "uncommitted_source", "packages", "device", "seeds", "numbers", "date",
+        "by", "code", "commit", "uncommitted_source", "packages", "device", "seeds", "numbers",
+        "date",
     }  # fmt: skip
     assert (entry["code"], entry["seeds"], entry["numbers"]) == ("generalised", [0], found.numbers)
-    assert fingerprint.is_fresh(found.run.provenance, toy)
-    assert {**found.run.provenance, "reproduced": None} == {
+    assert freshness.is_fresh(found.run.provenance, toy)
+    assert {**found.run.provenance, "proofs": None} == {
         **recorded.provenance,
-        "reproduced": None,
+        "proofs": None,
     }
     assert [path.name for path in (runs / "toy" / "quick" / "reproducing").iterdir()] == ["lock"]
     again = driver.run(toy, toy.Config(), "quick", workers=0)  # not run: reused
     assert again.provenance == found.run.provenance
-    assert len(reproduce().run.provenance["reproduced"]) == 2
+    assert len(reproduce().run.provenance["proofs"]) == 2
 
 
 @pytest.mark.usefixtures("edited", "forget")
@@ -91,7 +92,7 @@ def test_a_changed_constant_is_found_and_nothing_is_written(
     ):
         reproduce()
     assert (runs / "toy" / "quick" / "run.json").read_bytes() == written
-    assert not fingerprint.is_fresh(results.load("toy", "quick").provenance, toy)
+    assert not freshness.is_fresh(results.load("toy", "quick").provenance, toy)
     assert [path.name for path in (runs / "toy" / "quick" / "reproducing").iterdir()] == ["lock"]
 
 
@@ -153,8 +154,8 @@ def test_a_run_recorded_again_meanwhile_keeps_its_provenance(
 ) -> None:
     results.write("toy", "quick", recorded.table[:-1], recorded.arrays, recorded.provenance)
     with pytest.raises(results.ResultsError, match="recorded again meanwhile"):
-        results.add_reproduction(recorded, {"code": "generalised"})
-    assert "reproduced" not in results.load("toy", "quick").provenance
+        results.add_proof(recorded, {"code": "generalised"})
+    assert "proofs" not in results.load("toy", "quick").provenance
 
 
 def test_a_bank_is_compared_too(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,10 +222,10 @@ def test_killed_with_its_workers_it_resumes_to_the_same_bits(
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert "reproduced" not in results.load("toy", run.label).provenance
+    assert "proofs" not in results.load("toy", run.label).provenance
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=True)
     assert int(done.stdout) == 2 * 8 + 2 * 8 * 64
-    (entry,) = results.load("toy", run.label).provenance["reproduced"]
+    (entry,) = results.load("toy", run.label).provenance["proofs"]
     assert entry["seeds"] == [0]
 
 

@@ -48,6 +48,10 @@ def load(config: Config) -> tuple[jax.Array, dict[str, object]]:
     return jnp.arange(config.size, dtype=jnp.float32), source
 
 
+def shapes(config: Config) -> Any:
+    return jax.eval_shape(lambda: jnp.arange(config.size, dtype=jnp.float32))
+
+
 def chunks(config: Config) -> int:
     return config.chunks
 

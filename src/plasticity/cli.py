@@ -26,7 +26,7 @@ from plasticity import (
     devices,
     driver,
     experiments,
-    fingerprint,
+    freshness,
     jobs,
     probed_agent,
     progress,
@@ -104,6 +104,16 @@ def _unit(options: argparse.Namespace) -> None:
     jobs.run_unit(module, config, options.profile, options.arm, options.seed)
 
 
+def _prove(options: argparse.Namespace) -> None:
+    module = experiment(options.name)
+    run = freshness.prove(module, options.profile)
+    arms = run.provenance["proofs"][-1]["arms"]
+    print(
+        f"{results.folder(run.experiment, run.label)}: the same programs in all {arms} arms, and "
+        "the same table of what they record"
+    )
+
+
 def _reproduce(options: argparse.Namespace) -> None:
     module = experiment(options.name)
     configuration.resolve(module.PROFILES, options.profile.partition("-")[0])  # names them if not
@@ -160,7 +170,7 @@ def _record(module: ModuleType, profile: str, found: dict[str, results.Run]) -> 
     if profile not in found:
         return "not recorded"
     provenance = found[profile].provenance
-    age = "" if fingerprint.is_fresh(provenance, module) else ", older than the code"
+    age = "" if freshness.is_fresh(provenance, module) else ", older than the code"
     return f"recorded {provenance['finished'][:10]} on {provenance['device']['kind']}{age}"
 
 
@@ -297,6 +307,15 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--arm", required=True, help="its arm")
     command.add_argument("--seed", type=int, required=True, help="its seed")
     command.set_defaults(command=_unit)
+
+    command = commands.add_parser(
+        "prove", help="prove without running anything that the code's programs are a run's"
+    )
+    command.add_argument("name", help="the experiment")
+    command.add_argument(
+        "--profile", required=True, help="laptop, gpu or paper, or the name of the run's folder"
+    )
+    command.set_defaults(command=_prove)
 
     command = commands.add_parser(
         "reproduce", help="prove with one seed that the code still gives a recorded run's bits"

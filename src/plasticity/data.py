@@ -115,6 +115,11 @@ def load(dataset: Dataset, n: int | None = None, seed: int = 0) -> Images:
     return Images(images.pixels[chosen], images.labels[chosen], {**images.source, "records": n})
 
 
+def shape(dataset: Dataset) -> tuple[int, int, int]:
+    """The height, width and channels of a set's images, without reading any."""
+    return (28, 28, 1) if dataset.startswith("mnist") else (32, 32, 3)
+
+
 def synthetic(
     n: int, shape: tuple[int, int, int] = (28, 28, 1), classes: int = 10, seed: int = 0
 ) -> Images:

@@ -25,7 +25,14 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from plasticity import checkpoints, configuration, fingerprint, results, worker_pool
+from plasticity import (
+    checkpoints,
+    configuration,
+    fingerprint,
+    freshness,
+    results,
+    worker_pool,
+)
 from plasticity.results import Run
 from plasticity.worker_pool import Unit
 
@@ -53,6 +60,9 @@ class Experiment(Protocol):
 
     def load(self, config: Any) -> tuple[Any, dict[str, object]]:
         """Return the arrays that training only reads, for all arms, and where they come from."""
+
+    def shapes(self, config: Any) -> Any:
+        """Return what `load` would give one arm as shapes and types, without loading anything."""
 
     def start(self, config: Any, world: Any, key: jax.Array) -> Any:
         """Return the state before the first chunk. Pure; jitted by the driver."""
@@ -119,6 +129,8 @@ def run(
         fresh=fresh, workers=workers, checkpoint_seconds=checkpoint_seconds,
     ) as (records, provenance):  # fmt: skip
         table, arrays = module.summarize(config, records)
+        if profile != "quick":  # which is never committed: nobody will ask whether it is fresh
+            provenance["programs"] = freshness.programs(module, config)
         return results.write(name, label, table, arrays, {"profile": profile, **provenance})
 
 
@@ -129,7 +141,7 @@ def recorded(experiment: ModuleType, name: str, label: str, config: Any) -> Run 
         same = configuration.from_dict(type(config), found.config) == config
     except (FileNotFoundError, configuration.ConfigError):  # none, or one of fields since removed
         return None
-    return found if same and fingerprint.is_fresh(found.provenance, experiment) else None
+    return found if same and freshness.is_fresh(found.provenance, experiment) else None
 
 
 def interval(experiment: ModuleType) -> float:

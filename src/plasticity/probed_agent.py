@@ -129,6 +129,22 @@ def load(configs: Iterable[mdp_agent.AgentConfig]) -> tuple[World, dict[str, obj
     return World(images, labels, targets), source
 
 
+def shapes(config: mdp_agent.AgentConfig) -> World:
+    """Return the shapes and types of what `load` gives this arm, without loading anything."""
+
+    def array(*shape: int, kind: Any = jnp.float32) -> Any:
+        return jax.ShapeDtypeStruct(shape, kind)  # type: ignore[no-untyped-call]
+
+    n = config.n_images
+    images = {mdp_agent.image_key(config): array(n, *data.shape(config.dataset))}
+    labels = {mdp_agent.image_key(config): array(n, kind=jnp.int32)}
+    targets = {}
+    if isinstance(config, Config):
+        drawn = array(config.n_targets, n, classification_mdp.STATES)
+        targets[mdp_agent.network_key(config)] = drawn
+    return World(images, labels, targets)
+
+
 def draw_targets(config: Config, images: np.ndarray) -> np.ndarray:
     """Return the run's probe targets, (targets, images, actions); equal for all seeds and arms."""
     return probe.targets(

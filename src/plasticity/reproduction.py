@@ -65,7 +65,7 @@ def reproduce(
     """Run the first seed of every arm of a recorded run again and compare every number of it.
 
     It resumes after a kill, from its folder ``reproducing/`` in the run's. If all is equal, an
-    entry (code, commit, packages, device, seeds, numbers, date) goes to the list ``reproduced`` in
+    entry (code, commit, packages, device, seeds, numbers, date) goes to the list ``proofs`` in
     ``run.json``, and with this code the run is fresh. A run whose seeds were batched is compared
     with all of its seeds: the bits of a batch are those of the whole batch.
 
@@ -106,9 +106,9 @@ def reproduce(
         numbers = len(now) + sum(array.size for array in arrays.values())
         if not found:
             names = ("code", "commit", "uncommitted_source", "packages", "device", "seeds")
-            entry = {name: provenance[name] for name in names}
+            entry = {"by": "reproduction", **{name: provenance[name] for name in names}}
             entry |= {"numbers": numbers, "date": results.now()}
-            run = results.add_reproduction(run, entry)
+            run = results.add_proof(run, entry)
     if found:  # outside, so that the folder is emptied: changed code could not resume it
         raise NotReproduced(
             f"{_name(run)}: {sum(d.numbers for d in found):,} numbers are not those recorded, "

@@ -160,8 +160,8 @@ def write(
     return load(experiment, run_label)
 
 
-def add_reproduction(run: Run, entry: Mapping[str, Any]) -> Run:
-    """Append ``entry`` to the list ``reproduced`` of a run's provenance, atomically.
+def add_proof(run: Run, entry: Mapping[str, Any]) -> Run:
+    """Append ``entry`` to the list ``proofs`` of a run's provenance, atomically.
 
     Raises `ResultsError` if the folder holds another run by now: the entry would not be about it.
     """
@@ -169,8 +169,8 @@ def add_reproduction(run: Run, entry: Mapping[str, Any]) -> Run:
     path = folder(run.experiment, run.label) / "run.json"
     if found.provenance["sha256"] != run.provenance["sha256"]:
         raise ResultsError(f"{path} was recorded again meanwhile: what was compared is gone")
-    entries = [*found.provenance.get("reproduced", []), dict(entry)]
-    write_atomically(path, _json({**found.provenance, "reproduced": entries}))
+    entries = [*found.provenance.get("proofs", []), dict(entry)]
+    write_atomically(path, _json({**found.provenance, "proofs": entries}))
     return load(run.experiment, run.label)
 
 

@@ -20,7 +20,7 @@ from plasticity import (
     configuration,
     dqn,
     driver,
-    fingerprint,
+    freshness,
     gradient_covariance,
     mdp_agent,
     optimizers,
@@ -549,7 +549,7 @@ def test_recorded_runs_are_of_this_code_this_profile_and_these_data(run: Run) ->
     --fresh`.
     """
     config = configuration.from_dict(Config, run.config)
-    assert fingerprint.is_fresh(run.provenance, experiment)
+    assert freshness.is_fresh(run.provenance, experiment)
     assert config == experiment.PROFILES[run.profile]
     assert run.provenance["world"] == checkpoints.digest(experiment.load(config)[0])
     assert run.provenance["uncommitted_source"] is False

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plasticity import cli, configuration, fingerprint, probed_agent, results
+from plasticity import cli, configuration, freshness, probed_agent, results
 from plasticity.experiments import falsification as experiment
 from plasticity.experiments.falsification import Config
 from plasticity.results import Run
@@ -217,7 +217,7 @@ def test_recorded_runs_are_of_this_code_and_this_profile(run: Run) -> None:
     --fresh`.
     """
     config = configuration.from_dict(Config, run.config)
-    assert fingerprint.is_fresh(run.provenance, experiment)
+    assert freshness.is_fresh(run.provenance, experiment)
     assert config == experiment.PROFILES[run.profile]
     assert run.provenance["uncommitted_source"] is False
     assert len(run.table.groupby(["arm", "seed"])) == len(experiment.arms(config)) * config.seeds

@@ -12,7 +12,7 @@ import optax
 import pandas as pd
 import pytest
 
-from plasticity import checkpoints, configuration, fingerprint, results, statistics
+from plasticity import checkpoints, configuration, freshness, results, statistics
 from plasticity.experiments import optimizer_instability as experiment
 from plasticity.experiments.optimizer_instability import Config
 from plasticity.results import Run
@@ -232,7 +232,7 @@ def test_recorded_runs_are_of_this_code_this_profile_and_these_data(run: Run) ->
     --fresh`.
     """
     config = configuration.from_dict(Config, run.config)
-    assert fingerprint.is_fresh(run.provenance, experiment)
+    assert freshness.is_fresh(run.provenance, experiment)
     assert config == experiment.PROFILES[run.profile]
     assert run.provenance["world"] == checkpoints.digest(experiment.load(config)[0])
     assert run.provenance["uncommitted_source"] is False

@@ -151,6 +151,11 @@ def load(config: Config) -> tuple[tuple[()], dict[str, object]]:
     }
 
 
+def shapes(config: Config) -> tuple[()]:
+    """Return that there is nothing to load."""
+    return ()
+
+
 def chunks(config: Config) -> int:
     """Return how many times `advance` is called: once a measurement, that of the start included."""
     return config.frames // config.chunk_frames + 1

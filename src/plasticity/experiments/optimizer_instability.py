@@ -8,6 +8,7 @@ one at a time, and the setting is varied to see how long the tuned optimizer las
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, cast
@@ -140,6 +141,15 @@ def load(config: Config) -> tuple[World, dict[str, object]]:
         jnp.asarray(data.standardise(images.pixels)), jnp.asarray(images.labels, jnp.int32)
     )
     return world, images.source
+
+
+def shapes(config: Config) -> World:
+    """Return the shapes and types of what `load` gives, without loading anything."""
+    pixels = (config.n_images, math.prod(data.shape(config.dataset)))
+    found: World = jax.eval_shape(
+        lambda: World(jnp.zeros(pixels), jnp.zeros(config.n_images, jnp.int32))
+    )
+    return found
 
 
 def chunks(config: Config) -> int:

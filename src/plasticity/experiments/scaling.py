@@ -97,6 +97,11 @@ def load(config: Config) -> tuple[World, dict[str, object]]:
     return probed_agent.load(replace(config, **changes) for changes in arms(config).values())
 
 
+def shapes(config: Config) -> World:
+    """Return the shapes and types of what `load` gives one arm, without loading anything."""
+    return probed_agent.shapes(config)
+
+
 def chunks(config: Config) -> int:
     """Return how many times `advance` is called."""
     return probed_agent.chunks(config)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from plasticity import claims, configuration, fingerprint, results
+from plasticity import claims, configuration, fingerprint, freshness, results
 from plasticity.claims import Verdict
 from plasticity.results import Run
 
@@ -41,19 +41,22 @@ def provenance(run: Run) -> str:
         f"`{p['data']['dataset']}` (from {p['data']['origin']}). "
         f"{_minutes(p['compute_seconds'])} of core time on {_device(run)}, "
         f"finished {p['finished'][:16].replace('T', ' ')} UTC, {commit}{changed}. "
-        f"Python {p['python']}, {packages}.{_reproduced(run)}\n:::"
+        f"Python {p['python']}, {packages}.{_proved(run)}\n:::"
     )
 
 
-def _reproduced(run: Run) -> str:
-    """Return a sentence on the newest proof that other code gives the same bits, if any."""
-    if not run.provenance.get("reproduced"):
+def _proved(run: Run) -> str:
+    """Return a sentence on the newest proof that other code gives the same run, if any."""
+    if not run.provenance.get("proofs"):
         return ""
-    newest = run.provenance["reproduced"][-1]
+    newest = run.provenance["proofs"][-1]
     commit = f"commit `{newest['commit'][:10]}`" if newest["commit"] else "no commit"
     changed = " with uncommitted changes" if newest["uncommitted_source"] else ""
+    by = f"{commit}{changed} on {newest['date'][:10]}"
+    if newest["by"] == "programs":
+        return f" Its programs, those of all {newest['arms']} arms, are the same at {by}."
     return (
-        f" Reproduced by {commit}{changed} on {newest['date'][:10]}: {newest['numbers']:,} numbers "
+        f" Reproduced by {by}: {newest['numbers']:,} numbers "
         f"of seed {_seeds(newest['seeds'])}, every one equal to the bit."
     )
 
@@ -162,11 +165,15 @@ def run_table(experiments: Mapping[str, ModuleType]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+PROOFS = {
+    "digest": "as it ran", "programs": "the same programs", "reproduction": "reproduced to the bit",
+    None: "changed since",
+}  # fmt: skip
+"""What a table says of the code by what proves it: see `plasticity.freshness.proof`."""
+
+
 def _freshness(run: Run, experiment: ModuleType) -> str:
-    if run.provenance["code"] == fingerprint.code_digest(experiment):
-        return "as it ran"
-    fresh = fingerprint.is_fresh(run.provenance, experiment)
-    return "reproduced to the bit" if fresh else "changed since"
+    return PROOFS[freshness.proof(run.provenance, fingerprint.code_digest(experiment))]
 
 
 def machine() -> pd.DataFrame:

@@ -1,0 +1,236 @@
+"""What jitted functions compute, as hashes that know nothing of names, places and orders.
+
+Every value of a traced program gets the hash of the operation that makes it, of its settings and of
+the hashes of its operands, down to the inputs. So code may move, be split into functions, rename
+what it likes, carry its state in another order or beside parts that no result needs, and results
+keep their hashes. With one operation less, another constant or two operands swapped they do not.
+
+The values that a loop carries depend on themselves. Their hashes are refined, as the states of
+automata are when these are compared: first each is the hash of its initial value, then, `ROUNDS`
+times over, that of the initial value and of what the loop's body makes of it.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+ROUNDS = 2
+"""Refinements of what a loop carries.
+
+The first tells apart what is updated by different rules, such as Adam's two moments, which begin as
+equal zeros; the second what is updated from the wrong one of these.
+"""
+
+CALLS = (
+    "jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "custom_jvp_call",
+    "custom_vjp_call", "custom_vmap_call",
+)  # fmt: skip
+"""Primitives that do nothing but call a program: its operations count as if they stood there."""
+
+Program = Any
+"""A ``Jaxpr`` or ``ClosedJaxpr`` of `jax.extend.core`."""
+
+
+def recorded(
+    start: Callable[..., Any],
+    advance: Callable[..., Any],
+    world: Any,
+    of_callback: Callable[[Any], str],
+) -> dict[str, str]:
+    """Return the hash of each quantity that ``advance`` records, by its name.
+
+    Quantities are functions of the world and the random key: ``state = start(world, key)``, then
+    ``state, record = advance(world, state)`` as often as there are chunks. Nothing is computed.
+
+    Args:
+        start, advance: those of an experiment, without the configuration.
+        world: what training reads; shapes and types will do.
+        of_callback: returns the hash of a function that a program calls on the host.
+
+    Raises ValueError if two arrays of ``world`` that a quantity reads have one shape and type: they
+    would pass for each other.
+    """
+    flow = _Dataflow(of_callback)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    started, state = jax.make_jaxpr(start, return_shape=True)(world, key)
+    stepped, (_, record) = jax.make_jaxpr(advance, return_shape=True)(world, state)
+    read = [_hash("world", leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(world)]
+    used = _inputs_used(started)[: len(read)], _inputs_used(stepped)[: len(read)]
+    alike = [name for name, *uses in zip(read, *used, strict=True) if any(uses)]
+    if len(set(alike)) < len(alike):
+        raise ValueError("two arrays of the world that are read have one shape and type")
+    begun = flow.outputs(started, [*read, _hash("key")])
+    labels = flow.refined(stepped, read, begun, [])
+    made = flow.outputs(stepped, [*read, *labels])[len(begun) :]
+    names = sorted(record)  # as jax orders the leaves of a dict
+    return dict(zip(names, made, strict=True))
+
+
+def _hash(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _inputs_used(program: Program) -> list[bool]:
+    """Return for each input whether any operation reads it."""
+    inner = program.jaxpr
+    read = {id(atom) for eqn in inner.eqns for atom in eqn.invars}
+    return [id(variable) in read for variable in inner.invars]
+
+
+class _Dataflow:
+    """Hashes values; keeps what it wrote of each operation's settings, which loops visit often."""
+
+    def __init__(self, of_callback: Callable[[Any], str]) -> None:
+        self.of_callback = of_callback
+        self.settings: dict[int, tuple[Any, str]] = {}  # the operation is kept, or its id is reused
+
+    def outputs(self, program: Program, inputs: Sequence[str]) -> list[str]:
+        """Return the hashes of a program's outputs, from those of its inputs."""
+        inner = program.jaxpr if isinstance(program, core.ClosedJaxpr) else program
+        constants = [_constant(array) for array in getattr(program, "consts", ())]
+        known = dict(zip([*inner.constvars, *inner.invars], [*constants, *inputs], strict=True))
+
+        def read(atom: Any) -> str:
+            if hasattr(atom, "val"):  # a literal
+                return _literal(np.asarray(atom.val, atom.aval.dtype))
+            return str(known[atom])
+
+        for eqn in inner.eqns:
+            made = self.equation(eqn, [read(atom) for atom in eqn.invars])
+            known |= zip(eqn.outvars, made, strict=True)
+        return [read(atom) for atom in inner.outvars]
+
+    def equation(self, eqn: Any, operands: list[str]) -> list[str]:
+        """Return the hashes of what one operation makes."""
+        name, params = eqn.primitive.name, eqn.params
+        if name in CALLS:
+            inner = next(v for v in params.values() if isinstance(v, core.ClosedJaxpr | core.Jaxpr))
+            return self.outputs(inner, operands)
+        if name == "cond":
+            return self.branches(params["branches"], operands)
+        if name == "scan":
+            return self.scan(params, operands)
+        if name == "while":
+            return self.loop(params, operands)
+        if id(eqn) not in self.settings:
+            self.settings[id(eqn)] = eqn, self.written(params)
+        whole = _hash(name, self.settings[id(eqn)][1], operands)
+        return [_hash(whole, k) for k in range(len(eqn.outvars))]
+
+    def branches(self, branches: Sequence[Program], operands: list[str]) -> list[str]:
+        """What is the same in every branch of a conditional does not depend on the condition."""
+        each = [self.outputs(branch, operands[1:]) for branch in branches]
+        return [
+            ways[0] if len(set(ways)) == 1 else _hash("cond", operands[0], ways)
+            for ways in zip(*each, strict=True)
+        ]
+
+    def scan(self, params: Mapping[str, Any], operands: list[str]) -> list[str]:
+        """A loop of known length. Integers that only count are what they count up to."""
+        consts, carried = params["num_consts"], params["num_carry"]
+        fixed, starts = operands[:consts], operands[consts : consts + carried]
+        slices = [_hash("slice", operand) for operand in operands[consts + carried :]]
+        body, how = params["jaxpr"], (params["length"], params["reverse"])
+        labels = self.refined(body, fixed, starts, slices)
+        made = self.outputs(body, [*fixed, *labels, *slices])
+        ends = [
+            counted or _hash("scan", how, label)
+            for label, counted in zip(
+                labels, self.counted(body, consts, starts, params["length"]), strict=True
+            )
+        ]
+        return ends + [_hash("stacked", how, y) for y in made[carried:]]
+
+    def loop(self, params: Mapping[str, Any], operands: list[str]) -> list[str]:
+        """A loop that goes on as long as a condition holds."""
+        tests, fixed = params["cond_nconsts"], params["body_nconsts"]
+        starts = operands[tests + fixed :]
+        labels = self.refined(params["body_jaxpr"], operands[tests : tests + fixed], starts, [])
+        (going_on,) = self.outputs(params["cond_jaxpr"], [*operands[:tests], *labels])
+        return [_hash("while", going_on, label) for label in labels]
+
+    def refined(
+        self, body: Program, fixed: list[str], starts: list[str], slices: list[str]
+    ) -> list[str]:
+        """Return the hashes of carried values, as the body sees them."""
+        labels = [_hash("carried", start) for start in starts]
+        for _ in range(ROUNDS):
+            made = self.outputs(body, [*fixed, *labels, *slices])
+            labels = [
+                label if label == after else _hash("carried", start, after)
+                for start, label, after in zip(starts, labels, made, strict=False)
+            ]
+        return labels
+
+    def counted(
+        self, body: Program, consts: int, starts: list[str], length: int
+    ) -> list[str | None]:
+        """Return, for each carried integer to which the body adds a constant, its value at the end.
+
+        It is the hash of start + length · constant, as if it were added at once; else None.
+        """
+        inner = body.jaxpr
+        makers = {id(variable): eqn for eqn in inner.eqns for variable in eqn.outvars}
+        ends: list[str | None] = []
+        for k, start in enumerate(starts):
+            own, eqn = inner.invars[consts + k], makers.get(id(inner.outvars[k]))
+            counts = (
+                eqn is not None
+                and eqn.primitive.name == "add"
+                and eqn.invars[0] is own
+                and isinstance(eqn.invars[1], core.Literal)
+                and jnp.issubdtype(own.aval.dtype, jnp.integer)
+            )
+            if counts and eqn is not None:
+                step = eqn.invars[1]
+                total = _literal(np.asarray(int(step.val) * length, step.aval.dtype))
+                whole = _hash("add", self.written(eqn.params), [start, total])
+                ends.append(_hash(whole, 0))
+            else:
+                ends.append(None)
+        return ends
+
+    def written(self, value: Any) -> str:
+        """Write the settings of an operation so that equal ones are equal in every process."""
+        if isinstance(value, Mapping):
+            return ",".join(f"{k}={self.written(value[k])}" for k in sorted(value, key=str))
+        if isinstance(value, core.ClosedJaxpr | core.Jaxpr):
+            inner = value.jaxpr if isinstance(value, core.ClosedJaxpr) else value
+            inputs = [_hash("input", k) for k in range(len(inner.invars))]
+            return _hash("program", self.outputs(value, inputs))
+        if isinstance(value, tuple | list):
+            return f"({','.join(map(self.written, value))})"
+        if isinstance(value, np.ndarray | jax.Array):
+            return _constant(value)
+        if isinstance(value, np.dtype):
+            return str(value)
+        if isinstance(value, type):
+            return value.__name__
+        if callable(value) and not isinstance(value, enum.Enum):
+            return self.of_callback(value)
+        text = repr(value)
+        if " at 0x" in text:
+            raise NotImplementedError(f"a setting of a primitive without a stable text: {text}")
+        return text
+
+
+def _constant(array: Any) -> str:
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        array = jax.random.key_data(array)
+    array = np.asarray(array)
+    if array.ndim == 0:
+        return _literal(array)
+    content = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+    return _hash("constant", str(array.dtype), array.shape, content)
+
+
+def _literal(array: np.ndarray) -> str:
+    return _hash("literal", str(array.dtype), array.tolist())
