@@ -74,7 +74,7 @@ def test_equal_seeds_give_equal_bits_and_other_seeds_others(runs: Path) -> None:
 def test_a_batch_of_seeds_measures_what_single_seeds_do(runs: Path) -> None:
     config, work = toy.Config(), runs / "batched"
     single = run_here(config)
-    for unit in driver.units(toy, config, batched=True):  # type: ignore[arg-type]
+    for unit in driver.units_of(toy, config, batched=True):  # type: ignore[arg-type]
         assert list(driver.advance_unit(toy, config, unit, work, 0.0))[-1] == 6  # type: ignore[arg-type]
         lanes = driver._lanes(unit, checkpoints.UnitFolder(work, *unit).records())
         for seed, record in lanes.items():
@@ -122,7 +122,7 @@ def test_killed_again_and_again_it_resumes_to_the_same_bits(runs: Path, tmp_path
 
 def chunks_done(config: toy.Config, work: Path) -> int:
     """Return the chunks behind the newest states of all units."""
-    units = driver.units(toy, config, batched=False)  # type: ignore[arg-type]
+    units = driver.units_of(toy, config, batched=False)  # type: ignore[arg-type]
     return sum(checkpoints.UnitFolder(work, *unit).chunks_done() for unit in units)
 
 

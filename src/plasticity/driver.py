@@ -185,7 +185,7 @@ def measured(
         checkpoints.open_header(work, header)
         # A data error shows here, once, before any worker starts.
         world, source = load(experiment, config)
-        parts = units(module, config, header["execution"]["batched"])
+        parts = units_of(module, config, header["execution"]["batched"])
         left = [unit for unit in parts if not is_done(module, config, unit, work)]
         failed: dict[Unit, str] = {}
         if left and in_workers:
@@ -259,7 +259,7 @@ def _discard(work: Path) -> None:
             path.unlink()
 
 
-def units(module: Experiment, config: Any, batched: bool) -> list[Unit]:
+def units_of(module: Experiment, config: Any, batched: bool) -> list[Unit]:
     """Return the parts of a run: each arm on each seed, or on all seeds at once if ``batched``."""
     lanes = [tuple(_seeds(config))] if batched else [(seed,) for seed in _seeds(config)]
     return [Unit(arm, lane) for arm in module.arms(config) for lane in lanes]

@@ -29,7 +29,7 @@ def unfinished(
     folder = results.folder(name, label)
     if driver.recorded(experiment, name, label, config):
         return folder, []
-    parts = driver.units(module, config, batched=False)
+    parts = driver.units_of(module, config, batched=False)
     work = folder / "unfinished"
     return folder, [unit for unit in parts if not driver.is_done(module, config, unit, work)]
 
@@ -57,7 +57,7 @@ def run_unit(
     """
     module = cast(driver.Experiment, experiment)
     unit = worker_pool.Unit(arm, (seed,))
-    parts = driver.units(module, config, batched=False)
+    parts = driver.units_of(module, config, batched=False)
     if unit not in parts:
         arms = ", ".join(module.arms(config))
         seeds = ", ".join(str(part.seeds[0]) for part in parts if part.arm == parts[0].arm)

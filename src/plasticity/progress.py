@@ -63,7 +63,7 @@ def arms(module: ModuleType, work: Path) -> list[Arm]:
     """
     experiment, config, batched = _what(module, work)
     by_arm: dict[str, list[worker_pool.Unit]] = {}
-    for unit in driver.units(experiment, config, batched):
+    for unit in driver.units_of(experiment, config, batched):
         by_arm.setdefault(unit.arm, []).append(unit)
     return [
         _arm(work, units, experiment.chunks(driver.arm_config(experiment, config, name)))

@@ -226,7 +226,7 @@ def test_killed_and_resumed_a_run_gives_the_bits_of_an_unbroken_one(runs: Path) 
                 experiment, TINY, "quick", workers=0, reuse=False, checkpoint_seconds=0.0
             )  # fmt: skip
     (work,) = runs.glob("atari_layer_norm/*/unfinished")
-    unit = driver.units(experiment, TINY, batched=False)[0]  # type: ignore[arg-type]
+    unit = driver.units_of(experiment, TINY, batched=False)[0]  # type: ignore[arg-type]
     assert 1 <= checkpoints.UnitFolder(work, *unit).chunks_done() < 3
     jitted_atari._environments.cache_clear()
     again = driver.run(experiment, TINY, "quick", workers=0, reuse=False, checkpoint_seconds=0.0)

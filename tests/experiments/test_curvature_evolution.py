@@ -526,7 +526,7 @@ def test_interrupted_and_resumed_the_driver_records_what_was_measured(
         with pytest.raises(KeyboardInterrupt):
             driver.run(experiment, TINY, "quick", workers=0, checkpoint_seconds=0.0)
     (work,) = runs.glob("curvature_evolution/*/unfinished")
-    (unit,) = driver.units(experiment, TINY, batched=False)  # type: ignore[arg-type]
+    (unit,) = driver.units_of(experiment, TINY, batched=False)  # type: ignore[arg-type]
     assert 1 <= checkpoints.UnitFolder(work, *unit).chunks_done() < 7
     recorded = driver.run(experiment, TINY, "quick", workers=0)
     table, arrays = experiment.summarize(TINY, {("agent", 0): stacked(life)})
