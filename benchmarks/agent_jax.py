@@ -1,6 +1,6 @@
 """Our ways to train and probe agents: `dqn.train` and `probe.fit_all` as the experiments call them.
 
-`plasticity.probed_agent` makes the agents, so that what is timed is what is run.
+`plasticity.chapters.probing.probed_agent` makes the agents, so that what is timed is what is run.
 """
 
 from __future__ import annotations
@@ -19,17 +19,11 @@ import numpy as np
 from agent_task import CHECK_PERIOD, PROBE_CHECK_STEPS, Case, Settings, World
 from task import CHECK_STEPS, Task, in_double
 
-from plasticity import (
-    classification_mdp,
-    devices,
-    dqn,
-    losses,
-    mdp_agent,
-    optimizers,
-    probe,
-    probed_agent,
-    replay,
-)
+from plasticity import devices
+from plasticity.agents import dqn, losses, mdp_agent, optimizers, replay
+from plasticity.chapters.probing import probed_agent
+from plasticity.measure import probe
+from plasticity.worlds import classification_mdp
 
 SEED = 0
 

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import agent_jax
+import comparisons
 import rounds
 from agent_task import Case, Settings
 from rounds import Agreement, Benchmark, Group
 
-from plasticity import comparisons, probe
+from plasticity.measure.probe import STEPS, TARGETS
 
 # Pinned processes run the code of those on all cores: one of the two is checked.
 AGREEMENTS = {
@@ -105,10 +106,10 @@ def run(sizes: Sizes, folder: Path) -> tuple[Benchmark, dict[str, Any]]:
         "agent": Settings(*world.settings.tolist())._asdict(),
         "adam": dict(zip(("learning_rate", "b1", "b2", "eps"), world.adam.tolist(), strict=True)),
         "extrapolation": (
-            f"A whole probe has {probe.TARGETS} targets and {probe.STEPS} steps each. Rates come "
+            f"A whole probe has {TARGETS} targets and {STEPS} steps each. Rates come "
             f"from fits of {sizes.probe.steps} steps, where the one or two passes over all inputs "
-            f"that frame a fit weigh {probe.STEPS / sizes.probe.steps:g} times what they weigh in "
-            f"a whole one: {probe.TARGETS * probe.STEPS} steps at these rates take too long, if "
+            f"that frame a fit weigh {STEPS / sizes.probe.steps:g} times what they weigh in "
+            f"a whole one: {TARGETS * STEPS} steps at these rates take too long, if "
             "anything."
         ),
     }

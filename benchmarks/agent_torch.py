@@ -113,7 +113,7 @@ class Updates(Learner):
 
 
 class Environment:
-    """The true-label problem in NumPy, as `plasticity.environments` has it but without checks."""
+    """The true-label problem in NumPy, as `gymnasium_api` has it, without checks."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, draw: np.random.Generator) -> None:
         self.images, self.draw = images, draw

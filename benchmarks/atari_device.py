@@ -30,7 +30,9 @@ import pandas as pd
 from atari_task import Case
 from rounds import beginning, record, say
 
-from plasticity import atari, atari_agent, jitted_atari
+from plasticity.agents import atari_agent
+from plasticity.worlds import atari
+from plasticity.worlds import atari_callback as jitted_atari
 
 HERE = Path(__file__).parent
 
@@ -54,7 +56,7 @@ TOY = Sizes(
 
 
 class Instant:
-    """What `plasticity.atari.Environments` is to `jitted_atari`, but that it takes no time."""
+    """Games that take no time, in place of `plasticity.worlds.atari.Environments`."""
 
     def __init__(self, game: str, copies: int, preprocessing: atari.Preprocessing) -> None:
         emulators = atari.Environments(game, copies, preprocessing)

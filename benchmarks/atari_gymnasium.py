@@ -17,12 +17,12 @@ from gymnasium.vector import SyncVectorEnv
 from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation, TransformReward
 from task import Task
 
-from plasticity import paper
+from plasticity.worlds import atari
 
 
 def make(case: Case, no_ops: int = 30) -> SyncVectorEnv:
     """Return the case's environments: skipped, grey, shrunk, stacked, rewards clipped."""
-    scores = paper.atari_scores().set_index("game")
+    scores = atari.scores().set_index("game")
 
     def one() -> gymnasium.Env:
         game = gymnasium.make(

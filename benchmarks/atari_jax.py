@@ -1,6 +1,6 @@
 """Our ways to step Atari games and to train on them: `double_dqn.train` as the experiment calls it.
 
-`plasticity.atari_agent` makes the agents, so that what is timed is what is run.
+`plasticity.agents.atari_agent` makes the agents, so that what is timed is what is run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import numpy as np
 from atari_task import CHECK_PERIOD, STACK, Case, Settings, World, batch_type
 from task import CHECK_STEPS, Task, in_double
 
-from plasticity import atari, atari_agent, double_dqn, frame_replay, jitted_atari
+from plasticity.agents import atari_agent, double_dqn, frame_replay
+from plasticity.worlds import atari, atari_callback
 
 SEED = 0
 
@@ -164,7 +165,7 @@ class Jitted:
         self.stacks = pushed(before, seen)
 
     @staticmethod
-    def play(games: jitted_atari.Emulators, keep: bool, begun: Any, actions: Any) -> Any:
+    def play(games: atari_callback.Emulators, keep: bool, begun: Any, actions: Any) -> Any:
         """Take the actions; return what is seen at each step too, if it is to be kept."""
 
         def step(carry: Any, action: Any) -> Any:
@@ -191,7 +192,7 @@ class Jitted:
         return [np.asarray(part, np.float32) for part in found]
 
 
-def pushed(stacks: Any, seen: jitted_atari.Step) -> Any:
+def pushed(stacks: Any, seen: atari_callback.Step) -> Any:
     """Return the stacks with a new frame each; those of a new episode begin with zeros."""
     before = jnp.where(seen.first[:, None, None, None], 0, stacks[:, 1:])
     return jnp.concatenate([before, seen.frame[:, None]], axis=1)
@@ -235,7 +236,7 @@ class Agents(Learner):
     def over_agents(self, function: Callable[..., Any]) -> Callable[..., Any]:
         return function if self.agents == 1 else jax.vmap(function)
 
-    def begin(self, seed: Any) -> tuple[double_dqn.State, jitted_atari.State]:
+    def begin(self, seed: Any) -> tuple[double_dqn.State, atari_callback.State]:
         """Return an agent without networks that has seen what came of random actions."""
         key, action_key = jax.random.split(jax.random.key(seed))
         ticket, seen = self.games.reset(seed[None])
@@ -253,7 +254,7 @@ class Agents(Learner):
         return state._replace(buffer=buffer), self.games.state(ticket)
 
     def train(self, agent: double_dqn.Agent, states: Any, stretch: int, stretches: Any) -> Any:
-        def one(state: double_dqn.State, emulators: jitted_atari.State) -> Any:
+        def one(state: double_dqn.State, emulators: atari_callback.State) -> Any:
             ticket = self.games.resume(emulators)
             found = double_dqn.train(agent, self.games, state, ticket, stretch, stretches)
             return found[0], self.games.state(found[1])

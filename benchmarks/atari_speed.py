@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import atari_jax
+import comparisons
 import rounds
 from atari_task import Case, Settings
 from rounds import Agreement, Benchmark, Group
-
-from plasticity import comparisons
 
 # Pinned processes run the code of those on all cores: one of the two is checked.
 AGREEMENTS = {

@@ -1,4 +1,4 @@
-"""Our ways to take curvature: `plasticity.curvature` and `plasticity.gradient_covariance`.
+"""Our ways to take curvature: `plasticity.measure.curvature` and `plasticity.measure.gradients`.
 
 And their peers in JAX: Lanczos' method of matfree, and gradients by example from vmap.
 """
@@ -20,7 +20,10 @@ from curvature_task import OUTPUTS, Case, Density, World, density
 from jax.flatten_util import ravel_pytree
 from task import CHECK_STEPS, Task, in_double
 
-from plasticity import curvature, devices, dqn, gradient_covariance, mdp_agent, probed_agent
+from plasticity import devices
+from plasticity.agents import dqn, mdp_agent
+from plasticity.chapters.probing import probed_agent
+from plasticity.measure import curvature, inner_products, lanczos
 
 SEED = 0
 PIECES = 5
@@ -96,10 +99,8 @@ class Spectra(Network):
         return curvature.spectrum(operator, key, self.case.order)
 
     def from_start(self, params: Any, batch: Any, start: Any) -> Any:
-        found = curvature.lanczos(
-            curvature.hessian(self.loss, params, batch), start, self.case.order
-        )
-        return curvature.ritz(found.diagonal, found.off_diagonal)
+        found = lanczos.lanczos(curvature.hessian(self.loss, params, batch), start, self.case.order)
+        return lanczos.ritz(found.diagonal, found.off_diagonal)
 
     def block(self) -> int:
         self.blocks += 1
@@ -156,7 +157,7 @@ class Grams(Network):
         return jnp.mean((found.output - targets) ** 2, axis=1)
 
     def gram(self, params: Any, inputs: Any, targets: Any) -> Any:
-        return gradient_covariance.gram(self.network, params, inputs, self.losses, targets)
+        return inner_products.gram(self.network, params, inputs, self.losses, targets)
 
     def prepare(self) -> None:
         """Compile, and run nothing."""

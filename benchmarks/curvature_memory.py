@@ -19,7 +19,7 @@ import numpy as np
 from curvature_task import Case, World
 from task import read_world
 
-from plasticity import gradient_covariance
+from plasticity.measure import gradients
 
 
 def resident() -> int:
@@ -38,7 +38,7 @@ def main(case: str, contender: str, world: str, output: str) -> None:
     gram = task.run()
     # The largest size ever: if compiling took more than computing, the rise is overstated.
     rise = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-    np.save(output, np.asarray(gradient_covariance.covariance(gram).cosines))
+    np.save(output, np.asarray(gradients.covariance(gram).cosines))
     print(json.dumps({"rise": rise}))
 
 

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import comparisons
 import curvature_jax
 import numpy as np
 import rounds
@@ -24,8 +25,7 @@ from curvature_task import Case, Density
 from rounds import HERE, Agreement, Benchmark, Group
 from task import in_double, read_world
 
-from plasticity import comparisons
-from plasticity.experiments import falsification
+from plasticity.chapters.falsification import run as falsification
 
 AGREEMENTS = {
     # It adds 1e-6 to every norm that it divides by.

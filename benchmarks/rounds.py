@@ -22,11 +22,14 @@ from time import perf_counter
 from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
+import comparisons
 import numpy as np
 import pandas as pd
+import speed
 from task import TOLERANCE, Case, distance, read_world, write_world
 
-from plasticity import comparisons, results, speed
+from plasticity.runs.files import write_atomically
+from plasticity.runs.origin import environment, now
 
 HERE = Path(__file__).parent
 
@@ -63,7 +66,7 @@ class Contender:
         self.table, self.name = table, name
         cores: list[int | None] = [None]
         if "pinned" in name:
-            cores = list(sorted(os.sched_getaffinity(0)))  # as `plasticity.driver` does
+            cores = list(sorted(os.sched_getaffinity(0)))  # as `plasticity.runs.driver` does
         environment = {
             **os.environ,
             "JAX_PLATFORMS": "cpu",
@@ -289,12 +292,12 @@ def beginning(peers: Iterable[str] = ()) -> dict[str, Any]:
 
     A commit in the meantime is not what ran.
     """
-    environment = results.environment()
+    machine = environment()
     for peer in peers:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            environment["packages"][peer] = importlib.metadata.version(peer)
+            machine["packages"][peer] = importlib.metadata.version(peer)
     # The load: runnable processes, average of the last minute.
-    return {**environment, "began": results.now(), "load_before": round(os.getloadavg()[0], 2)}
+    return {**machine, "began": now(), "load_before": round(os.getloadavg()[0], 2)}
 
 
 def record(
@@ -310,11 +313,11 @@ def record(
     """
     table = pd.DataFrame(rows).to_csv(index=False).encode()
     machine = {
-        **begun, "finished": results.now(), **found, "sha256": hashlib.sha256(table).hexdigest(),
+        **begun, "finished": now(), **found, "sha256": hashlib.sha256(table).hexdigest(),
     }  # fmt: skip
     text = json.dumps(machine, indent=1, ensure_ascii=False) + "\n"
-    results.write_atomically(folder / f"{name}.csv", table)
-    results.write_atomically(folder / f"{name}.json", text.encode())
+    write_atomically(folder / f"{name}.csv", table)
+    write_atomically(folder / f"{name}.json", text.encode())
 
 
 def main(

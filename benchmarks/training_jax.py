@@ -12,9 +12,10 @@ import numpy as np
 from task import CHECK_STEPS, Task
 from training_task import Case, World
 
-from plasticity import data, optimizers
-from plasticity.experiments import optimizer_instability
-from plasticity.experiments.optimizer_instability import Config, State, train
+from plasticity.agents import optimizers
+from plasticity.chapters.optimizer_instability import run as optimizer_instability
+from plasticity.chapters.optimizer_instability.run import Config, State, train
+from plasticity.worlds import image_sets
 
 SEED = 0
 
@@ -33,7 +34,7 @@ def make_world(case: Case) -> World:
     key = jax.random.key(SEED)
     params = start(config, world, key).params
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
-    labels = data.random_labels(key, case.n_images)
+    labels = image_sets.random_labels(key, case.n_images)
     adam = np.array([config.learning_rate, config.b1, config.b2, config.eps])
     return World(np.asarray(world.inputs), np.asarray(labels), leaves, adam)
 

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import comparisons
 import rounds
 import training_jax
 from rounds import Agreement, Benchmark, Group
 from training_task import Case
-
-from plasticity import comparisons
 
 AGREEMENTS = {
     # The Python loop is `train` too, on other minibatches.

@@ -24,8 +24,9 @@ import jax
 import pandas as pd
 from rounds import beginning, record
 
-from plasticity import dqn, mdp_agent, probed_agent
-from plasticity.experiments import scaling
+from plasticity.agents import dqn, mdp_agent
+from plasticity.chapters.probing import probed_agent
+from plasticity.chapters.scaling import run as scaling
 
 HERE = Path(__file__).parent
 TURNS, STEPS = 3, 100

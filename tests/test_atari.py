@@ -19,7 +19,8 @@ from ale_py import vector_env
 from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
 from scipy import sparse, stats
 
-from plasticity import atari, frame_replay, paper
+from plasticity.agents import frame_replay
+from plasticity.worlds import atari
 
 HAS_OPENCV = importlib.util.find_spec("cv2") is not None
 add = jax.jit(frame_replay.add, donate_argnums=0)
@@ -90,7 +91,7 @@ def begin(env: Any, no_ops: int) -> np.ndarray:
 def test_frames_rewards_and_ends_are_gymnasiums(
     game: str, frames_passed: dict[int, int], opencv: None
 ) -> None:
-    scores = paper.atari_scores().set_index("game")
+    scores = atari.scores().set_index("game")
     reference = by_gymnasium(str(scores.ale_id[game]))
     games = atari.Environments(game, 1)
     assert games.actions == reference.action_space.n

@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from plasticity import paper, report
-from plasticity.figures import atari as figures
-from plasticity.figures.style import Figure
-from plasticity.results import Run
+from plasticity.chapters import printed
+from plasticity.chapters.atari_layer_norm import figures as atari_layer_norm_figures
+from plasticity.chapters.atari_layer_norm import words as atari_layer_norm_words
+from plasticity.chapters.style import Figure
+from plasticity.runs.results import Run
 from plasticity.statistics import UNKNOWN, Interval
 
 DATA = {"records": 2, "full_set": 57, "dataset": "Atari", "what": "games"}
@@ -69,7 +70,7 @@ def written(figure: Figure) -> str:
 
 
 def test_screens_are_those_of_the_first_seed_in_the_order_of_time(run: Run) -> None:
-    figure = figures.screens(run)
+    figure = atari_layer_norm_figures.screens(run)
     shown = [axes.images[0].get_array() for axes in figure.axes]
     assert len(shown) == 4 * 4
     for k, name in enumerate(run.table.arm.unique()):
@@ -81,10 +82,10 @@ def test_screens_are_those_of_the_first_seed_in_the_order_of_time(run: Run) -> N
 
 
 def test_every_bar_of_the_paper_and_ours_at_their_games() -> None:
-    bars = paper.atari_improvements()
+    bars = printed.atari_improvements()
     ours = pd.DataFrame({"game": ["freeway", "pong"], "improvement": [0.25, np.nan]})
     run = Run("atari_layer_norm", "quick", pd.DataFrame(), {}, PROVENANCE)
-    (axes,) = figures.improvements(run, ours, bars).axes
+    (axes,) = atari_layer_norm_figures.improvements(run, ours, bars).axes
     np.testing.assert_array_equal(
         [patch.get_width() for patch in axes.patches], bars.improvement_percent
     )
@@ -97,7 +98,7 @@ def test_every_bar_of_the_paper_and_ours_at_their_games() -> None:
 
 
 def test_curves_have_a_column_a_game_and_a_line_a_variant(run: Run) -> None:
-    figure = figures.curves(run)
+    figure = atari_layer_norm_figures.curves(run)
     assert len(figure.axes) == 6
     top, learning = figure.axes[0], figure.axes[2]
     assert learning.get_ylim() == (-2_199_900, 199_900 - 1_000), "what is missing sets no limits"
@@ -110,7 +111,7 @@ def test_curves_have_a_column_a_game_and_a_line_a_variant(run: Run) -> None:
 
 
 def test_covariances_stand_in_blocks_with_their_scores(run: Run) -> None:
-    figure = figures.covariances(run, agents(), "freeway")
+    figure = atari_layer_norm_figures.covariances(run, agents(), "freeway")
     maps = [axes.images[0].get_array() for axes in figure.axes if axes.images]
     assert len(maps) == 4
     for shown in maps:
@@ -122,7 +123,7 @@ def test_covariances_stand_in_blocks_with_their_scores(run: Run) -> None:
 
 def test_relations_have_a_mark_an_agent_and_a_line_a_pair(run: Run) -> None:
     table = agents().assign(normalised=0.5, collinearity=0.3, sharpness=[2.0, 4, 8, 16] * 2)
-    collinear, sharp = figures.relations(run, table).axes
+    collinear, sharp = atari_layer_norm_figures.relations(run, table).axes
     for axes, metric in ((collinear, "collinearity"), (sharp, "sharpness")):
         marks = {
             line.get_marker(): line.get_ydata() for line in axes.lines if line.get_marker() in "so"
@@ -136,7 +137,7 @@ def test_relations_have_a_mark_an_agent_and_a_line_a_pair(run: Run) -> None:
 
 
 def test_spectra_have_the_largest_eigenvalue_as_their_unit(run: Run) -> None:
-    figure = figures.spectra(run, "pong")
+    figure = atari_layer_norm_figures.spectra(run, "pong")
     without, with_norm = figure.axes
     for axes in figure.axes:
         assert len(axes.lines) == 2
@@ -150,7 +151,7 @@ def test_spectra_have_the_largest_eigenvalue_as_their_unit(run: Run) -> None:
 
 
 def test_tables_in_words() -> None:
-    table = report.improvement_table(
+    table = atari_layer_norm_words.improvement_table(
         pd.DataFrame(
             {
                 "game": ["space_invaders", "pong"],
@@ -170,9 +171,11 @@ def test_tables_in_words() -> None:
         normalised=-0.001, learned=[True, False] * 4, collinearity=0.456, sharpness=12.3456,
         td_loss=0.0123,
     )  # fmt: skip
-    first = report.agent_table(rows).iloc[0].tolist()
+    first = atari_layer_norm_words.agent_table(rows).iloc[0].tolist()
     assert first == ["freeway", "without", 3, "30.0", "0.00", "yes", "0.46", "12.3", "0.012"]
-    said = report.games_needed({"more improve": 20, "more than 60 % improve": 39}, 1)
+    said = atari_layer_norm_words.games_needed(
+        {"more improve": 20, "more than 60 % improve": 39}, 1
+    )
     assert "20 to see that more improve and 39 to see" in said and "played 1." in said
 
 
@@ -182,7 +185,7 @@ def test_days_on_a_device_are_those_of_its_fastest_layout() -> None:
     )
     machine = {"device": {"kind": "some GPU", "cores": 16}}
     frames = 86_400 * 25_000  # a day of it
-    assert report.days_on_device(rates, machine, frames, agents=3) == (
+    assert atari_layer_norm_words.days_on_device(rates, machine, frames, agents=3) == (
         "On one some GPU with 16 cores, where agents play and learn from 25,000 frames a second in "
         "all at best, 3 agents of 2,160,000,000 frames would take 3 days, measurements left out."
     )

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from plasticity import atari, atari_results, configuration, paper
-from plasticity.experiments import atari_layer_norm as experiment
-from plasticity.results import Run
+from plasticity import configuration
+from plasticity.chapters.atari_layer_norm import judge as atari_layer_norm_judge
+from plasticity.chapters.atari_layer_norm import run as atari_layer_norm
+from plasticity.runs.results import Run
+from plasticity.worlds import atari
 
 
 def made_up(scores: dict[tuple[str, bool, int], dict[str, float]], **changes: Any) -> Run:
@@ -19,16 +21,16 @@ def made_up(scores: dict[tuple[str, bool, int], dict[str, float]], **changes: An
     for (game, norm, seed), metrics in scores.items():
         for name, value in metrics.items():
             for step, late in ((0, 0.0), (1, value)):
-                arm = experiment.arm_name(game, norm)
+                arm = atari_layer_norm.arm_name(game, norm)
                 rows.append((arm, game, norm, seed, step, name, late))
     columns = ["arm", "game", "layer_norm", "seed", "step", "metric", "value"]
-    config = configuration.to_dict(replace(experiment.PROFILES["quick"], **changes))
+    config = configuration.to_dict(replace(atari_layer_norm.PROFILES["quick"], **changes))
     provenance = {"profile": "quick", "config": config}
     return Run("atari_layer_norm", "quick", pd.DataFrame(rows, columns=columns), {}, provenance)
 
 
 def agent(normalised: float, game: str, collinearity: float, sharpness: float) -> dict[str, float]:
-    player = paper.atari_scores().set_index("game").loc[game]
+    player = atari.scores().set_index("game").loc[game]
     score = player["random"] + normalised * (player["human"] - player["random"])
     return {"score": score, "collinearity": collinearity, "sharpness": sharpness}
 
@@ -46,7 +48,9 @@ def pairs(games: tuple[str, ...], gains: list[float]) -> Run:
 
 
 def test_improvements_are_those_that_were_put_in() -> None:
-    table = atari_results.improvements(pairs(("pong", "freeway"), [0.2, -0.1])).set_index("game")
+    table = atari_layer_norm_judge.improvements(pairs(("pong", "freeway"), [0.2, -0.1])).set_index(
+        "game"
+    )
     np.testing.assert_allclose(table.improvement, [0.2, -0.1], rtol=1e-6)
     np.testing.assert_allclose(table.paper, [-0.001, 0.407])
     np.testing.assert_allclose(table.with_norm["freeway"].estimate, 0.4 * 29.6, rtol=1e-6)
@@ -54,15 +58,17 @@ def test_improvements_are_those_that_were_put_in() -> None:
 
 def test_many_games_decide_and_one_does_not() -> None:
     games = atari.GAMES[:40]
-    assert atari_results.judge_layer_norm(pairs(games, [0.1] * 40)).status == "supported"
-    assert atari_results.judge_layer_norm(pairs(games, [-0.1] * 40)).status == "contradicted"
+    assert atari_layer_norm_judge.judge_layer_norm(pairs(games, [0.1] * 40)).status == "supported"
+    assert (
+        atari_layer_norm_judge.judge_layer_norm(pairs(games, [-0.1] * 40)).status == "contradicted"
+    )
     mixed = [0.1, -0.1] * 20
-    assert atari_results.judge_layer_norm(pairs(games, mixed)).status == "inconclusive"
-    assert atari_results.judge_layer_norm(pairs(("pong",), [0.3])).status == "inconclusive"
+    assert atari_layer_norm_judge.judge_layer_norm(pairs(games, mixed)).status == "inconclusive"
+    assert atari_layer_norm_judge.judge_layer_norm(pairs(("pong",), [0.3])).status == "inconclusive"
 
 
 def test_how_many_games_it_takes() -> None:
-    assert list(atari_results.games_needed().values()) == [20, 39]
+    assert list(atari_layer_norm_judge.games_needed().values()) == [20, 39]
 
 
 def learners(collinear: bool, related: bool = False) -> Run:
@@ -79,20 +85,22 @@ def learners(collinear: bool, related: bool = False) -> Run:
 
 
 def test_collinear_gradients_are_judged_between_learners_and_others() -> None:
-    assert atari_results.judge_collinear(learners(True)).status == "supported"
-    assert atari_results.judge_collinear(learners(False)).status == "inconclusive"
+    assert atari_layer_norm_judge.judge_collinear(learners(True)).status == "supported"
+    assert atari_layer_norm_judge.judge_collinear(learners(False)).status == "inconclusive"
     # all learned: nobody can tell
-    assert atari_results.judge_collinear(pairs(("pong",), [0.1])).status == "inconclusive"
+    assert atari_layer_norm_judge.judge_collinear(pairs(("pong",), [0.1])).status == "inconclusive"
 
 
 def test_a_relation_of_the_hessian_is_told_if_it_is_strong() -> None:
-    assert atari_results.judge_hessian(learners(True, related=True)).status == "contradicted"
-    assert atari_results.judge_hessian(learners(True)).status == "inconclusive"
+    assert (
+        atari_layer_norm_judge.judge_hessian(learners(True, related=True)).status == "contradicted"
+    )
+    assert atari_layer_norm_judge.judge_hessian(learners(True)).status == "inconclusive"
 
 
 def test_claims_are_those_of_the_ledger() -> None:
     run = pairs(("pong",), [0.1])
-    for name, judge in atari_results.CLAIMS.items():
+    for name, judge in atari_layer_norm_judge.CLAIMS.items():
         assert judge(run).claim.id == name
         assert judge(run).claim.experiment == "atari_layer_norm"
 
@@ -101,7 +109,7 @@ def test_a_late_score_is_the_mean_over_the_last_fifth() -> None:
     run = made_up({("pong", False, 0): agent(0.0, "pong", 0.5, 1.0)})
     first = run.table[run.table.step == 0]
     table = pd.concat([first.assign(step=k, value=float(k)) for k in range(10)])
-    (row,) = atari_results.agents(replace(run, table=table)).to_dict("records")
+    (row,) = atari_layer_norm_judge.agents(replace(run, table=table)).to_dict("records")
     assert row["score"] == row["sharpness"] == 8.5
     np.testing.assert_allclose(row["normalised"], (8.5 + 20.7) / (14.6 + 20.7))
     assert row["learned"]

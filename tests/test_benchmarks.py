@@ -10,12 +10,14 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import comparisons
 import jax
 import numpy as np
 import pandas as pd
 import pytest
+import speed
 
-from plasticity import comparisons, results, speed
+from plasticity.runs import files, origin, results
 
 BENCHMARKS = ("training_speed", "agent_speed", "curvature_speed", "atari_speed")
 
@@ -535,7 +537,7 @@ def test_a_benchmark_names_the_commit_that_it_began_with(
 ) -> None:
     """Half an hour later the checkout may be another."""
     rounds, commits = benchmark_module("rounds"), ["began", "later"]
-    real = results.environment()
+    real = origin.environment()
     monkeypatch.setattr(results, "environment", lambda: {**real, "commit": commits[0]})
     monkeypatch.setattr(sys, "argv", ["curvature_speed.py", "--output", str(tmp_path)])
     document = {"idle_cpu_share": 0.0, "failed": {}}
@@ -723,7 +725,7 @@ def test_runs_from_end_to_end_at_toy_size(
     assert all("torch" in why or "opencv" in why for why in machine["failed"].values())
     assert (table.steps_per_second > 0).all()
     (tmp_path / f"{benchmark}.csv").write_text("table,contender\n")
-    with pytest.raises(results.ResultsError, match="make bench"):
+    with pytest.raises(files.ResultsError, match="make bench"):
         speed.read(tmp_path, benchmark)
 
 

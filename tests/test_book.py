@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from plasticity import cli, results
+from plasticity import cli
+from plasticity.runs import results
 
 REPOSITORY = Path(__file__).parents[1]
 SOURCE = REPOSITORY / "src" / "plasticity"

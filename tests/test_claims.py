@@ -6,8 +6,8 @@ from typing import Literal
 
 import pytest
 
-from plasticity import claims
-from plasticity.claims import Condition, decide
+from plasticity.chapters import claims
+from plasticity.chapters.claims import Condition, decide
 from plasticity.statistics import UNKNOWN, Interval
 
 HIGH, LOW, WIDE = Interval(0.9, 0.8, 1.0, 5), Interval(0.1, 0.0, 0.2, 5), Interval(0.5, 0.1, 0.9, 5)

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from plasticity import classification_mdp
-from plasticity.classification_mdp import MDP, STATES, VARIANTS, Variant
+from plasticity.worlds import classification_mdp
+from plasticity.worlds.classification_mdp import MDP, STATES, VARIANTS, Variant
 
 EPS = float(np.finfo(np.float64).eps)
 KEY = jax.random.key(0)

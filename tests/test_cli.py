@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from plasticity import checkpoints, cli, configuration, cost, results
-from plasticity.experiments import interventions
-from plasticity.experiments import optimizer_instability as experiment
+from plasticity import cli, configuration
+from plasticity.chapters.interventions import run as interventions
+from plasticity.chapters.optimizer_instability import run as optimizer_instability
+from plasticity.runs import checkpoints, cost, results
 
 TINY = [
     "--set", "n_images=50", "--set", "width=8", "--set", "batch_size=8",
@@ -62,14 +63,14 @@ def test_run_then_list_then_status(runs: Path, capsys: pytest.CaptureFixture[str
     assert cli.main(["list"]) == 0
     out = capsys.readouterr().out
     assert "estimated from" in out
-    for profile in experiment.PROFILES:
+    for profile in optimizer_instability.PROFILES:
         assert f"  {profile}" in out
 
 
 def test_status_tells_how_far_an_unfinished_run_is(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = experiment.PROFILES["quick"]
+    config = optimizer_instability.PROFILES["quick"]
     work = runs / "optimizer_instability" / "quick" / "unfinished"
     header = {
         "config": configuration.to_dict(config),
@@ -175,9 +176,11 @@ def test_a_chapter_runs_at_the_profiles_that_are_recorded(
 def test_costs_are_those_of_the_machine(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = experiment.PROFILES["paper"]
-    arms = [type(config)(**{**vars(config), **c}) for c in experiment.arms(config).values()]
-    hours = 2 * sum(experiment.flops(arm) for arm in arms) / 1e12 / 3600
+    config = optimizer_instability.PROFILES["paper"]
+    arms = [
+        type(config)(**{**vars(config), **c}) for c in optimizer_instability.arms(config).values()
+    ]
+    hours = 2 * sum(optimizer_instability.flops(arm) for arm in arms) / 1e12 / 3600
     rate = cost.Rate(1e12, 20.0, 7, "default", "quick")
     monkeypatch.setattr(cost, "measure_on_a_core", lambda *arguments: rate)
     assert cli.main(["cost", "optimizer_instability", "--profile", "paper", "--seeds", "2"]) == 0

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 import toy
 
-from plasticity import checkpoints, configuration, cost
-from plasticity.results import Run
+from plasticity import configuration
+from plasticity.runs import checkpoints, cost
+from plasticity.runs.results import Run
 
 RATE = cost.Rate(operations=64.0, seconds=1.0, chunks=3, arm="narrow", profile="quick")
 

@@ -12,8 +12,9 @@ import pytest
 from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
-from plasticity import curvature, networks
-from plasticity.curvature import Operator
+from plasticity.measure import curvature, lanczos
+from plasticity.measure.lanczos import Operator
+from plasticity.networks.architectures import architectures
 
 KEY = jax.random.key(0)
 EPS32 = float(np.finfo(np.float32).eps)
@@ -35,12 +36,12 @@ class Transformer(nn.Module):
 
 NETWORKS: dict[str, tuple[Callable[[Any, Any], Any], nn.Module, tuple[int, ...]]] = {}
 for name, network, shape in (
-    ("mlp", networks.MLP((6, 5), 3), (7,)),
-    ("mlp with layer norm", networks.MLP((6, 5), 3, layer_norm=True), (7,)),
-    ("cnn", networks.CNN(3, (2, 3), widths=(5,)), (6, 5, 2)),
+    ("mlp", architectures.MLP((6, 5), 3), (7,)),
+    ("mlp with layer norm", architectures.MLP((6, 5), 3, layer_norm=True), (7,)),
+    ("cnn", architectures.CNN(3, (2, 3), widths=(5,)), (6, 5, 2)),
     ("transformer", Transformer(), (5, 3)),
 ):
-    outputs = network.apply if name == "transformer" else networks.predictions(network)
+    outputs = network.apply if name == "transformer" else architectures.predictions(network)
     NETWORKS[name] = (outputs, network, shape)
 
 
@@ -146,7 +147,7 @@ def test_the_identity_that_defines_lanczos(name: str, order: int, double: None) 
     """A Qᵀ = Qᵀ T + r e_kᵀ, rows of Q orthonormal or, after an early end, zero."""
     dense, operator = of_spectrum(SPECTRA[name])
     start = jnp.asarray(np.random.default_rng(2).normal(size=60))
-    found = jax.jit(curvature.lanczos, static_argnums=(0, 2))(operator, start, order)
+    found = jax.jit(lanczos.lanczos, static_argnums=(0, 2))(operator, start, order)
     q, t = np.asarray(found.basis), np.diag(found.diagonal)
     t = t + np.diag(found.off_diagonal, 1) + np.diag(found.off_diagonal, -1)
     r = np.zeros((60, order))
@@ -164,10 +165,10 @@ def test_no_ghosts_in_single_precision(order: int) -> None:
     """Orthogonal to rounding after convergence, where plain Lanczos repeats its outliers."""
     values = np.concatenate([np.linspace(0, 1, 190), np.geomspace(10, 1000, 10)])
     _, operator = of_spectrum(values, np.float32)
-    found = curvature.lanczos(operator, jax.random.normal(KEY, (200,)), order)
+    found = lanczos.lanczos(operator, jax.random.normal(KEY, (200,)), order)
     overlap = np.asarray(found.basis @ found.basis.T)
     np.testing.assert_allclose(overlap, np.eye(order), atol=20 * EPS32)
-    nodes = np.asarray(curvature.ritz(found.diagonal, found.off_diagonal)[0])
+    nodes = np.asarray(lanczos.ritz(found.diagonal, found.off_diagonal)[0])
     assert (nodes > 5).sum() == 10
     np.testing.assert_allclose(nodes[-10:], values[-10:], rtol=1e-4)
 
@@ -202,7 +203,7 @@ def test_too_few_products_are_reported() -> None:
 def test_easy_spectra_take_few_products() -> None:
     values = np.concatenate([np.zeros(290), np.geomspace(1, 1000, 10)])
     _, operator = of_spectrum(values, np.float32)
-    assert curvature.extremes(operator, KEY).products == curvature.BLOCK
+    assert curvature.extremes(operator, KEY).products == lanczos.BLOCK
 
 
 # Densities.
@@ -303,7 +304,7 @@ def test_sizes_that_cannot_be_are_refused() -> None:
     operator = curvature.hessian(plane, W, BATCH)
     for order in (0, 3):
         with pytest.raises(ValueError, match=f"order = {order}: must lie between 1 and .* 2"):
-            curvature.lanczos(operator, jnp.ones(2), order)
+            lanczos.lanczos(operator, jnp.ones(2), order)
         with pytest.raises(ValueError, match=f"order = {order}"):
             curvature.spectrum(operator, KEY, order)
     with pytest.raises(ValueError, match="probes = 0"):

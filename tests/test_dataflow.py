@@ -11,7 +11,7 @@ import optax
 import pytest
 from jax.extend import core
 
-from plasticity import dataflow
+from plasticity.runs import dataflow
 
 World = tuple[jax.Array, jax.Array]
 WORLD: World = (jnp.ones((6, 3)), jnp.arange(6))

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from plasticity import atari, double_dqn, frame_replay, jitted_atari
-from plasticity.double_dqn import Agent, Learned, State
+from plasticity.agents import double_dqn, frame_replay
+from plasticity.agents.double_dqn import Agent, Learned, State
+from plasticity.worlds import atari, atari_callback
 
 KEY = jax.random.key(0)
 SHORT = atari.Preprocessing(size=20, episode_frames=60, stack=2)  # episodes of 15 steps
-GAMES = jitted_atari.Emulators("pong", 1, SHORT)
+GAMES = atari_callback.Emulators("pong", 1, SHORT)
 SEED = np.array([5], np.int32)
 
 
@@ -204,7 +205,7 @@ def test_the_loop_is_that_of_dqn_zoo() -> None:
 def test_pieces_are_the_whole_to_the_bit() -> None:
     whole = trained(*begun(KEY), 6)
     piece = trained(*begun(KEY), 2)
-    jitted_atari._environments.cache_clear()  # another process
+    atari_callback._environments.cache_clear()  # another process
     rest = trained(*piece[:2], 4)
     for a, b in zip(jax.tree.leaves(whole[:2]), jax.tree.leaves(rest[:2]), strict=True):
         if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
@@ -235,7 +236,7 @@ def test_a_stretch_must_end_at_every_target_update() -> None:
 @pytest.mark.parametrize("action", [2, 3])
 def test_an_evaluation_is_an_episode_of_each_copy(action: int) -> None:
     """A network that always prefers one action, against the emulators by hand."""
-    stage = jitted_atari.Emulators("pong", 2, replace(SHORT, episode_frames=300), "evaluation")
+    stage = atari_callback.Emulators("pong", 2, replace(SHORT, episode_frames=300), "evaluation")
     params = {"w": jnp.zeros((800, 6)), "b": jnp.zeros(6).at[action].set(1.0)}
     play = jax.jit(lambda params: double_dqn.evaluate(LOOP, stage, params, KEY, 0.0, 2))
     found = play(params)

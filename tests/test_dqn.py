@@ -16,9 +16,10 @@ import optax
 import pytest
 from hurried import compiled
 
-from plasticity import classification_mdp, dqn, replay
-from plasticity.classification_mdp import MDP, VARIANTS, Variant
-from plasticity.dqn import Agent, State
+from plasticity.agents import dqn, replay
+from plasticity.agents.dqn import Agent, State
+from plasticity.worlds import classification_mdp
+from plasticity.worlds.classification_mdp import MDP, VARIANTS, Variant
 
 KEY = jax.random.key(0)
 N, PIXELS = 60, 6

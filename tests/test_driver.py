@@ -17,7 +17,10 @@ import numpy as np
 import pytest
 import toy
 
-from plasticity import checkpoints, configuration, driver, results, worker_pool
+from plasticity import configuration
+from plasticity.runs import checkpoints, driver, pool, results
+from plasticity.runs.files import ResultsError
+from plasticity.runs.units import UnitsFailed, _lanes, advance_unit, compiled, units_of
 
 CHILD = """
 import json, sys
@@ -74,9 +77,9 @@ def test_equal_seeds_give_equal_bits_and_other_seeds_others(runs: Path) -> None:
 def test_a_batch_of_seeds_measures_what_single_seeds_do(runs: Path) -> None:
     config, work = toy.Config(), runs / "batched"
     single = run_here(config)
-    for unit in driver.units_of(toy, config, batched=True):  # type: ignore[arg-type]
-        assert list(driver.advance_unit(toy, config, unit, work, 0.0))[-1] == 6  # type: ignore[arg-type]
-        lanes = driver._lanes(unit, checkpoints.UnitFolder(work, *unit).records())
+    for unit in units_of(toy, config, batched=True):  # type: ignore[arg-type]
+        assert list(advance_unit(toy, config, unit, work, 0.0))[-1] == 6  # type: ignore[arg-type]
+        lanes = _lanes(unit, checkpoints.UnitFolder(work, *unit).records())
         for seed, record in lanes.items():
             np.testing.assert_allclose(
                 record["position"], single.arrays[unit.arm][seed], rtol=1e-5, atol=1e-4
@@ -89,7 +92,7 @@ def test_reuses_a_recorded_run_only_if_configuration_and_code_are_the_same(
     first = run_here(toy.Config())
     assert run_here(toy.Config()).provenance == first.provenance
     assert run_here(toy.Config(), reuse=False).provenance["began"] >= first.provenance["began"]
-    monkeypatch.setattr("plasticity.fingerprint.code_digest", lambda module: "edited")
+    monkeypatch.setattr("plasticity.runs.fingerprint.code_digest", lambda module: "edited")
     assert run_here(toy.Config()).provenance["code"] == "edited"
 
 
@@ -122,7 +125,7 @@ def test_killed_again_and_again_it_resumes_to_the_same_bits(runs: Path, tmp_path
 
 def chunks_done(config: toy.Config, work: Path) -> int:
     """Return the chunks behind the newest states of all units."""
-    units = driver.units_of(toy, config, batched=False)  # type: ignore[arg-type]
+    units = units_of(toy, config, batched=False)  # type: ignore[arg-type]
     return sum(checkpoints.UnitFolder(work, *unit).chunks_done() for unit in units)
 
 
@@ -196,7 +199,7 @@ def test_an_unfinished_run_of_another_configuration_or_code_is_not_resumed(
         run_here(toy.Config())
     assert run_here(toy.Config(), fresh=True).config["scale"] == 1.0
     interrupt(dataclasses.replace(toy.Config(), scale=4.0), runs, 3)
-    monkeypatch.setattr("plasticity.fingerprint.code_digest", lambda module: "edited")
+    monkeypatch.setattr("plasticity.runs.fingerprint.code_digest", lambda module: "edited")
     with pytest.raises(checkpoints.CheckpointError, match="another code"):
         run_here(dataclasses.replace(toy.Config(), scale=4.0))
 
@@ -210,7 +213,7 @@ def test_a_kill_while_a_run_is_discarded_leaves_its_header(
     def killed(path: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("plasticity.driver.shutil.rmtree", killed)
+    monkeypatch.setattr("plasticity.runs.driver.shutil.rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
         run_here(toy.Config(), fresh=True)
     assert (work / "header.json").exists() and (work / "narrow").exists()
@@ -235,7 +238,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_serves(
             path.unlink()
         else:
             path.write_bytes(content[: len(content) // 2] if damage == "truncate" else content)
-    with pytest.raises(driver.UnitsFailed, match=r"is damaged.*checkpoint before it"):
+    with pytest.raises(UnitsFailed, match=r"is damaged.*checkpoint before it"):
         run_here(toy.Config())
     shutil.rmtree(state)
     assert run_here(toy.Config()).provenance["sha256"] == expected
@@ -263,7 +266,7 @@ def test_two_drivers_do_not_share_a_folder(runs: Path, monkeypatch: pytest.Monke
 
 def test_an_unwritable_folder_is_named(runs: Path) -> None:
     runs.write_text("a file where the folder should be")
-    with pytest.raises(results.ResultsError, match=r"cannot write .*PLASTICITY_RUNS"):
+    with pytest.raises(ResultsError, match=r"cannot write .*PLASTICITY_RUNS"):
         run_here(toy.Config())
 
 
@@ -275,7 +278,7 @@ def test_a_full_disk_is_named_and_nothing_is_lost(runs: Path, limit: int) -> Non
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
-        with pytest.raises(results.ResultsError, match="Free space"):
+        with pytest.raises(ResultsError, match="Free space"):
             run_here(dataclasses.replace(config, size=60_000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -289,7 +292,7 @@ def test_one_failed_arm_does_not_spoil_the_others(
 ) -> None:
     config = toy.Config(fail_arm="wide", chunks=2)
     monkeypatch.syspath_prepend(Path(__file__).parent)
-    with pytest.raises(driver.UnitsFailed, match=r"(?s)2 of 4 units failed.*told to fail"):
+    with pytest.raises(UnitsFailed, match=r"(?s)2 of 4 units failed.*told to fail"):
         driver.run(toy, config, "quick")
     work = results.folder("toy", results.label(toy.PROFILES, "quick", config)) / "unfinished"
     assert checkpoints.UnitFolder(work, "narrow", (1,)).chunks_done() == 2
@@ -301,7 +304,7 @@ def test_an_edited_result_is_not_believed(runs: Path) -> None:
     run_here(toy.Config())
     path = runs / "toy" / "quick" / "results.csv"
     path.write_text(path.read_text().replace("narrow", "Narrow"))
-    with pytest.raises(results.ResultsError, match=r"results.csv is not what the run wrote"):
+    with pytest.raises(ResultsError, match=r"results.csv is not what the run wrote"):
         results.load("toy", "quick")
 
 
@@ -313,8 +316,8 @@ def test_an_empty_selection_is_an_error(runs: Path) -> None:
 
 
 def test_workers_keep_to_an_arm_that_they_have_compiled() -> None:
-    parts = [worker_pool.Unit(arm, (seed,)) for arm in "abc" for seed in range(3)]
-    waiting = worker_pool.Waiting(parts)
+    parts = [pool.Unit(arm, (seed,)) for arm in "abc" for seed in range(3)]
+    waiting = pool.Waiting(parts)
     first, second = waiting.take(None), waiting.take(None)
     assert first is not None and second is not None
     assert (first.arm, second.arm) == ("a", "b")
@@ -328,14 +331,14 @@ def test_what_was_compiled_for_an_arm_goes_when_the_next_begins(runs: Path) -> N
     config = toy.Config(seeds=2)
     assert len(toy.arms(config)) > 1
     driver.run(toy, config, "quick", workers=0)
-    start, advance = driver.compiled(toy, batched=False)
+    start, advance = compiled(toy, batched=False)
     assert start._cache_size() == advance._cache_size() == 1  # type: ignore[attr-defined]
 
 
 def test_a_worker_helps_with_the_last_arm() -> None:
-    waiting = worker_pool.Waiting([worker_pool.Unit("a", (seed,)) for seed in range(2)])
+    waiting = pool.Waiting([pool.Unit("a", (seed,)) for seed in range(2)])
     assert waiting.take(None) is not None
-    assert waiting.take("other") == worker_pool.Unit("a", (1,))
+    assert waiting.take("other") == pool.Unit("a", (1,))
 
 
 def test_an_experiment_says_how_often_it_is_checkpointed(

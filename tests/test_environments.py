@@ -18,11 +18,12 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from scipy import stats
 
-from plasticity import classification_mdp, data, environments
-from plasticity.classification_mdp import VARIANTS, Variant
-from plasticity.environments import ClassificationEnv
+from plasticity.worlds import classification_mdp, gymnasium_api, image_sets
+from plasticity.worlds import gymnasium_api as environments
+from plasticity.worlds.classification_mdp import VARIANTS, Variant
+from plasticity.worlds.gymnasium_api import ClassificationEnv
 
-IMAGES = data.synthetic(100, (4, 5, 3))
+IMAGES = image_sets.synthetic(100, (4, 5, 3))
 STEPS = 20_000
 
 each_variant = pytest.mark.parametrize("variant", VARIANTS)
@@ -63,7 +64,7 @@ def test_the_checker_of_gymnasium_has_no_complaint(
     variant: Variant, render_mode: str | None
 ) -> None:
     """Its warnings are errors here, as all are."""
-    name = environments.IDS[variant]
+    name = gymnasium_api.IDS[variant]
     env = gymnasium.make(name, images=IMAGES, render_mode=render_mode)
     check_env(env.unwrapped)
     env.reset(seed=0)
@@ -83,18 +84,18 @@ def test_the_checker_is_heard() -> None:
 
 @each_variant
 def test_registered_environments_truncate_and_never_terminate(variant: Variant) -> None:
-    env = gymnasium.make(environments.IDS[variant], images=IMAGES)
+    env = gymnasium.make(gymnasium_api.IDS[variant], images=IMAGES)
     env.reset(seed=0)
-    ends = [env.step(0)[2:4] for _ in range(environments.EPISODE)]
-    assert ends == [(False, False)] * (environments.EPISODE - 1) + [(False, True)]
-    endless = gymnasium.make(environments.IDS[variant], images=IMAGES, max_episode_steps=-1)
+    ends = [env.step(0)[2:4] for _ in range(gymnasium_api.EPISODE)]
+    assert ends == [(False, False)] * (gymnasium_api.EPISODE - 1) + [(False, True)]
+    endless = gymnasium.make(gymnasium_api.IDS[variant], images=IMAGES, max_episode_steps=-1)
     endless.reset(seed=0)
-    assert not any(endless.step(0)[3] for _ in range(environments.EPISODE + 1))
+    assert not any(endless.step(0)[3] for _ in range(gymnasium_api.EPISODE + 1))
 
 
 def test_registering_twice_does_no_harm() -> None:
-    specs = {name: gymnasium.spec(name) for name in environments.IDS.values()}
-    environments.register()
+    specs = {name: gymnasium.spec(name) for name in gymnasium_api.IDS.values()}
+    gymnasium_api.register()
     assert all(gymnasium.spec(name) is spec for name, spec in specs.items())
 
 
@@ -104,9 +105,8 @@ def test_one_line_makes_one_and_workers_can_be_forked() -> None:
     code = """
         import warnings; warnings.simplefilter("error")
         import gymnasium
-        env = gymnasium.make("plasticity.environments:plasticity/TrueLabel-v0", n_images=200)
-        assert env.reset(seed=0)[0].shape == (28, 28, 1)
-        several = gymnasium.make_vec(
+        env = gymnasium.make("plasticity.worlds.gymnasium_api:plasticity/TrueLabel-v0",
+        n_images=200) assert env.reset(seed=0)[0].shape == (28, 28, 1) several = gymnasium.make_vec(
             "plasticity/SparseReward-v0", num_envs=2, vectorization_mode="async", n_images=200
         )
         assert several.reset(seed=0)[0].shape == (2, 28, 28, 1)
@@ -186,7 +186,7 @@ def test_images_belong_to_their_state_and_are_equally_likely(walk: tuple[Variant
 
 def test_datasets_are_loaded_by_name() -> None:
     env = ClassificationEnv("true_label", n_images=60)
-    expected = data.load("mnist_5k", 60)
+    expected = image_sets.load("mnist_5k", 60)
     pixels, info = env.reset(seed=0)
     np.testing.assert_array_equal(pixels, expected.pixels[info["index"]])
     assert info["state"] == expected.labels[info["index"]]
@@ -201,7 +201,7 @@ def test_an_observation_may_be_written_to() -> None:
 
 
 def test_grey_images_are_rendered_in_three_equal_colours() -> None:
-    images = data.synthetic(60, (4, 5, 1))
+    images = image_sets.synthetic(60, (4, 5, 1))
     env = ClassificationEnv("true_label", images=images, render_mode="rgb_array")
     pixels, _ = env.reset(seed=0)
     np.testing.assert_array_equal(env.render(), np.repeat(pixels, 3, axis=2))
@@ -235,8 +235,8 @@ ELEVEN = IMAGES._replace(labels=np.where(np.arange(100) == 7, 10, IMAGES.labels)
         ({"images": IMAGES._replace(pixels=IMAGES.pixels[..., 0])}, r"not uint8 \(100, 4, 5\)"),
         ({"n_images": 60}, "n_images is for a dataset"),
         ({"render_mode": "human"}, "render_mode = 'human'"),
-        ({"render_mode": "rgb_array", "images": data.synthetic(60, (4, 4, 2))}, "2 channels"),
-        ({"images": data.synthetic(10), "variant": "random_label"}, "none may be missing"),
+        ({"render_mode": "rgb_array", "images": image_sets.synthetic(60, (4, 4, 2))}, "2 channels"),
+        ({"images": image_sets.synthetic(10), "variant": "random_label"}, "none may be missing"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -11,12 +11,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from plasticity.experiments.interventions import pareto
-from plasticity.figures import curvature as figures
-from plasticity.figures import heatmaps, interventions, scaling
-from plasticity.figures.curvature import Film
-from plasticity.figures.style import Figure
-from plasticity.results import Run
+from plasticity.chapters.curvature_evolution import figures as curvature_evolution_figures
+from plasticity.chapters.curvature_evolution.figures import Film
+from plasticity.chapters.interventions import figures as interventions_figures
+from plasticity.chapters.interventions import heatmaps
+from plasticity.chapters.interventions.judge import pareto
+from plasticity.chapters.scaling import figures as scaling_figures
+from plasticity.chapters.style import Figure
+from plasticity.runs.results import Run
 from plasticity.statistics import UNKNOWN, Interval
 
 DATA = {"records": 10, "full_set": 20, "dataset": "made up"}
@@ -40,7 +42,7 @@ def run() -> Run:
 @pytest.fixture(scope="module")
 def film(run: Run) -> Film:
     """The spectra of that run."""
-    return figures.spectra_film(run)
+    return curvature_evolution_figures.spectra_film(run)
 
 
 class Tags(HTMLParser):
@@ -90,7 +92,7 @@ def test_words_of_a_film_are_escaped() -> None:
 
 
 def test_the_axis_holds_every_seed(run: Run) -> None:
-    low, high = figures._range(run, [0, 1, 2])
+    low, high = curvature_evolution_figures._range(run, [0, 1, 2])
     nodes = np.concatenate([array.ravel() for n, array in run.arrays.items() if "nodes" in n])
     assert low < nodes.min() and high > nodes.max()
 
@@ -106,7 +108,7 @@ def lay_out(figure: Figure) -> None:
 
 
 def cell(name: str, change: Interval, paper: float = np.nan, **others: object) -> dict[str, object]:
-    """A row of `plasticity.experiments.interventions.cells`, made up."""
+    """A row of `plasticity.chapters.interventions.judge.cells`, made up."""
     return {
         "variant": "true_label", "dataset": "mnist_5k", "architecture": "mlp",
         "encoding": "regression", "intervention": name, "initial": Interval(0.1, 0.05, 0.15, 2),
@@ -184,7 +186,7 @@ def test_each_data_set_has_a_row_of_maps(run: Run, cells: pd.DataFrame) -> None:
 
 
 def test_levels_run_from_before_training_to_the_end(run: Run, cells: pd.DataFrame) -> None:
-    figure = interventions.levels(run, cells)
+    figure = interventions_figures.levels(run, cells)
     assert [axes.get_title("left") for axes in figure.axes] == [
         "MNIST · MLP\nregression output", "MNIST · CNN\nregression output",
         "MNIST · MLP\ntwo-hot output", "MNIST · CNN\ntwo-hot output",
@@ -215,7 +217,7 @@ def training() -> Run:
 
 
 def test_task_curves_leave_out_agents_that_diverged_and_count_them() -> None:
-    figure = interventions.task_curves(training())
+    figure = interventions_figures.task_curves(training())
     assert [axes.get_title("left") for axes in figure.axes] == [
         "MLP · true-label\nregression output", "MLP · true-label\ntwo-hot output",
     ]  # fmt: skip
@@ -227,7 +229,7 @@ def test_task_curves_leave_out_agents_that_diverged_and_count_them() -> None:
 
 
 def test_a_td_loss_has_geometric_means_on_a_logarithmic_axis() -> None:
-    figure = interventions.task_curves(training(), "td_loss", "mnist_5k")
+    figure = interventions_figures.task_curves(training(), "td_loss", "mnist_5k")
     axes = figure.axes[0]
     assert axes.get_yscale() == "log"
     np.testing.assert_allclose(axes.lines[0].get_ydata(), [np.sqrt(1000.0)] * 2)
@@ -236,11 +238,11 @@ def test_a_td_loss_has_geometric_means_on_a_logarithmic_axis() -> None:
     assert low < 10 and 100 < high < 1000, "an interval of two seeds is cut"
     lay_out(figure)
     with pytest.raises(KeyError, match="mnist_5k"):
-        interventions.task_curves(training(), dataset="cifar10_train")
+        interventions_figures.task_curves(training(), dataset="cifar10_train")
 
 
 def test_the_front_joins_what_is_beaten_by_none(run: Run, cells: pd.DataFrame) -> None:
-    figure = interventions.kept_against_task(run, cells, pareto)
+    figure = interventions_figures.kept_against_task(run, cells, pareto)
     assert [axes.get_title("left") for axes in figure.axes] == [
         "MLP · MNIST · true-label", "CNN · MNIST · true-label",
     ]  # fmt: skip
@@ -256,7 +258,7 @@ def test_the_front_joins_what_is_beaten_by_none(run: Run, cells: pd.DataFrame) -
 
 
 def widths_of(losses: dict[int, list[float]], **others: object) -> pd.DataFrame:
-    """Agents as `plasticity.experiments.scaling.agents` returns them, with a column too many."""
+    """Agents as `plasticity.chapters.scaling.judge.agents` returns them, with a column too many."""
     rows = [(width, loss) for width, seeds in losses.items() for loss in seeds]
     frame = pd.DataFrame(rows, columns=["width", "plasticity_loss"])
     return frame.assign(
@@ -270,14 +272,14 @@ FALLING = {16: [0.29, 0.31], 32: [0.19, 0.21], 64: [0.1, np.nan]}
 
 
 def fitted(agents: pd.DataFrame, slope: float) -> pd.DataFrame:
-    """What is read of `plasticity.experiments.scaling.curves`."""
+    """What is read of `plasticity.chapters.scaling.judge.curves`."""
     keys = ["dataset", "architecture", "target_period", "discount"]
     found = Interval(slope, slope, slope, 4)
     return agents[keys].drop_duplicates().assign(slope=[found])
 
 
 def test_widths_draw_means_agents_and_what_fresh_networks_lose(run: Run) -> None:
-    figure = scaling.widths(run, widths_of(FALLING))
+    figure = scaling_figures.widths(run, widths_of(FALLING))
     above, below = figure.axes
     means = [line for line in above.lines if line.get_marker() == "o"]
     np.testing.assert_allclose(means[0].get_xydata(), [(16, 0.3), (32, 0.2), (64, 0.1)])
@@ -293,16 +295,16 @@ def test_widths_draw_means_agents_and_what_fresh_networks_lose(run: Run) -> None
 def test_a_fitted_line_is_drawn_on_until_it_reaches_zero(run: Run) -> None:
     exact = {16: [0.3, 0.3], 32: [0.2, 0.2], 64: [0.1, 0.1]}
     agents = widths_of(exact)
-    figure = scaling.widths(run, agents, fitted(agents, -0.1))
+    figure = scaling_figures.widths(run, agents, fitted(agents, -0.1))
     (dashed,) = (line for line in figure.axes[0].lines if line.get_linestyle() == "--")
     np.testing.assert_allclose(dashed.get_xydata(), [(64, 0.1), (128, 0.0)], atol=1e-12)
     assert circles(figure) == [[128.0]]
     steep = widths_of({16: [0.2, 0.2], 32: [0.05, 0.05], 64: [-0.1, -0.1]})
-    figure = scaling.widths(run, steep, fitted(steep, -0.15))
+    figure = scaling_figures.widths(run, steep, fitted(steep, -0.15))
     np.testing.assert_allclose(circles(figure), [[2 ** (5 + 1 / 3)]])  # between two widths
     rising = widths_of({width: losses[::-1] for width, losses in
                         zip(exact, list(exact.values())[::-1], strict=True)})  # fmt: skip
-    figure = scaling.widths(run, rising, fitted(rising, 0.1))
+    figure = scaling_figures.widths(run, rising, fitted(rising, 0.1))
     (dashed,) = (line for line in figure.axes[0].lines if line.get_linestyle() == "--")
     np.testing.assert_allclose(dashed.get_xydata(), [(64, 0.3), (256, 0.5)])
     assert circles(figure) == []
@@ -317,7 +319,7 @@ def circles(figure: Figure) -> list[list[float]]:
 def test_exploding_values_have_a_panel_with_medians_on_a_logarithmic_axis(run: Run) -> None:
     wild = widths_of({16: [0.1, 0.2, 900.0], 32: [0.1, 0.3, 5.0]}, discount=0.99)
     agents = pd.concat([widths_of(FALLING), wild], ignore_index=True)
-    figure = scaling.widths(run, agents)
+    figure = scaling_figures.widths(run, agents)
     tame, exploding = figure.axes[:2]
     assert exploding.get_title("left") == "MNIST · MLP · γ = 0.99 · medians"
     assert (tame.get_yscale(), exploding.get_yscale()) == ("linear", "symlog")
@@ -329,7 +331,7 @@ def test_exploding_values_have_a_panel_with_medians_on_a_logarithmic_axis(run: R
 def test_panels_without_a_curve_are_hidden(run: Run) -> None:
     networks = [("mnist_5k", "mlp"), ("mnist_5k", "cnn"), ("cifar10_train", "mlp")]
     agents = pd.concat([widths_of(FALLING, dataset=d, architecture=a) for d, a in networks])
-    shown = [axes.get_visible() for axes in scaling.widths(run, agents).axes]
+    shown = [axes.get_visible() for axes in scaling_figures.widths(run, agents).axes]
     assert shown == [True] * 5 + [False, True, False]
 
 
@@ -340,9 +342,9 @@ def test_the_cost_of_width_has_two_logarithmic_panels(run: Run) -> None:
     ]
     columns = ["architecture", "width", "milliseconds", "mebibytes"]
     table = pd.DataFrame(rows, columns=columns)
-    figure = scaling.width_cost(None, table)
+    figure = scaling_figures.width_cost(None, table)
     time, memory = figure.axes
     np.testing.assert_allclose(time.lines[0].get_xydata(), [(16, 0.16), (64, 0.64)])
     assert len(memory.lines) == 2 and memory.get_yscale() == time.get_xscale() == "log"
-    assert scaling.width_cost(run, table).get_supxlabel() == run.describe()
+    assert scaling_figures.width_cost(run, table).get_supxlabel() == run.describe()
     lay_out(figure)

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from plasticity import fingerprint
+from plasticity.runs import fingerprint
 
 HELPER = """
 def used(x):
@@ -233,10 +233,10 @@ def test_swapping_two_local_variables_is_seen(package: Path) -> None:
 
 
 def test_the_experiment_reaches_its_optimizer_and_no_figure() -> None:
-    module = "plasticity.experiments.optimizer_instability"
+    module = "plasticity.chapters.optimizer_instability.run"
     reached = fingerprint.reachable(
         fingerprint.Definition(module, name) for name in fingerprint.ROOTS
     )
-    assert ("plasticity.optimizers", "TUNED_ADAM") in reached
-    assert ("plasticity.networks", "MLP") in reached
-    assert not {module for module, _ in reached} & {"plasticity.figures", *fingerprint.REPORTING}
+    assert ("plasticity.agents.optimizers", "TUNED_ADAM") in reached
+    assert ("plasticity.networks.architectures", "MLP") in reached
+    assert not {module for module, _ in reached} & {"plasticity.chapters", *fingerprint.REPORTING}

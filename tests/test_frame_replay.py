@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from plasticity import frame_replay
+from plasticity.agents import frame_replay
 
 STACK, SIZE = 3, (2, 3)
 add = jax.jit(frame_replay.add, donate_argnums=0)

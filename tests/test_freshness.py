@@ -12,21 +12,23 @@ import numpy as np
 import pytest
 import toy
 
-from plasticity import atari, cli, configuration, driver, freshness, jitted_atari, results
+from plasticity import cli, configuration
+from plasticity.runs import driver, freshness, results, units
+from plasticity.worlds import atari, atari_callback
 
 
 @pytest.fixture
 def recorded(runs: Path) -> Iterator[results.Run]:
     """A run of the toy at a profile that is worth recording."""
-    driver.compiled.cache_clear()
+    units.compiled.cache_clear()
     yield driver.run(toy, toy.Config(chunks=2, size=4, seeds=1), "laptop", workers=0)
-    driver.compiled.cache_clear()
+    units.compiled.cache_clear()
 
 
 @pytest.fixture
 def edited(recorded: results.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other code than what made the run; what it computes is up to the test."""
-    monkeypatch.setattr("plasticity.fingerprint.code_digest", lambda module: "edited")
+    monkeypatch.setattr("plasticity.runs.fingerprint.code_digest", lambda module: "edited")
 
 
 def test_a_run_is_fresh_if_this_code_ran_it_or_was_proved(
@@ -121,7 +123,7 @@ def test_a_run_without_programs_says_what_else_would_prove_it(runs: Path) -> Non
 
 def test_what_a_program_calls_on_the_host_is_hashed_with_what_it_is_bound_to() -> None:
     def hashed(game: str) -> str:
-        emulators = jitted_atari.Emulators(game, 1, atari.Preprocessing())
+        emulators = atari_callback.Emulators(game, 1, atari.Preprocessing())
         closed = jax.make_jaxpr(emulators.reset)(np.zeros(1, np.int32))
         (call,) = closed.jaxpr.eqns
         inner = call.params["call"].jaxpr.eqns
@@ -133,10 +135,10 @@ def test_what_a_program_calls_on_the_host_is_hashed_with_what_it_is_bound_to() -
 
 @pytest.mark.parametrize("name", cli.experiment_names())
 def test_an_experiment_knows_the_shapes_of_its_world(name: str) -> None:
-    """Without loading: `plasticity.freshness` traces programs from them."""
+    """Without loading: `plasticity.runs.freshness` traces programs from them."""
     experiment: Any = cli.experiment(name)
     config = experiment.PROFILES["quick"]
-    world, _ = driver.load(experiment, config)
+    world, _ = units.load(experiment, config)
     have = {(x.shape, x.dtype) for x in jax.tree.leaves(world)}
     for changes in experiment.arms(config).values():
         chosen = dataclasses.replace(config, **changes)

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from plasticity import gradient_covariance as gc
-from plasticity import networks
+from plasticity.measure import gradients as gc
+from plasticity.measure import inner_products
+from plasticity.measure.gradients import covariance, kmeans_order, naive_gram, summary
+from plasticity.networks.architectures import architectures, resnet, vit
 
 KEY = jax.random.key(0)
 K = 7
@@ -60,19 +62,22 @@ class Residual(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = networks.BasicBlock(4, 2, groups=2, layer_norm=self.layer_norm)(x)
+        x = resnet.BasicBlock(4, 2, groups=2, layer_norm=self.layer_norm)(x)
         return nn.Dense(3)(x.mean(axis=(1, 2)))
 
 
-VIT = networks.ViT(3, width=4, feed_forward=5, heads=2, layer_norm=True, spectral_norm=True)
+VIT = vit.ViT(3, width=4, feed_forward=5, heads=2, layer_norm=True, spectral_norm=True)
 CASES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
-    "mlp": (networks.MLP((6, 5), 3), (7,)),
-    "mlp, layer norm": (networks.MLP((6, 5), 3, layer_norm=True), (7,)),
-    "cnn": (networks.CNN(3, (2, 3), widths=(5,)), (7, 6, 2)),
-    "cnn, layer norm": (networks.CNN(3, (2, 3), widths=(5,), layer_norm=True), (7, 6, 2)),
-    "cnn, stride 1": (networks.CNN(3, (2, 3), (3, 2), (1, 1), "VALID", (5,)), (7, 6, 2)),
-    "mlp, spectral norm": (networks.MLP((6, 5), 3, spectral_norm=True), (7,)),
-    "cnn, spectral norm": (networks.CNN(3, (2, 3), widths=(5,), spectral_norm=True), (7, 6, 2)),
+    "mlp": (architectures.MLP((6, 5), 3), (7,)),
+    "mlp, layer norm": (architectures.MLP((6, 5), 3, layer_norm=True), (7,)),
+    "cnn": (architectures.CNN(3, (2, 3), widths=(5,)), (7, 6, 2)),
+    "cnn, layer norm": (architectures.CNN(3, (2, 3), widths=(5,), layer_norm=True), (7, 6, 2)),
+    "cnn, stride 1": (architectures.CNN(3, (2, 3), (3, 2), (1, 1), "VALID", (5,)), (7, 6, 2)),
+    "mlp, spectral norm": (architectures.MLP((6, 5), 3, spectral_norm=True), (7,)),
+    "cnn, spectral norm": (
+        architectures.CNN(3, (2, 3), widths=(5,), spectral_norm=True),
+        (7, 6, 2),
+    ),
     "residual": (Residual(), (5, 4, 2)),
     "residual, layer norm": (Residual(layer_norm=True), (5, 4, 2)),
     "vit": (VIT, (5, 4, 2)),
@@ -83,7 +88,7 @@ CASES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
 
 
 def losses(found: Any, targets: jax.Array) -> jax.Array:
-    output = found.output if isinstance(found, networks.Forward) else found
+    output = found.output if isinstance(found, architectures.Forward) else found
     return jnp.mean((output - targets) ** 2, axis=-1)
 
 
@@ -100,18 +105,18 @@ def naive(network: nn.Module, params: Any, x: jax.Array, y: jax.Array) -> np.nda
     def loss(params: Any, example: Any) -> jax.Array:
         return losses(network.apply(params, example[0][None]), example[1][None])[0]
 
-    return np.asarray(jax.jit(gc.naive_gram, static_argnums=0)(loss, params, (x, y)))
+    return np.asarray(jax.jit(naive_gram, static_argnums=0)(loss, params, (x, y)))
 
 
 def gram(network: nn.Module, params: Any, x: jax.Array, y: jax.Array) -> np.ndarray:
-    run = jax.jit(gc.gram, static_argnames=("network", "example_loss"))
+    run = jax.jit(inner_products.gram, static_argnames=("network", "example_loss"))
     return np.asarray(run(network=network, params=params, inputs=x, example_loss=losses, targets=y))
 
 
 def traced(name: str) -> None:
     """Go through what `gram` does and compute nothing."""
     network, params, x, y = problem(name)
-    jax.eval_shape(lambda: gc.gram(network, params, x, losses, y))
+    jax.eval_shape(lambda: inner_products.gram(network, params, x, losses, y))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -144,7 +149,7 @@ def test_memory_that_is_short_changes_nothing(
     for name in ("cnn", "shared"):
         network, params, x, y = problem(name)
         expected = naive(network, params, x, y)
-        found = gc.gram(network, params, x, losses, y)
+        found = inner_products.gram(network, params, x, losses, y)
         np.testing.assert_allclose(found, expected, atol=1e-12 * np.abs(expected).max())
 
 
@@ -182,12 +187,12 @@ def gram_of(gradients: np.ndarray) -> jax.Array:
 
 def test_c_k_are_cosines() -> None:
     gradients = np.array([[3.0, 0.0], [0.0, 2.0], [-1.0, 0.0], [1.0, 1.0]])
-    found = gc.covariance(gram_of(gradients))
+    found = covariance(gram_of(gradients))
     half = 0.5**0.5
     expected = [[1, 0, -1, half], [0, 1, 0, half], [-1, 0, 1, -half], [half, half, -half, 1]]
     np.testing.assert_allclose(found.cosines, expected, atol=1e-6)
     np.testing.assert_allclose(found.norms, [3, 2, 1, 2**0.5], rtol=1e-6)
-    said = gc.summary(found)
+    said = summary(found)
     np.testing.assert_allclose(said.negative_share, 2 / 6)
     np.testing.assert_allclose(said.collinearity, (1 + 3 * half) / 6, rtol=1e-6)
     np.testing.assert_allclose(said.mean, (-1 + half) / 6, atol=1e-6)
@@ -197,13 +202,13 @@ def test_c_k_are_cosines() -> None:
 def test_dead_networks_have_no_direction_and_are_counted() -> None:
     gradients = np.zeros((4, 3))
     gradients[1], gradients[3] = [1, 0, 0], [-2, 0, 0]
-    found = gc.covariance(gram_of(gradients))
+    found = covariance(gram_of(gradients))
     assert np.isfinite(found.cosines).all()
     np.testing.assert_array_equal(found.cosines[0], 0)
-    said = gc.summary(found)
+    said = summary(found)
     assert (said.zero_share, said.negative_share, said.collinearity) == (0.5, 1.0, 1.0)
     np.testing.assert_allclose(said.rank, 1, rtol=1e-5)
-    nobody = gc.summary(gc.covariance(jnp.zeros((4, 4))))
+    nobody = summary(covariance(jnp.zeros((4, 4))))
     assert nobody.zero_share == 1 and nobody.rank == 0
     assert np.isnan([nobody.negative_share, nobody.collinearity, nobody.mean]).all()
 
@@ -214,15 +219,15 @@ def test_a_dead_network_of_ours_is_one(double: None) -> None:
     params["params"]["Dense_1"]["bias"] -= 1e3
     head = {"params": {**params["params"]}}
     head["params"]["Dense_2"] = jax.tree.map(jnp.zeros_like, params["params"]["Dense_2"])
-    said = gc.summary(gc.covariance(jnp.asarray(gram(network, head, x, jnp.zeros_like(y)))))
+    said = summary(covariance(jnp.asarray(gram(network, head, x, jnp.zeros_like(y)))))
     assert said.zero_share == 1  # no error and no path: not even the last bias moves
-    said = gc.summary(gc.covariance(jnp.asarray(gram(network, head, x, y))))
+    said = summary(covariance(jnp.asarray(gram(network, head, x, y))))
     assert said.zero_share == 0 and said.rank <= 3 + 1e-9  # only the three biases of the head do
 
 
 def test_numbers_that_are_none_stay_seen() -> None:
     network, params, x, y = problem("mlp")
-    said = gc.summary(gc.covariance(jnp.asarray(gram(network, params, x.at[2].set(jnp.nan), y))))
+    said = summary(covariance(jnp.asarray(gram(network, params, x.at[2].set(jnp.nan), y))))
     assert np.isnan(said.rank)
 
 
@@ -233,28 +238,28 @@ def test_clusters_stand_together() -> None:
     rng = np.random.default_rng(0)
     centre = np.eye(3)[rng.integers(0, 3, 60)]
     gradients = centre + 0.05 * rng.normal(size=(60, 3))
-    cosines = np.asarray(gc.covariance(gram_of(gradients)).cosines)
-    order = gc.kmeans_order(cosines, 3)
+    cosines = np.asarray(covariance(gram_of(gradients)).cosines)
+    order = kmeans_order(cosines, 3)
     assert sorted(order) == list(range(60))
     kinds = centre.argmax(axis=1)[order]
     assert (np.diff(kinds) != 0).sum() == 2
     sizes = np.diff(np.flatnonzero(np.concatenate([[True], np.diff(kinds) != 0, [True]])))
     assert list(sizes) == sorted(sizes, reverse=True)
-    np.testing.assert_array_equal(order, gc.kmeans_order(cosines, 3))
+    np.testing.assert_array_equal(order, kmeans_order(cosines, 3))
 
 
 def test_fewer_different_examples_than_clusters_are_a_cluster_each() -> None:
     kinds = np.array([0, 1, 0, 1, 0])
     cosines = np.where(kinds[:, None] == kinds[None], 1.0, -0.25)
-    np.testing.assert_array_equal(gc.kmeans_order(cosines, 4), [0, 2, 4, 1, 3])
+    np.testing.assert_array_equal(kmeans_order(cosines, 4), [0, 2, 4, 1, 3])
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: gc.kmeans_order(np.eye(4), 5), "5 clusters of 4 examples"),
-        (lambda: gc.kmeans_order(np.eye(4), 0), "0 clusters"),
-        (lambda: gc.kmeans_order(np.full((4, 4), np.nan), 2), "not finite"),
+        (lambda: kmeans_order(np.eye(4), 5), "5 clusters of 4 examples"),
+        (lambda: kmeans_order(np.eye(4), 0), "0 clusters"),
+        (lambda: kmeans_order(np.full((4, 4), np.nan), 2), "not finite"),
         (lambda: empty(), "there are no examples"),
         (lambda: wrong(), r"losses of shape \(7, 3\) for 7 examples"),
     ],
@@ -266,9 +271,9 @@ def test_what_cannot_be_is_refused(call: Callable[[], Any], message: str) -> Non
 
 def empty() -> Any:
     network, params, x, y = problem("mlp")
-    return gc.gram(network, params, x[:0], losses, y[:0])
+    return inner_products.gram(network, params, x[:0], losses, y[:0])
 
 
 def wrong() -> Any:
     network, params, x, y = problem("mlp")
-    return gc.gram(network, params, x, lambda found, y: (found.output - y) ** 2, y)
+    return inner_products.gram(network, params, x, lambda found, y: (found.output - y) ** 2, y)

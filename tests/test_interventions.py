@@ -13,9 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from plasticity.networks.architectures.state import advancing
+from plasticity.networks.architectures.trace import last_layer
 
-from plasticity import interventions, networks, optimizers
-from plasticity.interventions import last_layer, reset_layer, reset_optimizer, shrink_and_perturb
+from plasticity.agents import optimizers
+from plasticity.cures import resets
+from plasticity.cures.resets import reset_layer, reset_optimizer, shrink_and_perturb
+from plasticity.networks.architectures import architectures, resnet, vit
 
 KEY = jax.random.key(0)
 X = jnp.zeros((1, 6, 6, 1))
@@ -45,7 +49,7 @@ compiled = partial(
     compiler_options=hurried.OPTIONS | {"xla_cpu_use_fusion_emitters": False},
 )  # fmt: skip
 foreign = compiled(partial(Foreign().init, x=X))
-VIT = networks.ViT(3, width=8, feed_forward=12, heads=2, spectral_norm=True)
+VIT = vit.ViT(3, width=8, feed_forward=12, heads=2, spectral_norm=True)
 small_vit = compiled(partial(VIT.init, x=X))  # with state of both kinds beside its parameters
 
 SGD = optax.sgd(0.1)
@@ -57,7 +61,7 @@ OPTIMIZERS: dict[str, tuple[optax.GradientTransformation, int]] = {
     "sgd": (SGD, 0),
     "momentum": (optax.sgd(0.1, momentum=0.9), 1),
     "decayed": (DECAYED, 2),
-    "advancing": (optimizers.advancing(DECAYED), 2),
+    "advancing": (advancing(DECAYED), 2),
 }
 """Each with how many slots it has for a parameter."""
 
@@ -105,12 +109,12 @@ class Shuffled(nn.Module):
 @pytest.mark.parametrize(
     ("network", "shape", "path"),
     [
-        (networks.MLP((4, 4), 3), (1, 6), ("Dense_2",)),
-        (networks.MLP((4, 4), 3, True, True), (1, 6), ("Dense_2",)),
-        (networks.MLP((), 3, spectral_norm=True), (1, 6), ("Dense_0",)),
-        (networks.CNN(3, channels=(2, 2), widths=(4, 4)), X.shape, ("MLP_0", "Dense_2")),
-        (networks.ResNet18(3, base_width=2, groups=2), X.shape, ("Dense_0",)),
-        (networks.ViT(3, width=8, feed_forward=8, heads=2), X.shape, ("head",)),
+        (architectures.MLP((4, 4), 3), (1, 6), ("Dense_2",)),
+        (architectures.MLP((4, 4), 3, True, True), (1, 6), ("Dense_2",)),
+        (architectures.MLP((), 3, spectral_norm=True), (1, 6), ("Dense_0",)),
+        (architectures.CNN(3, channels=(2, 2), widths=(4, 4)), X.shape, ("MLP_0", "Dense_2")),
+        (resnet.ResNet18(3, base_width=2, groups=2), X.shape, ("Dense_0",)),
+        (vit.ViT(3, width=8, feed_forward=8, heads=2), X.shape, ("head",)),
         (Foreign(), X.shape, ("top",)),
         (Shuffled(), (1, 6), ("a",)),
         (nn.Sequential([nn.Dense(4), nn.relu, nn.Dense(3)]), (1, 6), ("layers_2",)),
@@ -157,7 +161,7 @@ def test_a_reset_layer_is_a_fresh_one_with_its_slots_and_nothing_else(name: str)
 
 
 def test_what_is_drawn_is_from_the_networks_own_distribution_and_new_each_time() -> None:
-    network, x = networks.MLP((400,), 30), jnp.zeros((1, 5))
+    network, x = architectures.MLP((400,), 30), jnp.zeros((1, 5))
     init = compiled(partial(network.init, x=x))
     event = reset_layer(init, SGD, ("Dense_1",))
     first, other = (
@@ -170,7 +174,7 @@ def test_what_is_drawn_is_from_the_networks_own_distribution_and_new_each_time()
 
 
 def test_a_layer_within_a_module_is_reset_with_its_state() -> None:
-    network = networks.CNN(3, channels=(2, 2), widths=(4, 4), spectral_norm=True)
+    network = architectures.CNN(3, channels=(2, 2), widths=(4, 4), spectral_norm=True)
     init = compiled(partial(network.init, x=X))
     state = begun(init, SGD)
     found = reset_layer(init, SGD, ("MLP_0", "Dense_2"))(KEY, state)
@@ -236,9 +240,9 @@ def test_resetting_the_optimizer_forgets_all_of_its_state_and_no_parameter(name:
 
 @pytest.mark.parametrize("name", ["reset_layer", "shrink_and_perturb", "reset_optimizer"])
 def test_events_are_functions_that_jax_can_transform(name: str) -> None:
-    network, x = networks.MLP((4,), 3), jnp.zeros((1, 5))
+    network, x = architectures.MLP((4,), 3), jnp.zeros((1, 5))
     init = jax.jit(partial(network.init, x=x))
-    event: interventions.Event = {
+    event: resets.Event = {
         "reset_layer": reset_layer(init, ADAM, ("Dense_1",)),
         "shrink_and_perturb": shrink_and_perturb(init, 0.5, 1.0),
         "reset_optimizer": reset_optimizer(ADAM),

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from plasticity import atari, jitted_atari
+from plasticity.worlds import atari, atari_callback
 
 SHORT = atari.Preprocessing(size=24, episode_frames=40)  # episodes of ten steps
-GAMES = jitted_atari.Emulators("pong", 2, SHORT)
+GAMES = atari_callback.Emulators("pong", 2, SHORT)
 SEEDS = np.array([3, 7], np.int32)
 STEPS = 12
 
@@ -24,7 +24,7 @@ def start(seeds: jax.Array) -> Any:
 
 
 @jax.jit
-def play(state: jitted_atari.State, actions: jax.Array) -> Any:
+def play(state: atari_callback.State, actions: jax.Array) -> Any:
     """Take actions (steps, copies), the first half of them in two calls, the rest in one."""
 
     def in_two(ticket: Any, action: jax.Array) -> Any:
@@ -71,7 +71,7 @@ def test_play_is_a_function_of_the_state_wherever_the_emulators_are() -> None:
     again, seen_again = play(state, drawn(1))
     assert same(seen, seen_again)
     assert same(later, again)
-    jitted_atari._environments.cache_clear()  # another process
+    atari_callback._environments.cache_clear()  # another process
     again, seen_again = play(state, drawn(1))
     assert same(seen, seen_again)
 
@@ -98,11 +98,11 @@ def test_lanes_are_copies_of_their_own() -> None:
 
 def test_emulators_of_another_purpose_are_others() -> None:
     state, _ = start(SEEDS)
-    other = jitted_atari.Emulators("pong", 2, SHORT, "evaluation")
+    other = atari_callback.Emulators("pong", 2, SHORT, "evaluation")
     jax.block_until_ready(jax.jit(lambda seeds: other.reset(seeds)[1])(SEEDS + 1))
     assert GAMES._live(1).is_at(atari.State(*map(np.asarray, state)))
 
 
 def test_an_unknown_game_is_refused() -> None:
     with pytest.raises(ValueError, match="did you mean pong"):
-        _ = jitted_atari.Emulators("pang", 1, SHORT).actions
+        _ = atari_callback.Emulators("pang", 1, SHORT).actions

@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 import toy
 
-from plasticity import checkpoints, cli, configuration, driver, jobs, results, worker_pool
+from plasticity import cli, configuration, devices
+from plasticity.runs import checkpoints, driver, jobs, pool, results
+from plasticity.runs.units import UnitsFailed
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def test_units_one_by_one_are_the_run(runs: Path, accelerator: None) -> None:
     config = toy.Config(scale=2.0)
     run_units(config, *UNITS[:3])
     folder, left = jobs.unfinished(toy, config, "quick")
-    assert left == [worker_pool.Unit("wide", (1,))]
+    assert left == [pool.Unit("wide", (1,))]
     run_units(config, *UNITS)  # those that are done are left alone
     assert jobs.unfinished(toy, config, "quick") == (folder, [])
     found = driver.run(toy, config, "quick")
@@ -50,7 +52,7 @@ def test_units_one_by_one_are_the_run(runs: Path, accelerator: None) -> None:
 
 def test_units_have_the_bits_of_the_run(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = driver.run(toy, toy.Config(), "laptop", workers=0).provenance["sha256"]
-    monkeypatch.setattr(jobs.devices, "is_cpu", lambda: False)  # in this process, as that run
+    monkeypatch.setattr(devices, "is_cpu", lambda: False)  # in this process, as that run
     run_units(toy.Config(), *UNITS)
     assert driver.run(toy, toy.Config(), "quick", workers=0).provenance["sha256"] == expected
 
@@ -59,7 +61,7 @@ def test_seeds_begun_together_are_not_resumed_one_by_one(
     runs: Path, accelerator: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = toy.Config(fail_arm="wide", chunks=2)
-    with pytest.raises(driver.UnitsFailed):
+    with pytest.raises(UnitsFailed):
         driver.run(toy, config, "quick")
     with pytest.raises(checkpoints.CheckpointError, match=r"another execution \(batched: True"):
         run_units(config, ("wide", 0))
@@ -75,11 +77,11 @@ def test_a_unit_that_fails_says_why_and_is_tried_again(
     runs: Path, accelerator: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = toy.Config(fail_arm="wide", chunks=2)
-    with pytest.raises(driver.UnitsFailed, match=r"(?s)1 of 1 units failed.*told to fail"):
+    with pytest.raises(UnitsFailed, match=r"(?s)1 of 1 units failed.*told to fail"):
         run_units(config, ("wide", 1))
     monkeypatch.setenv("TOY_MENDED", "1")
     run_units(config, ("wide", 1))
-    assert worker_pool.Unit("wide", (1,)) not in jobs.unfinished(toy, config, "quick")[1]
+    assert pool.Unit("wide", (1,)) not in jobs.unfinished(toy, config, "quick")[1]
 
 
 def test_jobs_share_the_folder_and_a_run_has_it_alone(
@@ -134,12 +136,12 @@ def test_a_unit_that_an_orphan_has_is_waited_for(runs: Path, accelerator: None) 
         assert job.is_alive()
     job.join(600)
     assert not job.is_alive()
-    assert worker_pool.Unit("wide", (0,)) not in jobs.unfinished(toy, toy.Config(), "quick")[1]
+    assert pool.Unit("wide", (0,)) not in jobs.unfinished(toy, toy.Config(), "quick")[1]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can pin a process to a core")
 def test_jobs_on_one_machine_take_other_cores() -> None:
-    cores = worker_pool.usable_cores()
+    cores = pool.usable_cores()
     with jobs._own_core() as first:
         assert first in cores
         if len(cores) > 1:

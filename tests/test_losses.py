@@ -10,13 +10,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from plasticity import losses
+from plasticity.agents import losses
+from plasticity.networks.architectures import heads
 
 EPS = float(np.finfo(np.float32).eps)
 ATOMS = jnp.array([-1.0, 0.0, 0.5, 2.0])
 
-two_hot = jax.jit(losses.two_hot)
-decode = jax.jit(losses.decode)
+two_hot = jax.jit(heads.two_hot)
+decode = jax.jit(heads.decode)
 two_hot_loss = jax.jit(losses.two_hot_loss)
 unhurried = settings(deadline=None, max_examples=100)
 

@@ -14,11 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from plasticity.networks.architectures.architectures import MLP
+from plasticity.networks.architectures.resnet import ResNet18
+from plasticity.networks.architectures.vit import ViT
 
-from plasticity import classification_mdp, configuration, dqn, mdp_agent, networks
-from plasticity.classification_mdp import MDP, VARIANTS, Variant
-from plasticity.experiments.interventions import INTERVENTIONS
-from plasticity.mdp_agent import AgentConfig
+from plasticity import configuration
+from plasticity.agents import dqn, mdp_agent
+from plasticity.agents.mdp_agent import AgentConfig
+from plasticity.chapters.interventions.run import INTERVENTIONS
+from plasticity.worlds import classification_mdp
+from plasticity.worlds.classification_mdp import MDP, VARIANTS, Variant
 
 TINY = AgentConfig(
     n_images=20, mlp_width=8, cnn_width=8, channels=4, resnet_width=4, vit_width=8,
@@ -93,18 +98,18 @@ def test_an_output_layer_has_the_outputs_and_a_fresh_two_hot_agent_expects_the_m
 
 def test_networks_have_the_sizes_of_the_settings() -> None:
     two_hot = replace(TINY, encoding="two_hot", layer_norm=True, spectral_norm=True)
-    assert mdp_agent.network(two_hot) == networks.MLP((8, 8), 50, True, True)
+    assert mdp_agent.network(two_hot) == MLP((8, 8), 50, True, True)
     cnn = replace(two_hot, architecture="cnn", stride=1, padding="VALID")
-    assert mdp_agent.network(cnn) == networks.CNN(
+    assert mdp_agent.network(cnn) == CNN(
         50, (4, 4), strides=(1, 1), padding="VALID", widths=(8, 8), layer_norm=True,
         spectral_norm=True,
     )  # fmt: skip
     for width, groups in ((4, 4), (48, 16), (64, 32)):  # 32 where they divide the width
         resnet = replace(TINY, architecture="resnet", resnet_width=width)
-        assert mdp_agent.network(resnet) == networks.ResNet18(10, width, groups)
+        assert mdp_agent.network(resnet) == ResNet18(10, width, groups)
     vit = replace(TINY, architecture="vit")
     for learning in (False, True):
-        expected = networks.ViT(10, width=8, feed_forward=8, heads=2, training=learning)
+        expected = ViT(10, width=8, feed_forward=8, heads=2, training=learning)
         assert mdp_agent.network(vit, learning) == expected
 
 

@@ -10,10 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from plasticity.networks.architectures.architectures import CNN, MLP, Forward, NatureCNN
+from plasticity.networks.architectures.resnet import BasicBlock, ResNet18
+from plasticity.networks.architectures.vit import ViT
 from scipy import special
 
-from plasticity import convolution, network_statistics
-from plasticity.networks import CNN, MLP, BasicBlock, Forward, NatureCNN, ResNet18, ViT
+from plasticity.measure import snapshot, units
+from plasticity.networks.architectures import convolution
 
 KEY = jax.random.key(0)
 
@@ -60,19 +63,19 @@ def test_all_negative_biases_are_all_dead() -> None:
     params = model.init(KEY, x)["params"]
     params["Dense_0"]["bias"] = jnp.full(8, -1e3)
     first, second = model.apply({"params": params}, x).hidden
-    assert network_statistics.dead_units(first) == 1.0
+    assert units.dead_units(first) == 1.0
     # a layer fed by zeros sees only its bias, which starts at zero: dead as well
-    assert network_statistics.dead_units(second) == 1.0
+    assert units.dead_units(second) == 1.0
 
 
 def test_a_unit_is_alive_if_one_input_wakes_it() -> None:
     activations = jnp.zeros((5, 4)).at[3, 1].set(1e-30).at[:, 2].set(2.0)
-    assert network_statistics.dead_units(activations) == 0.5
+    assert units.dead_units(activations) == 0.5
 
 
 def test_the_weight_norm_is_of_kernels_alone() -> None:
     params = {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.array([8.0])}
-    assert network_statistics.weight_norm(params) == 6.0
+    assert snapshot.weight_norm(params) == 6.0
 
 
 # What recorded runs were made with: the networks as they were before they had further fields.

@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from plasticity.networks.architectures.architectures import CNN, MLP
+from plasticity.networks.architectures.state import advanced, advancing
+from plasticity.networks.architectures.vit import ViT
 
-from plasticity import network_state, optimizers
-from plasticity.networks import CNN, MLP, ViT
+from plasticity.networks.architectures import dropout, spectral
 
 KEY = jax.random.key(0)
 TINY = ViT(3, width=8, feed_forward=16, heads=2, spectral_norm=True)
@@ -29,7 +31,7 @@ def drawn(network: nn.Module, x: jax.Array, path: str) -> Any:
     leaves = jax.eval_shape(network.init, KEY, x)
     found = jax.tree.map(lambda w: jnp.asarray(rng.normal(size=w.shape) / 2, w.dtype), leaves)
     kernel = found["params"][path]["kernel"]
-    state = {"spectral": {path: {"vector": network_state.leading_vector(kernel)}}}
+    state = {"spectral": {path: {"vector": spectral.leading_vector(kernel)}}}
     return {**found, **state, "dropout": {"counter": jnp.float32(7)}}
 
 
@@ -45,17 +47,17 @@ def test_a_kernel_is_divided_by_its_largest_singular_value(
     shape: tuple[int, ...], double: None
 ) -> None:
     kernel = kernel_of(*shape)
-    found = network_state.normalised(kernel, network_state.leading_vector(kernel))
+    found = spectral.normalised(kernel, spectral.leading_vector(kernel))
     np.testing.assert_allclose(largest(found), 1, rtol=1e-12)
     np.testing.assert_allclose(found, kernel / largest(kernel), rtol=1e-12)
 
 
 def test_the_gradient_is_that_of_the_kernel_over_its_norm(double: None) -> None:
     kernel, weights = kernel_of(3, 2, 5), kernel_of(3, 2, 5, seed=1)
-    vector = network_state.leading_vector(kernel)
+    vector = spectral.leading_vector(kernel)
 
     def ours(kernel: jax.Array, vector: jax.Array) -> jax.Array:
-        return jnp.sum(weights * jnp.sin(network_state.normalised(kernel, vector)))
+        return jnp.sum(weights * jnp.sin(spectral.normalised(kernel, vector)))
 
     def exact(kernel: jax.Array) -> jax.Array:
         return jnp.sum(weights * jnp.sin(kernel / jnp.linalg.norm(kernel.reshape(-1, 5), 2)))
@@ -69,23 +71,23 @@ def test_power_iteration_finds_the_norm_from_anywhere(double: None) -> None:
     kernel = kernel_of(7, 5)
     vector, sigmas = jnp.full(5, 5**-0.5), []
     step = kernel.T @ (kernel @ vector)
-    found = network_state.power_iteration(kernel, vector)
+    found = spectral.power_iteration(kernel, vector)
     np.testing.assert_allclose(found, step / jnp.linalg.norm(step), rtol=1e-12)
     for _ in range(200):
         sigmas.append(float(jnp.linalg.norm(kernel @ vector)))
-        vector = network_state.power_iteration(kernel, vector)
+        vector = spectral.power_iteration(kernel, vector)
     assert (np.diff(sigmas) > -1e-12).all()  # it never overestimates, and only gets better
     assert sigmas[0] < 0.9 * sigmas[-1]
-    assert largest(network_state.normalised(kernel, vector)) <= 1 + 1e-12
-    np.testing.assert_allclose(abs(vector @ network_state.leading_vector(kernel)), 1, rtol=1e-12)
+    assert largest(spectral.normalised(kernel, vector)) <= 1 + 1e-12
+    np.testing.assert_allclose(abs(vector @ spectral.leading_vector(kernel)), 1, rtol=1e-12)
 
 
 def test_a_kernel_of_zeros_stays_one_and_can_leave_it() -> None:
     zeros, vector = jnp.zeros((3, 4)), jnp.full(4, 0.5)
-    assert not network_state.normalised(zeros, vector).any()
-    gradient = jax.grad(lambda w: jnp.sum(network_state.normalised(w, vector)))(zeros)
+    assert not spectral.normalised(zeros, vector).any()
+    gradient = jax.grad(lambda w: jnp.sum(spectral.normalised(w, vector)))(zeros)
     np.testing.assert_array_equal(gradient, 1)
-    np.testing.assert_array_equal(network_state.power_iteration(zeros, vector), vector)
+    np.testing.assert_array_equal(spectral.power_iteration(zeros, vector), vector)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +132,7 @@ def test_a_network_starts_as_it_does_without_and_with_the_right_vector() -> None
 def test_masks_depend_on_the_counter_alone() -> None:
     variables, training = drawn(TINY, IMAGES, "embedding"), TINY.clone(training=True)
     apply = jax.jit(lambda network, v: network.apply(v, IMAGES).output, static_argnums=0)
-    later = network_state.advanced(variables)
+    later = advanced(variables)
     first, again, other = (apply(training, v) for v in (variables, variables, later))
     np.testing.assert_array_equal(first, again)
     assert (first != other).all()
@@ -168,12 +170,12 @@ def test_a_tenth_is_dropped_at_each_place_and_the_mean_is_kept() -> None:
 
 
 def test_counters_start_anywhere_and_count_exactly() -> None:
-    starts = np.asarray(jax.vmap(network_state.start_counter)(jax.random.split(KEY, 1000)))
+    starts = np.asarray(jax.vmap(dropout.start_counter)(jax.random.split(KEY, 1000)))
     assert (starts == np.round(starts)).all() and (starts >= 0).all()
-    assert 0.9 * network_state.OFFSETS < starts.max() < network_state.OFFSETS
+    assert 0.9 * dropout.OFFSETS < starts.max() < dropout.OFFSETS
     assert len(np.unique(starts)) > 990
-    last = jnp.float32(network_state.OFFSETS + 12e6)
-    assert network_state.advanced({"dropout": {"counter": last}})["dropout"]["counter"] == last + 1
+    last = jnp.float32(dropout.OFFSETS + 12e6)
+    assert advanced({"dropout": {"counter": last}})["dropout"]["counter"] == last + 1
 
 
 # Optimizer steps.
@@ -185,8 +187,8 @@ class Small(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         counter = self.variable("dropout", "counter", jnp.zeros, ())
-        x = network_state.SpectralDense(4, name="first")(x)
-        noise = jax.random.normal(network_state.dropout_key(counter.value), x.shape)
+        x = spectral.SpectralDense(4, name="first")(x)
+        noise = jax.random.normal(dropout.dropout_key(counter.value), x.shape)
         return nn.Dense(2)(x + noise)
 
 
@@ -211,7 +213,7 @@ def test_every_step_moves_state_on_in_scans_and_lanes() -> None:
     """Weight decay would shrink the state, and momentum drag it on."""
     steps = 3
     inner = optax.chain(optax.add_decayed_weights(0.5), optax.sgd(0.1, momentum=0.9))
-    optimizer = optimizers.advancing(inner)
+    optimizer = advancing(inner)
 
     def step(carry: Any, _: None) -> tuple[Any, None]:
         variables, opt_state = carry
@@ -233,7 +235,7 @@ def test_every_step_moves_state_on_in_scans_and_lanes() -> None:
             slope = gradient({"params": params, **state})["params"]
             update, opt_state = inner.update(slope, opt_state, params)
             params = optax.apply_updates(params, update)
-            vector = network_state.power_iteration(params["first"]["kernel"], vector)
+            vector = spectral.power_iteration(params["first"]["kernel"], vector)
         state = {"spectral": {"first": {"vector": vector}}, "dropout": {"counter": steps}}
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a[lane], b, rtol=1e-5, atol=1e-6),  # noqa: B023
@@ -245,7 +247,7 @@ def test_every_step_moves_state_on_in_scans_and_lanes() -> None:
 
 def test_without_state_an_optimizer_is_what_it_was() -> None:
     variables = MLP((4,), 2).init(KEY, jnp.ones((1, 3)))
-    plain, wrapped = optax.adam(0.1), optimizers.advancing(optax.adam(0.1))
+    plain, wrapped = optax.adam(0.1), advancing(optax.adam(0.1))
     gradient = jax.tree.map(jnp.ones_like, variables)
     expected = plain.update(gradient, plain.init(variables), variables)
     found = wrapped.update(gradient, wrapped.init(variables), variables)

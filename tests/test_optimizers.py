@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from plasticity import optimizers
-from plasticity.optimizers import DEFAULT_ADAM, TUNED_ADAM, AdamSettings
+from plasticity.agents import optimizers
+from plasticity.agents.optimizers import DEFAULT_ADAM, TUNED_ADAM, AdamSettings
 
 BOTH = pytest.mark.parametrize("settings", [DEFAULT_ADAM, TUNED_ADAM])
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from plasticity import paper
+from plasticity.chapters import printed
+from plasticity.worlds import atari
 
 
 def test_scores_are_of_57_games_in_which_people_beat_chance() -> None:
-    scores = paper.atari_scores()
+    scores = atari.scores()
     assert list(scores) == ["game", "random", "human", "ale_id"]
     assert scores.game.nunique() == len(scores) == 57
     assert (scores.human > scores.random).all()
@@ -23,8 +24,8 @@ def test_scores_are_of_57_games_in_which_people_beat_chance() -> None:
 
 
 def test_improvements_are_the_bars_of_figure_7() -> None:
-    bars = paper.atari_improvements()
-    assert set(bars.game) == set(paper.atari_scores().game)
+    bars = printed.atari_improvements()
+    assert set(bars.game) == set(atari.scores().game)
     values = bars.improvement_percent
     assert values.is_monotonic_increasing
     assert ((values > 0).sum(), (values == 0).sum(), (values < 0).sum()) == (45, 2, 10)

@@ -18,8 +18,9 @@ import pytest
 from hurried import compiled
 from scipy import stats
 
-from plasticity import devices, probe
-from plasticity.probe import Result
+from plasticity import devices
+from plasticity.measure import probe
+from plasticity.measure.probe import Result
 
 EPS = float(np.finfo(np.float32).eps)
 KEY = jax.random.key(0)

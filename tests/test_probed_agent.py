@@ -12,19 +12,13 @@ import pandas as pd
 import pytest
 from hurried import compiled
 
-from plasticity import (
-    checkpoints,
-    configuration,
-    curvature,
-    dqn,
-    gradient_covariance,
-    mdp_agent,
-    network_statistics,
-    probe,
-    probed_agent,
-)
-from plasticity.mdp_agent import AgentConfig
-from plasticity.probed_agent import Config, World
+from plasticity import configuration
+from plasticity.agents import dqn, mdp_agent
+from plasticity.agents.mdp_agent import AgentConfig
+from plasticity.chapters.probing import probed_agent
+from plasticity.chapters.probing.probed_agent import Config, World
+from plasticity.measure import curvature, gradients, probe, ranks
+from plasticity.runs import checkpoints
 
 TINY = Config(
     n_images=60, mlp_width=8, batch_size=8, target_period=10, warmup=20, capacity=50,
@@ -376,7 +370,7 @@ def check_landscape(
         return jnp.mean((output - jax.lax.stop_gradient(output) + xi) ** 2)
 
     gram = np.asarray(
-        compiled(gradient_covariance.naive_gram, static_argnums=0)(loss, params, batch), np.float64
+        compiled(gradients.naive_gram, static_argnums=0)(loss, params, batch), np.float64
     )
     norms = np.sqrt(np.diag(gram))
     cosines = gram / np.outer(norms, norms)
@@ -384,7 +378,7 @@ def check_landscape(
     # Cosines are known to a few eps; of 3,540 pairs one may lie as near to -0.1.
     np.testing.assert_allclose(record["interference"], np.mean(pairs < -0.1), atol=1e-3)
     np.testing.assert_allclose(record["collinearity"], np.mean(np.abs(pairs)), rtol=1e-4)
-    rank = network_statistics.effective_rank(jnp.asarray(cosines, jnp.float32))
+    rank = ranks.effective_rank(jnp.asarray(cosines, jnp.float32))
     np.testing.assert_allclose(record["gradient_rank"], rank, rtol=1e-3)
     sharp = sharpness(config, params, batch, key)
     np.testing.assert_allclose(record["sharpness"], sharp, rtol=1e-3)

@@ -12,7 +12,8 @@ from types import ModuleType
 import pytest
 import toy
 
-from plasticity import checkpoints, cli, driver, progress, reproduction, results, worker_pool
+from plasticity import cli
+from plasticity.runs import checkpoints, driver, files, pool, progress, reproduction, results, units
 
 LONG = "sparse_reward-cifar10_train-resnet-two_hot-shrink_and_perturb"
 
@@ -27,7 +28,7 @@ def only_toy(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def run_and_fail(config: toy.Config) -> Path:
     """Run in this process; every unit of the arm ``wide`` fails. Return the work folder."""
-    with pytest.raises(driver.UnitsFailed):
+    with pytest.raises(units.UnitsFailed):
         driver.run(toy, config, "quick", workers=0, checkpoint_seconds=0.0)
     return results.folder("toy", results.label(toy.PROFILES, "quick", config)) / "unfinished"
 
@@ -50,7 +51,7 @@ def test_a_failed_unit_is_told_at_once_and_leaves_its_reason(
     assert all("told to fail" in why for why in wide.failures)
     # Begun again it is no failure, whatever becomes of it.
     monkeypatch.setenv("TOY_MENDED", "1")
-    steps = driver.advance_unit(toy, config, worker_pool.Unit("wide", (1,)), work, 0.0)  # type: ignore[arg-type]
+    steps = units.advance_unit(toy, config, pool.Unit("wide", (1,)), work, 0.0)  # type: ignore[arg-type]
     assert (next(steps), next(steps)) == (0, 1)
     wide = progress.arms(toy, work)[1]
     assert (wide.state, len(wide.failures), wide.chunks_done) == ("running", 1, 1)
@@ -65,10 +66,10 @@ def test_the_last_failure_survives_where_the_disk_is_full(
     """No room for the reason's file: the others go on, and the reason is in the error."""
 
     def full(self: checkpoints.UnitFolder, reason: str) -> None:
-        raise results.ResultsError("no space")
+        raise files.ResultsError("no space")
 
     monkeypatch.setattr(checkpoints.UnitFolder, "fail", full)
-    with pytest.raises(driver.UnitsFailed, match=r"(?s)2 of 4 units.*told to fail"):
+    with pytest.raises(units.UnitsFailed, match=r"(?s)2 of 4 units.*told to fail"):
         driver.run(toy, toy.Config(fail_arm="wide", chunks=2), "quick", workers=0)
 
 
@@ -78,7 +79,7 @@ def test_workers_failures_are_told_and_left_too(
 ) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parent)
     config = toy.Config(fail_arm="wide", chunks=2, seeds=1)
-    with pytest.raises(driver.UnitsFailed):
+    with pytest.raises(units.UnitsFailed):
         driver.run(toy, config, "quick", workers=1)
     assert capsys.readouterr().err.count("failed: wide (0,): ") == 1
     work = results.folder("toy", results.label(toy.PROFILES, "quick", config)) / "unfinished"
@@ -87,15 +88,15 @@ def test_workers_failures_are_told_and_left_too(
 
 @pytest.mark.parametrize(("stopped", "noted"), [(False, True), (True, False)])
 def test_a_worker_that_dies_has_failed_unless_it_was_stopped(stopped: bool, noted: bool) -> None:
-    unit, failed = worker_pool.Unit("wide", (3,)), dict[worker_pool.Unit, str]()
+    unit, failed = pool.Unit("wide", (3,)), dict[pool.Unit, str]()
     process = subprocess.Popen(
         [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     stopping = threading.Event()
     if stopped:
         stopping.set()
-    waiting, silent = worker_pool.Waiting([unit]), lambda chunks: None
-    worker_pool._serve(process, waiting, silent, failed.__setitem__, stopping)
+    waiting, silent = pool.Waiting([unit]), lambda chunks: None
+    pool._serve(process, waiting, silent, failed.__setitem__, stopping)
     assert ("its worker died" in failed.get(unit, "")) is noted
 
 
@@ -166,7 +167,7 @@ def test_a_reproduction_has_its_table_too(
     monkeypatch.setenv("TOY_MENDED", "1")
     run = driver.run(toy, config, "quick", workers=0)
     monkeypatch.delenv("TOY_MENDED")
-    with pytest.raises(driver.UnitsFailed):
+    with pytest.raises(units.UnitsFailed):
         reproduction.reproduce(toy, run.label, workers=0)
     capsys.readouterr()
     assert cli.main(["status", "toy", "--profile", run.label]) == 0
@@ -184,14 +185,14 @@ def test_watching_prints_what_changes_until_nothing_runs(
 ) -> None:
     """Seen by a watcher that wakes up three times, before chunk 1, after it, and after chunk 2."""
     config = toy.Config(chunks=4, seeds=1)
-    unit = worker_pool.Unit("narrow", (0,))
+    unit = pool.Unit("narrow", (0,))
     work = runs / "toy" / "quick" / "unfinished"
     with pytest.MonkeyPatch.context() as patch:  # a header, and nothing done
         patch.setattr(driver, "run_here", lambda *arguments: {unit: "stopped"})
-        with pytest.raises(driver.UnitsFailed):
+        with pytest.raises(units.UnitsFailed):
             driver.run(toy, config, "quick", workers=0)
     (work,) = (runs / "toy").glob("*/unfinished")
-    steps = driver.advance_unit(toy, config, unit, work, 0.0)  # type: ignore[arg-type]
+    steps = units.advance_unit(toy, config, unit, work, 0.0)  # type: ignore[arg-type]
 
     def passing() -> Iterator[None]:
         with checkpoints.locked(work):

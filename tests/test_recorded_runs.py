@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from plasticity import cli, configuration, freshness, results
-from plasticity.results import Run
+from plasticity import cli, configuration
+from plasticity.runs import freshness, results
+from plasticity.runs.results import Run
 
 COMMITTED = [
     run

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from plasticity import replay
-from plasticity.replay import Buffer
+from plasticity.agents import replay
+from plasticity.agents.replay import Buffer
 
 
 class Item(NamedTuple):

@@ -11,8 +11,14 @@ import pandas as pd
 import pytest
 import toy
 
-from plasticity import report, results
-from plasticity.experiments.interventions import pareto
+from plasticity.chapters import report
+from plasticity.chapters.curvature_evolution import words as curvature_evolution_words
+from plasticity.chapters.falsification import words as falsification_words
+from plasticity.chapters.interventions import words as interventions_words
+from plasticity.chapters.interventions.judge import pareto
+from plasticity.chapters.measuring_plasticity import words as measuring_plasticity_words
+from plasticity.chapters.scaling import words as scaling_words
+from plasticity.runs import results
 from plasticity.statistics import UNKNOWN, Interval
 
 
@@ -35,16 +41,18 @@ def test_names_of_the_code_are_made_readable() -> None:
 
 
 def test_a_statistic_clear_of_zero_on_one_side_only_is_named() -> None:
-    said = report.one_sided(stability(TURNS + KEEPS + NOTHING + WITHIN))
+    said = falsification_words.one_sided(stability(TURNS + KEEPS + NOTHING + WITHIN))
     assert said == (
         "Pooled over settings, clear of zero on one side only: **some rank** "
         "(negative in 1 of 2 strata)."
     )
-    assert report.one_sided(stability(WITHIN), "within").startswith("Within settings, no statistic")
+    assert falsification_words.one_sided(stability(WITHIN), "within").startswith(
+        "Within settings, no statistic"
+    )
 
 
 def test_the_sign_table_counts_clear_strata() -> None:
-    table = report.sign_table(stability(TURNS + NOTHING)).set_index("statistic")
+    table = falsification_words.sign_table(stability(TURNS + NOTHING)).set_index("statistic")
     counts = table[["strata", "clearly positive", "clearly negative"]].to_numpy().tolist()
     assert counts == [[2, 1, 1], [2, 0, 0]]
     assert table.loc["norm", ["lowest", "highest", "mean size"]].tolist() == [
@@ -56,7 +64,7 @@ def test_the_sign_table_counts_clear_strata() -> None:
 
 def test_pooling_compares_sizes_clear_intervals_and_signs() -> None:
     within = [("norm", "within", -0.2, -0.5, 0.2), ("norm", "within", -0.1, -0.4, 0.3)]
-    said = report.pooling(stability(TURNS + within))
+    said = falsification_words.pooling(stability(TURNS + within))
     assert "Over 2 combinations" in said
     assert "**0.70** pooled" in said and "**0.15** within" in said
     assert "2 are clear of zero pooled, 0 within" in said
@@ -73,7 +81,7 @@ def test_a_ratio_with_probes_that_never_got_there_is_a_bound() -> None:
         }
         for never in (0.0, 0.2)
     ]  # fmt: skip
-    table = report.curve_table(pd.DataFrame(rows))
+    table = falsification_words.curve_table(pd.DataFrame(rows))
     assert table["steps to half, last / first"].tolist() == [
         "2.00 [1.50, 2.50]",
         "≥ 2.00 [1.50, 2.50]",
@@ -82,7 +90,7 @@ def test_a_ratio_with_probes_that_never_got_there_is_a_bound() -> None:
 
 
 def test_the_nearest_setting_comes_first() -> None:
-    said = report.nearest(pd.Series({"b": 0.1, "a": 0.25, "c": 0.3}))
+    said = measuring_plasticity_words.nearest(pd.Series({"b": 0.1, "a": 0.25, "c": 0.3}))
     assert "**b**, whose root mean square distance from them is 0.10" in said
     assert said.endswith("(the others: a: 0.25; c: 0.30).")
 
@@ -112,7 +120,7 @@ def walks() -> pd.DataFrame:
 
 
 def test_it_is_said_which_walks_grow() -> None:
-    assert report.walk_growth(walks()) == (
+    assert curvature_evolution_words.walk_growth(walks()) == (
         "While λ₁ grew 20.0 times [18.0, 22.0] under SGD, the walks' changed by: steps as long as "
         "the agent's 1.00 [0.90, 1.10], not clear of 1; steps 10 times 1.50 [1.20, 1.80], grows; "
         "steps 100 times 0.50 [0.40, 0.60], shrinks."
@@ -120,7 +128,7 @@ def test_it_is_said_which_walks_grow() -> None:
 
 
 def test_the_table_of_walks_has_a_row_a_process() -> None:
-    table = report.walk_table(walks()).set_index("process")
+    table = curvature_evolution_words.walk_table(walks()).set_index("process")
     assert list(table.index) == [
         "gradient descent", "random walk", "walk, steps × 10", "walk, steps × 100",
         "walk, tensor by tensor",
@@ -136,7 +144,7 @@ def test_a_table_of_sharpness_has_three_digits_or_more() -> None:
          "growth": wide, "accuracy": narrow}
         for norm in (False, True)
     ]  # fmt: skip
-    table = report.sharpness_table(pd.DataFrame(rows))
+    table = curvature_evolution_words.sharpness_table(pd.DataFrame(rows))
     assert table["layer normalisation"].tolist() == ["without", "with"]
     assert table["λ₁ at the start"].tolist() == ["0.0123 [0.01, 0.015]"] * 2
     assert table["λ₁ at the end"].iloc[0] == "1,235 [900, 1,501]"
@@ -145,7 +153,7 @@ def test_a_table_of_sharpness_has_three_digits_or_more() -> None:
 def test_a_run_and_the_table_of_runs_say_that_it_was_reproduced(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("plasticity.fingerprint.code_digest", lambda module: "now")
+    monkeypatch.setattr("plasticity.runs.fingerprint.code_digest", lambda module: "now")
     provenance: dict[str, Any] = {
         "profile": "laptop", "config": {"size": 32}, "code": "then", "commit": "c" * 40,
         "uncommitted_source": False, "seeds": [0, 1, 2], "compute_seconds": 60.0,
@@ -186,7 +194,7 @@ def exactly(value: float) -> Interval:
 
 
 def cell(name: str, final: Interval, task: float = 0.5, **others: object) -> dict[str, object]:
-    """A row of `plasticity.experiments.interventions.cells`, made up."""
+    """A row of `plasticity.chapters.interventions.judge.cells`, made up."""
     known = np.isfinite(final.estimate)
     return {
         "variant": "true_label", "dataset": "mnist_5k", "architecture": "mlp",
@@ -198,7 +206,7 @@ def cell(name: str, final: Interval, task: float = 0.5, **others: object) -> dic
 
 
 def test_the_table_of_cells_says_what_is_missing() -> None:
-    table = report.cells_table(
+    table = interventions_words.cells_table(
         pd.DataFrame(
             [
                 cell("reset_last_layer", Interval(0.3, 0.2, 0.4, 2)),
@@ -221,7 +229,7 @@ def test_power_is_said_in_plain_words() -> None:
         ("cnn", "two_hot", "reset_last_layer", Interval(0.0, -0.1, 0.1, 5), 0.128),
     ]
     columns = ["architecture", "encoding", "intervention", "difference", "detectable"]
-    table = report.power_table(pd.DataFrame(rows, columns=columns))
+    table = interventions_words.power_table(pd.DataFrame(rows, columns=columns))
     assert table.contrast.tolist() == [
         "MLP: layer norm against none",
         "MLP: two-hot output against regression",
@@ -234,7 +242,7 @@ def test_power_is_said_in_plain_words() -> None:
 
 def test_the_papers_layer_norm_helps_regression_on_one_of_two_data_sets() -> None:
     cells = pd.DataFrame([cell("none", exactly(0.3)), cell("layer_norm", exactly(0.2))])
-    table = report.layer_norm_cells(cells)
+    table = interventions_words.layer_norm_cells(cells)
     regression = table[table.output == "regression"].set_index(["data", "network"])
     printed = regression["the paper: none → layer norm"]
     assert printed["MNIST", "MLP"] == "0.34 → 0.43" and printed["MNIST", "CNN"] == "0.27 → 0.32"
@@ -266,7 +274,7 @@ def search(**config: Any) -> results.Run:
 
 
 def test_a_search_shows_what_each_rate_does_and_where_agents_diverged() -> None:
-    small, large = report.search_table(search(search=[0.001, 0.1])).to_dict("records")
+    small, large = interventions_words.search_table(search(search=[0.001, 0.1])).to_dict("records")
     assert (small["learning rate"], large["learning rate"]) == ("0.001", "0.1")
     assert small["output"] == "two-hot" and small["network"] == "MLP"
     assert small["initial"] == "0.10 [0.10, 0.10]" and small["final"] == "0.30 [0.30, 0.30]"
@@ -275,7 +283,7 @@ def test_a_search_shows_what_each_rate_does_and_where_agents_diverged() -> None:
     assert small["largest TD loss"] == "1.24e+03" and small["diverged"] == "0 of 2"
     assert large["final"] == large["largest TD loss"] == "–" and large["diverged"] == "2 of 2"
     with pytest.raises(ValueError, match="is no search"):
-        report.search_table(search(search=[]))
+        interventions_words.search_table(search(search=[]))
 
 
 def test_the_front_is_said_a_sentence_a_panel() -> None:
@@ -287,7 +295,7 @@ def test_the_front_is_said_a_sentence_a_panel() -> None:
             cell("none", UNKNOWN, architecture="cnn"),
         ]
     )
-    assert report.front_in_words(cells, pareto) == (
+    assert interventions_words.front_in_words(cells, pareto) == (
         "- **MLP · MNIST · true-label**: no other beats no intervention with two-hot output (0.90 "
         "of images right, probe loss 0.40); layer norm with regression output (0.80 of images "
         "right, probe loss 0.20).\n"
@@ -306,7 +314,7 @@ def test_a_width_at_which_nothing_is_lost_is_a_power_of_two_or_nowhere() -> None
         Interval(10.0, 9.0, 11.0, 9), Interval(10.0, 8.0, inf, 9), Interval(inf, 12.0, inf, 9),
         Interval(inf, inf, inf, 9), Interval(400.0, 30.0, inf, 9),
     ]  # fmt: skip
-    table = report.width_table(pd.DataFrame([common | {"zero": zero} for zero in zeros]))
+    table = scaling_words.width_table(pd.DataFrame([common | {"zero": zero} for zero in zeros]))
     assert table["zero at"].tolist() == [
         "1,024 [512, 2,048]", "1,024 [256, nowhere]", "nowhere (from 4,096)", "nowhere",
         "over a million [over a million, nowhere]",
@@ -324,7 +332,7 @@ def test_the_cost_of_a_width_is_its_median_turn_with_the_extremes() -> None:
             "milliseconds": [70.04, 60.0, 90.0],
         }
     )  # fmt: skip
-    (row,) = report.width_cost_table(turns).to_dict("records")
+    (row,) = scaling_words.width_cost_table(turns).to_dict("records")
     assert row == {
         "network": "CNN", "width": "256", "parameters": "14,000,000",
         "ms an update": "70 [60, 90]", "memory, MiB": "512",
@@ -334,7 +342,7 @@ def test_the_cost_of_a_width_is_its_median_turn_with_the_extremes() -> None:
         "packages": {"jax": "0.10.2"}, "commit": "0123456789ab", "uncommitted_source": True,
         "finished": "2026-11-25T18:00:00+00:00", "load_before": 1.54,
     }  # fmt: skip
-    assert report.width_cost_note(machine) == (
+    assert scaling_words.width_cost_note(machine) == (
         "Measured 2026-11-25 on one core of some processor, jax 0.10.2, commit `0123456789` with "
         "uncommitted changes: 3 turns of 400 updates each, compiled before; load of the machine "
         "when it began: 1.5."

@@ -18,7 +18,8 @@ import pandas as pd
 import pytest
 import toy
 
-from plasticity import checkpoints, cli, configuration, driver, freshness, reproduction, results
+from plasticity import cli, configuration
+from plasticity.runs import checkpoints, driver, files, freshness, reproduction, results, units
 
 
 @pytest.fixture
@@ -30,17 +31,17 @@ def recorded(runs: Path) -> results.Run:
 @pytest.fixture
 def forget() -> Iterator[None]:
     """Compile and load anew, now and afterwards: a test is about to change the toy."""
-    driver.compiled.cache_clear()
-    driver.load.cache_clear()
+    units.compiled.cache_clear()
+    units.load.cache_clear()
     yield
-    driver.compiled.cache_clear()
-    driver.load.cache_clear()
+    units.compiled.cache_clear()
+    units.load.cache_clear()
 
 
 @pytest.fixture
 def edited(recorded: results.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other code than what made the run, that computes the same."""
-    monkeypatch.setattr("plasticity.fingerprint.code_digest", lambda module: "generalised")
+    monkeypatch.setattr("plasticity.runs.fingerprint.code_digest", lambda module: "generalised")
 
 
 def reproduce(**options: Any) -> reproduction.Reproduction:
@@ -145,7 +146,7 @@ def test_a_field_removed_since_is_named(recorded: results.Run, runs: Path) -> No
 def test_a_damaged_run_is_not_compared(recorded: results.Run, runs: Path) -> None:
     path = runs / "toy" / "quick" / "results.csv"
     path.write_text(path.read_text().replace("narrow", "Narrow"))
-    with pytest.raises(results.ResultsError, match=r"results\.csv is not what the run wrote"):
+    with pytest.raises(files.ResultsError, match=r"results\.csv is not what the run wrote"):
         reproduce()
 
 
@@ -153,7 +154,7 @@ def test_a_run_recorded_again_meanwhile_keeps_its_provenance(
     recorded: results.Run, runs: Path
 ) -> None:
     results.write("toy", "quick", recorded.table[:-1], recorded.arrays, recorded.provenance)
-    with pytest.raises(results.ResultsError, match="recorded again meanwhile"):
+    with pytest.raises(files.ResultsError, match="recorded again meanwhile"):
         results.add_proof(recorded, {"code": "generalised"})
     assert "proofs" not in results.load("toy", "quick").provenance
 

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from plasticity import configuration, results
+from plasticity import configuration
+from plasticity.runs import files, origin, results
 
 TABLE = pd.DataFrame(
     {"arm": ["a", "b"], "seed": [0, 0], "step": [1, 1], "metric": "x", "value": [0.1, 1 / 3]}
@@ -50,7 +51,7 @@ def test_damage_is_found(runs: Path, name: str) -> None:
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
     path.write_bytes(content)
-    with pytest.raises(results.ResultsError, match=f"{name} is not what the run wrote.*delete"):
+    with pytest.raises(files.ResultsError, match=f"{name} is not what the run wrote.*delete"):
         results.load("toy", "laptop")
 
 
@@ -60,10 +61,10 @@ def test_broken_provenance_and_absent_runs_are_named(runs: Path) -> None:
     write()
     path = runs / "toy" / "laptop" / "run.json"
     path.write_text(path.read_text()[:50])
-    with pytest.raises(results.ResultsError, match=r"run\.json is not a run's provenance"):
+    with pytest.raises(files.ResultsError, match=r"run\.json is not a run's provenance"):
         results.load("toy", "laptop")
     path.write_text(json.dumps({"no": "hashes"}))
-    with pytest.raises(results.ResultsError):
+    with pytest.raises(files.ResultsError):
         results.load("toy", "laptop")
 
 
@@ -105,21 +106,21 @@ def test_a_failed_write_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "results.csv"
-    results.write_atomically(path, b"old")
+    files.write_atomically(path, b"old")
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(results.ResultsError, match=r"No space left on device.*it resumes"):
-        results.write_atomically(path, b"new")
+    with pytest.raises(files.ResultsError, match=r"No space left on device.*it resumes"):
+        files.write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_provenance_says_what_computed(repository: Path) -> None:
-    found = results.environment()
-    assert set(results.PACKAGES) <= set(found["packages"])
+    found = origin.environment()
+    assert set(origin.PACKAGES) <= set(found["packages"])
     assert found["device"]["kind"]
     if (repository / ".git").exists():
         assert len(found["commit"]) == 40
@@ -134,5 +135,5 @@ def test_a_bank_is_a_file_for_each_arm_read_on_demand(runs: Path) -> None:
     with pytest.raises(KeyError, match="no parameters of 'c' were kept; there are a, b"):
         run.bank("c")
     (runs / "toy" / "laptop" / "bank" / "b.npz").write_bytes(b"damaged")
-    with pytest.raises(results.ResultsError, match=r"b\.npz is not what the run wrote"):
+    with pytest.raises(files.ResultsError, match=r"b\.npz is not what the run wrote"):
         results.load("toy", "laptop")

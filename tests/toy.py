@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from plasticity import configuration
-from plasticity.results import Records
+from plasticity.runs.results import Records
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The command line: thin words over `plasticity.driver` and `plasticity.results`.
+"""The command line: thin words over `plasticity.runs.driver` and `plasticity.runs.results`.
 
 ``run`` imports neither plotting nor notebook packages: a GPU node needs only the package's core
 dependencies, and its data in ``PLASTICITY_DATA``.
@@ -18,26 +18,27 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
-from plasticity import (
+from plasticity import chapters as experiments
+from plasticity import configuration, devices
+from plasticity.chapters import claims
+from plasticity.chapters.probing import probed_agent
+from plasticity.runs import (
     checkpoints,
-    claims,
-    configuration,
     cost,
-    devices,
     driver,
-    experiments,
+    files,
     freshness,
     jobs,
-    probed_agent,
     progress,
     reproduction,
     results,
 )
-from plasticity.data import DataError
+from plasticity.runs.units import UnitsFailed
+from plasticity.worlds.image_files import DataError
 
 KNOWN_ERRORS = (
-    configuration.ConfigError, DataError, driver.UnitsFailed,
-    checkpoints.CheckpointError, results.ResultsError, FileNotFoundError,
+    configuration.ConfigError, DataError, UnitsFailed,
+    checkpoints.CheckpointError, files.ResultsError, FileNotFoundError,
 )  # fmt: skip
 """Errors whose message says what to do: shown without a traceback."""
 
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def experiment_names() -> list[str]:
-    """Return the experiments: the modules of `plasticity.experiments`."""
+    """Return the experiments: the modules of `plasticity.chapters`."""
     return [module.name for module in pkgutil.iter_modules(experiments.__path__)]
 
 
@@ -74,7 +75,7 @@ def experiment(name: str) -> ModuleType:
         raise configuration.ConfigError(
             f"unknown experiment {name!r}: choose from {', '.join(experiment_names())}"
         )
-    return importlib.import_module(f"plasticity.experiments.{name}")
+    return importlib.import_module(f"plasticity.chapters.{name}")
 
 
 def experiment_modules() -> dict[str, ModuleType]:
@@ -239,7 +240,7 @@ def _notebook(options: argparse.Namespace) -> None:
         "input_path": f"book/{source.name}",
         "output_path": target.name,
     }
-    results.write_atomically(target, (json.dumps(document, indent=1) + "\n").encode())
+    files.write_atomically(target, (json.dumps(document, indent=1) + "\n").encode())
     partial.unlink()
     print(target)
 

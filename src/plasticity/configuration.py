@@ -99,8 +99,8 @@ def from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
     """Inverse of `to_dict`.
 
     A field that ``values`` lack takes its default: it was added later, and its default stands for
-    what was done before (`plasticity.reproduction` proves it). Raises `ConfigError` for a field
-    that ``cls`` does not have, and if one without a default is missing.
+    what was done before (`plasticity.runs.reproduction` proves it). Raises `ConfigError` for a
+    field that ``cls`` does not have, and if one without a default is missing.
     """
     kinds = _kinds(cls)
     given = {

@@ -13,22 +13,16 @@ import pandas as pd
 import pytest
 from hurried import compiled
 
-from plasticity import (
-    atari,
-    atari_agent,
-    checkpoints,
-    configuration,
-    double_dqn,
-    driver,
-    frame_replay,
-    gradient_covariance,
-    jitted_atari,
-    paper,
-    results,
-)
-from plasticity.data import DataError
-from plasticity.experiments import atari_layer_norm as experiment
-from plasticity.experiments.atari_layer_norm import Config, State
+from plasticity import configuration
+from plasticity.agents import atari_agent, double_dqn, frame_replay
+from plasticity.chapters import printed
+from plasticity.chapters.atari_layer_norm import judge as judging
+from plasticity.chapters.atari_layer_norm import run as experiment
+from plasticity.chapters.atari_layer_norm.run import Config, State
+from plasticity.measure import gradients
+from plasticity.runs import checkpoints, driver, results, units
+from plasticity.worlds import atari, atari_callback
+from plasticity.worlds.image_files import DataError
 
 TINY = Config(
     games=("pong",), game="pong", size=36, stack=2, episode_frames=80, learn_period=16,
@@ -158,7 +152,7 @@ def test_c_k_is_that_of_gradients_one_by_one(life: Life) -> None:
     _, look_key = jax.random.split(jax.random.fold_in(state.measure_key, 2))
     pick_key, _ = jax.random.split(look_key)
 
-    def slowly(agent: double_dqn.State) -> gradient_covariance.Covariance:
+    def slowly(agent: double_dqn.State) -> gradients.Covariance:
         batch = frame_replay.sample(agent.buffer, jax.random.uniform(pick_key, (6,)))
         goals = double_dqn.targets(learner, agent.params, agent.target_params, batch)
         each = (double_dqn.frames_last(batch.observation), (batch.action, goals))
@@ -168,12 +162,12 @@ def test_c_k_is_that_of_gradients_one_by_one(life: Life) -> None:
             error = double_dqn.errors(learner.apply(params, x), goal)
             return double_dqn.huber(learner, error)[0]
 
-        gram = gradient_covariance.naive_gram(loss, agent.params, each)
-        return gradient_covariance.covariance(gram)
+        gram = gradients.naive_gram(loss, agent.params, each)
+        return gradients.covariance(gram)
 
     found = compiled(slowly)(state.agent)
     np.testing.assert_allclose(record["cosines"], found.cosines, atol=2e-3)  # stored in halves
-    summary = gradient_covariance.summary(found)
+    summary = gradients.summary(found)
     np.testing.assert_allclose(record["collinearity"], summary.collinearity, rtol=1e-3)
 
 
@@ -226,15 +220,15 @@ def test_killed_and_resumed_a_run_gives_the_bits_of_an_unbroken_one(runs: Path) 
                 experiment, TINY, "quick", workers=0, reuse=False, checkpoint_seconds=0.0
             )  # fmt: skip
     (work,) = runs.glob("atari_layer_norm/*/unfinished")
-    unit = driver.units_of(experiment, TINY, batched=False)[0]  # type: ignore[arg-type]
+    unit = units.units_of(experiment, TINY, batched=False)[0]  # type: ignore[arg-type]
     assert 1 <= checkpoints.UnitFolder(work, *unit).chunks_done() < 3
-    jitted_atari._environments.cache_clear()
+    atari_callback._environments.cache_clear()
     again = driver.run(experiment, TINY, "quick", workers=0, reuse=False, checkpoint_seconds=0.0)
     pd.testing.assert_frame_equal(again.table, whole.table, check_exact=True)
     for name, array in whole.arrays.items():
         np.testing.assert_array_equal(again.arrays[name], array)
     assert "1 of 57 games (Atari)" in again.describe()
-    assert [judge(again).status for judge in experiment.CLAIMS.values()] == ["inconclusive"] * 3
+    assert [judge(again).status for judge in judging.CLAIMS.values()] == ["inconclusive"] * 3
 
 
 COMMITTED = [run for run in results.recorded("atari_layer_norm") if run.profile != "quick"]
@@ -242,7 +236,7 @@ COMMITTED = [run for run in results.recorded("atari_layer_norm") if run.profile 
 
 def test_the_analogue_plays_the_middle_of_every_three_bars() -> None:
     (run,) = (run for run in COMMITTED if run.config["size"] < Config.size)
-    assert run.config["games"] == list(paper.atari_improvements().game[1::3])
+    assert run.config["games"] == list(printed.atari_improvements().game[1::3])
     assert {**run.config, "games": []} == {
         **configuration.to_dict(experiment.PROFILES["laptop"]), "games": [], "size": 44, "seeds": 1,
         "frames": 64_000, "evaluation_episodes": 4, "episode_frames": 18_000,

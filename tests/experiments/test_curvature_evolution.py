@@ -15,21 +15,15 @@ import optax
 import pytest
 from hurried import compiled
 
-from plasticity import (
-    checkpoints,
-    configuration,
-    dqn,
-    driver,
-    freshness,
-    gradient_covariance,
-    mdp_agent,
-    optimizers,
-    results,
-)
-from plasticity.experiments import curvature_evolution as experiment
-from plasticity.experiments.curvature_evolution import Config, State
-from plasticity.probed_agent import World
-from plasticity.results import Run
+from plasticity import configuration
+from plasticity.agents import dqn, mdp_agent, optimizers
+from plasticity.chapters.curvature_evolution import judge as judging
+from plasticity.chapters.curvature_evolution import run as experiment
+from plasticity.chapters.curvature_evolution.run import Config, State
+from plasticity.chapters.probing.probed_agent import World
+from plasticity.measure import gradients
+from plasticity.runs import checkpoints, driver, freshness, results, units
+from plasticity.runs.results import Run
 
 TINY = Config(
     n_images=60, mlp_width=8, batch_size=8, learning_rate=0.05, target_period=3, warmup=20,
@@ -272,7 +266,7 @@ def test_the_spectrum_is_that_of_the_dense_hessian(double: None) -> None:
 def test_c_k_and_its_summary_are_those_of_all_gradients_held(world: World, life: Life) -> None:
     state, record = life[-1]
     x, xi, _ = problem(images_of(world), state.measure_key)
-    naive = compiled(gradient_covariance.naive_gram, static_argnums=0)
+    naive = compiled(gradients.naive_gram, static_argnums=0)
 
     def loss(params: Any, example: tuple[jax.Array, jax.Array]) -> jax.Array:
         output = by_hand(params, example[0][None])[0]
@@ -398,7 +392,7 @@ def curves(at_fig_2: float, at_end: float) -> Run:
 def test_the_judge_of_curvature_follows_the_ledger(
     at_fig_2: float, at_end: float, status: str
 ) -> None:
-    verdict = experiment.judge_curvature(curves(at_fig_2, at_end))
+    verdict = judging.judge_curvature(curves(at_fig_2, at_end))
     assert verdict.status == status
     for condition, ratio in zip(verdict.conditions, (at_fig_2, at_end), strict=True):
         mean = np.exp(np.mean(np.log(1 + 0.001 * np.arange(5))))
@@ -417,7 +411,7 @@ def test_the_judge_of_interference_follows_the_ledger(more: float, status: str) 
         agents["agent", seed] = measured(
             [1.0] * 7, walk + more + noise, negative_share=walk, sharpness=1.0
         )
-    verdict = experiment.judge_interference(made_up(agents))
+    verdict = judging.judge_interference(made_up(agents))
     assert verdict.status == status
     np.testing.assert_allclose(verdict.conditions[0].measured.estimate, more, atol=1e-6)
 
@@ -447,14 +441,14 @@ def normed(true_label: float, random_label: float) -> Run:
 def test_the_judge_of_layer_normalisation_follows_the_ledger(
     ratios: tuple[float, float], status: str
 ) -> None:
-    verdict = experiment.judge_layer_norm(normed(*ratios))
+    verdict = judging.judge_layer_norm(normed(*ratios))
     assert verdict.status == status
     for condition, ratio in zip(verdict.conditions, ratios, strict=True):
         np.testing.assert_allclose(condition.measured.estimate, ratio, rtol=1e-3)
 
 
 def test_the_table_of_layer_normalisation_is_these_numbers() -> None:
-    table = experiment.layer_norm(normed(0.5, 1.5))
+    table = judging.layer_norm(normed(0.5, 1.5))
     assert table[["variant", "layer_norm"]].to_numpy().tolist() == [
         [variant, norm] for variant in ("true_label", "random_label") for norm in (False, True)
     ]
@@ -470,13 +464,13 @@ def test_the_table_of_layer_normalisation_is_these_numbers() -> None:
 
 
 def test_without_its_arms_the_claim_on_layer_normalisation_was_not_run() -> None:
-    verdict = experiment.judge_layer_norm(curves(2.0, 3.0))
+    verdict = judging.judge_layer_norm(curves(2.0, 3.0))
     assert verdict.status == "not run" and verdict.claim.id == "layer-norm-sharpness"
 
 
 def test_claims_are_those_of_the_ledger() -> None:
     run = curves(2.0, 3.0)
-    for name, judge in experiment.CLAIMS.items():
+    for name, judge in judging.CLAIMS.items():
         assert judge(run).claim.id == name
         assert judge(run).claim.experiment == "curvature_evolution"
 
@@ -492,12 +486,12 @@ def test_growth_and_the_table_of_walks_are_these_numbers() -> None:
     }  # fmt: skip
     cnn = {(experiment.cnn_arm("true_label", True), 0): measured([1.0] * 7)}
     run = made_up({**agents, **cnn}, layer_norm_arms=True)
-    np.testing.assert_allclose(experiment.growth(run), [2, 32])
-    np.testing.assert_allclose(experiment.growth(run, process="walk"), [5, 5])
-    ratio = experiment.log_ratio(np.array([2.0, 32.0]), np.array([1.0, 4.0]))
+    np.testing.assert_allclose(judging.growth(run), [2, 32])
+    np.testing.assert_allclose(judging.growth(run, process="walk"), [5, 5])
+    ratio = judging.log_ratio(np.array([2.0, 32.0]), np.array([1.0, 4.0]))
     np.testing.assert_allclose(ratio.estimate, 4.0)  # of 2 and 8
     assert ratio.low < 2 and ratio.high > 8 and ratio.n == 2
-    table = experiment.walks(run)
+    table = judging.walks(run)
     walk, agent = table.to_dict("records")  # in the order of their distance
     assert (walk["process"], agent["process"]) == ("walk", "agent")
     for row, expected in (
@@ -526,7 +520,7 @@ def test_interrupted_and_resumed_the_driver_records_what_was_measured(
         with pytest.raises(KeyboardInterrupt):
             driver.run(experiment, TINY, "quick", workers=0, checkpoint_seconds=0.0)
     (work,) = runs.glob("curvature_evolution/*/unfinished")
-    (unit,) = driver.units_of(experiment, TINY, batched=False)  # type: ignore[arg-type]
+    (unit,) = units.units_of(experiment, TINY, batched=False)  # type: ignore[arg-type]
     assert 1 <= checkpoints.UnitFolder(work, *unit).chunks_done() < 7
     recorded = driver.run(experiment, TINY, "quick", workers=0)
     table, arrays = experiment.summarize(TINY, {("agent", 0): stacked(life)})
@@ -535,7 +529,7 @@ def test_interrupted_and_resumed_the_driver_records_what_was_measured(
     assert set(recorded.arrays) == set(arrays)
     for name, array in arrays.items():
         np.testing.assert_allclose(recorded.arrays[name], array, rtol=1e-2, atol=2e-3)
-    assert [judge(recorded).claim.id for judge in experiment.CLAIMS.values()]
+    assert [judge(recorded).claim.id for judge in judging.CLAIMS.values()]
 
 
 COMMITTED = [run for run in results.recorded("curvature_evolution") if run.profile != "quick"]

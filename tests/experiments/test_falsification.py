@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plasticity import cli, configuration, freshness, probed_agent, results
-from plasticity.experiments import falsification as experiment
-from plasticity.experiments.falsification import Config
-from plasticity.results import Run
+from plasticity import cli, configuration
+from plasticity.chapters.falsification import judge
+from plasticity.chapters.falsification import run as experiment
+from plasticity.chapters.falsification.run import Config
+from plasticity.chapters.probing import probed_agent
+from plasticity.runs import freshness, results
+from plasticity.runs.results import Run
 
 TINY = Config(
     variants=("true_label", "random_label"), datasets=("mnist_5k",), architectures=("mlp",),
@@ -103,7 +106,7 @@ def population(signs: dict[str, float], landscape: dict[str, float]) -> Run:
         variant = str(changes["variant"])
         for seed in range(6):
             lost = 0.1 + 0.05 * rng.random()
-            values = {name: 10 + signs[variant] * lost for name in experiment.STATISTICS}
+            values = {name: 10 + signs[variant] * lost for name in judge.STATISTICS}
             values |= {name: 10 + landscape[variant] * lost for name in EXPLANATION}
             agents[arm, seed] = record(0.1 + lost, **values)
     return made_up(agents)
@@ -112,7 +115,7 @@ def population(signs: dict[str, float], landscape: dict[str, float]) -> Run:
 def test_an_agents_row_has_what_it_lost_and_its_statistics() -> None:
     arm = next(iter(experiment.arms(TINY)))
     run = made_up({(arm, 0): record(0.4, weight_norm=12.0), (arm, 1): record(0.2, weight_norm=9.0)})
-    table = experiment.at_end(run, [arm])
+    table = judge.at_end(run, [arm])
     np.testing.assert_allclose(table.plasticity_loss, [0.3, 0.1], atol=1e-6)
     assert list(table.weight_norm) == [12.0, 9.0]
     assert list(table.step) == [20, 20] and set(table.setting) == {"adam:0.001"}
@@ -121,12 +124,12 @@ def test_an_agents_row_has_what_it_lost_and_its_statistics() -> None:
 def test_curves_are_measured_as_said() -> None:
     arm = next(iter(experiment.arms(TINY)))
     run = made_up({(arm, 0): record(0.15, half=(2, 6), fall=0.25)})
-    assert experiment.steps_to_half(run, arm).tolist() == [[100, 300]]
-    np.testing.assert_allclose(experiment.end_of_curve(run, arm), [[0.1, 0.15]])
-    np.testing.assert_allclose(experiment.late_fall(run, arm), [[0.5, 0.25]])
-    np.testing.assert_allclose(experiment.roughness(run, arm), 0.1)
+    assert judge.steps_to_half(run, arm).tolist() == [[100, 300]]
+    np.testing.assert_allclose(judge.end_of_curve(run, arm), [[0.1, 0.15]])
+    np.testing.assert_allclose(judge.late_fall(run, arm), [[0.5, 0.25]])
+    np.testing.assert_allclose(judge.roughness(run, arm), 0.1)
     stuck = made_up({(arm, 0): record(0.4, half=(2, 11), fall=0.0)})
-    assert experiment.steps_to_half(stuck, arm).tolist() == [[100, 500]]  # the whole budget
+    assert judge.steps_to_half(stuck, arm).tolist() == [[100, 500]]  # the whole budget
 
 
 @pytest.mark.parametrize(
@@ -140,10 +143,10 @@ def test_curves_are_measured_as_said() -> None:
 )
 def test_the_judges_of_signs_follow_the_ledger(signs: dict[str, float], status: str) -> None:
     constant = dict.fromkeys(signs, 0.0)
-    verdict = experiment.judge_flip_sign(population(signs, constant))
+    verdict = judge.judge_flip_sign(population(signs, constant))
     assert verdict.status == status
-    assert len(verdict.conditions) == 2 * len(experiment.STATISTICS)
-    verdict = experiment.judge_landscape(population(constant, signs))
+    assert len(verdict.conditions) == 2 * len(judge.STATISTICS)
+    verdict = judge.judge_landscape(population(constant, signs))
     assert verdict.status == status
     assert len(verdict.conditions) == 2 * len(EXPLANATION)
 
@@ -167,9 +170,9 @@ def test_the_judge_of_curves_follows_the_ledger(
         for seed in range(6):
             agents[arm, seed] = record(last * (1 + 1e-4 * seed), half=half, fall=fall)
     run = made_up(agents)
-    assert experiment.fig_4_arm(run) == "true_label-mnist_5k-mlp-adam_1e-3"
-    assert experiment.judge_slower(run).status == status
-    table = experiment.curves(run)
+    assert judge.fig_4_arm(run) == "true_label-mnist_5k-mlp-adam_1e-3"
+    assert judge.judge_slower(run).status == status
+    table = judge.curves(run)
     assert set(table.status) == {status}
     assert (table.never == (half[1] > 10)).all()
 

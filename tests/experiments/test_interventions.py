@@ -14,21 +14,17 @@ import numpy as np
 import optax
 import pytest
 
-from plasticity import (
-    cli,
-    configuration,
-    mdp_agent,
-    paper,
-    probed_agent,
-    report,
-    results,
-    statistics,
-    two_hot_probe,
-)
-from plasticity.claims import LEDGER
-from plasticity.experiments import interventions as experiment
-from plasticity.experiments.interventions import INTERVENTIONS, Config
-from plasticity.results import Run
+from plasticity import cli, configuration, statistics
+from plasticity.agents import mdp_agent
+from plasticity.chapters.claims import LEDGER
+from plasticity.chapters.interventions import judge as judging
+from plasticity.chapters.interventions import run as experiment
+from plasticity.chapters.interventions import words
+from plasticity.chapters.interventions.run import INTERVENTIONS, Config
+from plasticity.chapters.printed import interventions
+from plasticity.chapters.probing import probed_agent, two_hot_probe
+from plasticity.runs import results
+from plasticity.runs.results import Run
 
 NETWORKS = ("mlp", "cnn", "resnet", "vit")
 TINY = Config(
@@ -61,7 +57,7 @@ def test_an_arm_is_every_combination_and_one_change_at_a_time() -> None:
 
 def test_interventions_are_those_of_the_paper() -> None:
     assert INTERVENTIONS["weight_decay"] == {"weight_decay": 1e-5}  # §6.2
-    printed = set(paper.interventions().intervention)
+    printed = set(interventions().intervention)
     assert printed == INTERVENTIONS.keys() - {"reset_optimizer"}  # which is of B.1, in no heat map
 
 
@@ -165,7 +161,7 @@ def test_an_agents_row_has_its_cell_and_what_it_lost() -> None:
         replace(TINY, search=(1e-3, 1e-5), seeds=2),
         lambda cell, seed: record(0.25 + 0.25 * seed, td=4.0, diverged=float(seed)),
     )
-    table = experiment.agents(run)
+    table = judging.agents(run)
     assert len(table) == 2 * 4 * 2 * 2 * 2
     assert set(table.intervention) == {"0.001", "1e-05"}
     np.testing.assert_allclose(table.learning_rate, table.intervention.astype(float))
@@ -178,7 +174,7 @@ def test_an_agents_row_has_its_cell_and_what_it_lost() -> None:
 def test_cells_stand_beside_the_papers() -> None:
     """Of the diverged seeds none is averaged; those of MNIST are numbers of Figs. 9 and 11."""
     run = made_up(TINY, lambda cell, seed: record(0.3 + 0.1 * seed, diverged=float(seed == 3)))
-    table = experiment.cells(run)
+    table = judging.cells(run)
     assert len(table) == len(experiment.arms(TINY))
     assert set(table.diverged) == {1}
     for row in table.itertuples():
@@ -207,11 +203,11 @@ def test_cells_stand_beside_the_papers() -> None:
 def test_an_arm_of_which_all_agents_diverged_is_unknown() -> None:
     few = replace(TINY, seeds=2, interventions=("none", "layer_norm", "shrink_and_perturb"))
     run = made_up(few, lambda cell, seed: record(np.nan, diverged=1.0))
-    table = experiment.cells(run)
+    table = judging.cells(run)
     assert set(table.change) == {statistics.UNKNOWN} and set(table.diverged) == {2}
-    assert experiment.contrast(run, "mlp", "layer_norm").size == 0
-    assert experiment.power(run).empty
-    for name, judge in experiment.CLAIMS.items():
+    assert judging.contrast(run, "mlp", "layer_norm").size == 0
+    assert judging.power(run).empty
+    for name, judge in judging.CLAIMS.items():
         lacks = name in ("weight-decay-nothing", "reset-helps")
         assert judge(run).status == ("not run" if lacks else "inconclusive")
 
@@ -235,17 +231,17 @@ def test_an_architecture_that_is_unknown_could_be_anywhere(
         return record(0.5 + 0.001 * seed * changed + effect[cell["architecture"]] * changed)
 
     run = made_up(replace(TINY, interventions=("none",)), agent)
-    assert experiment.judge_two_hot(run).status == status
+    assert judging.judge_two_hot(run).status == status
 
 
 def test_an_agent_whose_probe_diverged_is_counted_and_not_averaged() -> None:
     """Its own parameters are finite: from them the probe's optimizer goes astray."""
     few = replace(TINY, interventions=("none", "layer_norm"), encodings=("regression",))
     run = made_up(few, lambda cell, seed: record(np.inf if seed == 2 else 0.3))
-    table = experiment.cells(run)
+    table = judging.cells(run)
     assert set(table.diverged) == {1}
     assert {interval.n for interval in table.final} == {3}
-    assert len(experiment.contrast(run, "mlp", "layer_norm")) == 3
+    assert len(judging.contrast(run, "mlp", "layer_norm")) == 3
 
 
 # Contrasts.
@@ -267,19 +263,19 @@ def test_a_contrast_is_paired_by_seed_and_averaged_over_the_grid() -> None:
         return record(final, initial, diverged=float(lost))
 
     run = made_up(config, agent)
-    found = experiment.contrast(run, "mlp", "layer_norm")
+    found = judging.contrast(run, "mlp", "layer_norm")
     mean = (0.01 + 0.03) * (1 + 3) / 4
     np.testing.assert_allclose(found, mean * np.array([1, 3, 4]), atol=1e-6)  # without seed 1
-    hard = experiment.contrast(run, "cnn", "layer_norm", variant="random_label")
+    hard = judging.contrast(run, "cnn", "layer_norm", variant="random_label")
     np.testing.assert_allclose(hard, 0.06 * np.array([1, 3, 4]), atol=1e-6)
-    assert not experiment.contrast(run, "mlp", "weight_decay").any()
-    against = experiment.contrast(run, "mlp", "none", against=("layer_norm", "regression"))
+    assert not judging.contrast(run, "mlp", "weight_decay").any()
+    against = judging.contrast(run, "mlp", "none", against=("layer_norm", "regression"))
     np.testing.assert_allclose(against, -found, atol=1e-6)
-    levels = experiment.contrast(run, "mlp", "layer_norm", metric="initial_loss")
+    levels = judging.contrast(run, "mlp", "layer_norm", metric="initial_loss")
     np.testing.assert_allclose(levels, -0.1, atol=1e-6)
     with pytest.raises(KeyError):
-        experiment.contrast(run, "mlp", "dropout")
-    everything = experiment.contrasts(run, intervention="layer_norm")
+        judging.contrast(run, "mlp", "dropout")
+    everything = judging.contrasts(run, intervention="layer_norm")
     assert list(everything) == list(NETWORKS)
     assert everything["mlp"] == statistics.mean_interval(found)
 
@@ -287,9 +283,9 @@ def test_a_contrast_is_paired_by_seed_and_averaged_over_the_grid() -> None:
 def test_the_power_of_a_contrast_is_that_of_its_seeds() -> None:
     effects = {("mlp", "regression", "layer_norm"): 0.3, ("cnn", "two_hot", "none"): 0.2}
     run = population(effects)
-    found = experiment.power(run).set_index(["architecture", "encoding", "intervention"])
+    found = judging.power(run).set_index(["architecture", "encoding", "intervention"])
     assert len(found) == 4 * (2 * 2 - 1)
-    values = experiment.contrast(run, "mlp", "layer_norm")
+    values = judging.contrast(run, "mlp", "layer_norm")
     row = found.loc["mlp", "regression", "layer_norm"]
     assert row.difference == statistics.mean_interval(values)
     assert row.detectable == statistics.detectable_difference(values)
@@ -338,7 +334,7 @@ NORMED = ("layer_norm", "regression")
     ],
 )
 def test_the_judges_of_changes_follow_the_ledger(claim: str, effects: Effects, status: str) -> None:
-    verdict = experiment.CLAIMS[claim](population(effects))
+    verdict = judging.CLAIMS[claim](population(effects))
     assert (verdict.claim.id, verdict.status) == (claim, status)
 
 
@@ -365,7 +361,7 @@ def test_the_judge_of_shrinking_under_two_hot_compares_under_two_hot(
         return record(1.0 + scatter + (base | shrunk).get(where, 0.0))
 
     few = replace(TINY, interventions=("none", "shrink_and_perturb"), encodings=("two_hot",))
-    verdict = experiment.judge_categorical(made_up(few, agent))
+    verdict = judging.judge_categorical(made_up(few, agent))
     assert verdict.status == status and len(verdict.conditions) == 4
 
 
@@ -382,8 +378,8 @@ def test_the_judge_of_the_task_looks_at_the_hard_reward(
 ) -> None:
     """On the easy one shrinking hurts here, whatever it does on the hard one."""
     made = population(every(*SHRUNK, *effects), "accuracy", ("random_label",))
-    assert experiment.judge_task(made).status == status
-    assert experiment.hard(made) == "random_label"
+    assert judging.judge_task(made).status == status
+    assert judging.hard(made) == "random_label"
 
 
 @pytest.mark.parametrize(
@@ -396,7 +392,7 @@ def test_the_judge_of_the_task_looks_at_the_hard_reward(
     ],
 )
 def test_the_judge_of_the_loss_takes_ratios_of_its_largest(effects: Effects, status: str) -> None:
-    verdict = experiment.judge_td_loss(population(effects, "td"))
+    verdict = judging.judge_td_loss(population(effects, "td"))
     assert verdict.status == status and len(verdict.conditions) == 8
     for condition in verdict.conditions:
         estimate = condition.measured.estimate
@@ -407,17 +403,17 @@ def test_what_a_run_lacks_is_not_judged() -> None:
     """The quick profile has three interventions; a search has none to compare with."""
     few = replace(TINY, interventions=("none", "layer_norm"), encodings=("regression",))
     run = made_up(few, lambda cell, seed: record(0.3 - 0.1 * (cell["intervention"] != "none")))
-    found = {name: judge(run).status for name, judge in experiment.CLAIMS.items()}
+    found = {name: judge(run).status for name, judge in judging.CLAIMS.items()}
     assert found.pop("layer-norm-helps") == "supported"
     assert found.pop("td-loss-stability") == "inconclusive"  # the half of it that there is
     assert set(found.values()) == {"not run"}
     run = made_up(replace(TINY, search=(1e-3,)), lambda cell, seed: record(0.3))
-    assert {judge(run).status for judge in experiment.CLAIMS.values()} == {"not run"}
+    assert {judge(run).status for judge in judging.CLAIMS.values()} == {"not run"}
 
 
 def test_this_experiment_decides_the_claims_that_the_ledger_gives_it() -> None:
     mine = {name for name, claim in LEDGER.items() if claim.experiment == "interventions"}
-    assert experiment.CLAIMS.keys() == mine
+    assert judging.CLAIMS.keys() == mine
 
 
 def test_the_pareto_front_is_what_no_other_point_beats() -> None:
@@ -430,10 +426,10 @@ def test_the_pareto_front_is_what_no_other_point_beats() -> None:
         (0.4, 0.6): False,
     }
     good, bad = np.array(list(points)).T
-    assert experiment.pareto(good, bad).tolist() == list(points.values())
-    twice = experiment.pareto(np.repeat(good, 2), np.repeat(bad, 2))  # equals do not beat
+    assert judging.pareto(good, bad).tolist() == list(points.values())
+    twice = judging.pareto(np.repeat(good, 2), np.repeat(bad, 2))  # equals do not beat
     assert twice.tolist() == np.repeat(list(points.values()), 2).tolist()
-    assert experiment.pareto(good[:1], bad[:1]).all()
+    assert judging.pareto(good[:1], bad[:1]).all()
 
 
 @pytest.mark.slow
@@ -452,7 +448,7 @@ def test_the_whole_of_it_through_driver_and_command_line(
     assert cli.main(arguments) == 0
     assert "reset-helps: not run" in capsys.readouterr().out
     (label,) = [path.name for path in (runs / "interventions").iterdir()]
-    table = experiment.cells(results.load("interventions", label))
+    table = judging.cells(results.load("interventions", label))
     assert list(table.intervention) == ["reset_last_layer"] and list(table.diverged) == [0]
 
 
@@ -529,9 +525,9 @@ def test_both_losses_of_a_probe_stand_side_by_side_and_are_compared_by_seed() ->
     )
     only = replace(few, architectures=("mlp",), encodings=("two_hot",), probe_loss="own")
     own = made_up(only, lambda cell, seed: record(0.25 + 0.05 * seed, initial=0.22))
-    values = experiment.own_loss_contrast(run, own, "mlp")
+    values = judging.own_loss_contrast(run, own, "mlp")
     np.testing.assert_allclose(values, np.full(4, (0.25 - 0.22) - (0.4 - 0.2)), atol=1e-6)
-    table = report.probe_loss_table(experiment.cells(run), experiment.cells(own))
+    table = words.probe_loss_table(judging.cells(run), judging.cells(own))
     assert len(table) == 2 * 2 + 2 and set(table.network.str[:3]) == {"MLP"}
     first, last = table.iloc[0].tolist(), table.iloc[-1].tolist()
     assert first[1:3] == ["two-hot", "none"] and last[1:3] == ["regression", "none"]

@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from plasticity import paper, probed_agent
-from plasticity.experiments import measuring_plasticity as experiment
-from plasticity.results import Run
+from plasticity.chapters.measuring_plasticity import judge
+from plasticity.chapters.measuring_plasticity import run as experiment
+from plasticity.chapters.printed import fresh_losses, interventions
+from plasticity.chapters.probing import probed_agent
+from plasticity.runs.results import Run
 
 
 def test_arms_are_problems_with_and_without_layer_norm_traps_and_fresh_networks() -> None:
@@ -27,15 +29,15 @@ def test_arms_are_problems_with_and_without_layer_norm_traps_and_fresh_networks(
 
 
 def test_the_paper_prints_four_fresh_losses_for_our_networks() -> None:
-    printed = paper.fresh_losses().set_index(["dataset", "architecture"]).loss
+    printed = fresh_losses().set_index(["dataset", "architecture"]).loss
     assert printed["cifar10", "cnn"] == 0.16 and printed["cifar10", "mlp"] == 0.40
     assert printed["mnist", "cnn"] == 0.20 and printed["mnist", "mlp"] == 0.25
-    assert len(paper.interventions()) == 360
+    assert len(interventions()) == 360
 
 
 def made_up(offset: dict[str, float]) -> Run:
     """Make up a run whose fresh losses are the paper's plus an offset for each setting."""
-    printed = paper.fresh_losses().set_index(["dataset", "architecture"]).loss
+    printed = fresh_losses().set_index(["dataset", "architecture"]).loss
     rows = [
         {
             "arm": experiment.fresh_arm(dataset, architecture, setting),
@@ -66,14 +68,14 @@ def made_up(offset: dict[str, float]) -> Run:
 def test_calibration_is_the_distance_to_the_printed_losses() -> None:
     offset = dict(zip(experiment.CALIBRATION, (0.1, -0.02, 0.3, 0.2, 0.4), strict=True))
     run = made_up(offset)
-    table = experiment.calibration(run)
+    table = judge.calibration(run)
     for setting, rows in table.groupby("setting"):
         np.testing.assert_allclose(rows.difference, offset[str(setting)], atol=1e-9)
-    nearest = experiment.nearest_setting(run)
+    nearest = judge.nearest_setting(run)
     assert list(nearest.index) == sorted(offset, key=lambda name: abs(offset[name]))
     np.testing.assert_allclose(nearest.iloc[0], 0.02, atol=1e-9)
 
 
 def test_the_change_is_paired_by_seed() -> None:
-    change = experiment.change(made_up(dict.fromkeys(experiment.CALIBRATION, 0.0)), "a")
+    change = judge.change(made_up(dict.fromkeys(experiment.CALIBRATION, 0.0)), "a")
     np.testing.assert_allclose(change[:3], 0.2)

@@ -12,10 +12,12 @@ import optax
 import pandas as pd
 import pytest
 
-from plasticity import checkpoints, configuration, freshness, results, statistics
-from plasticity.experiments import optimizer_instability as experiment
-from plasticity.experiments.optimizer_instability import Config
-from plasticity.results import Run
+from plasticity import configuration, statistics
+from plasticity.chapters.optimizer_instability import judge as judging
+from plasticity.chapters.optimizer_instability import run as experiment
+from plasticity.chapters.optimizer_instability.run import Config
+from plasticity.runs import checkpoints, freshness, results
+from plasticity.runs.results import Run
 
 TINY = Config(
     n_images=60, width=16, batch_size=8, steps_per_period=12, periods=3, window=4,
@@ -183,7 +185,7 @@ def test_a_spike_is_the_largest_after_over_the_median_before() -> None:
 
 def test_collapse_is_half_of_the_best_so_far_by_every_clock() -> None:
     run = made_up({("tuned", 0): record([0.4, 1.0, 0.45]), ("tuned", 1): record([1.0, 0.9, 0.6])})
-    first, second = experiment.times_to_collapse(run).to_dict("records")
+    first, second = judging.times_to_collapse(run).to_dict("records")
     assert (first["collapsed"], first["step"], first["switches"]) == (True, 36, 2)
     np.testing.assert_allclose(first["memorised"], (0.3 + 0.9) / 0.9)
     np.testing.assert_allclose(first["distance"], 1.4)
@@ -211,12 +213,12 @@ def fates(default: float, tuned: float, spike: float = 3.0) -> Run:
     ],
 )
 def test_judges_follow_the_ledger(run: Run, statuses: list[str]) -> None:
-    assert [judge(run).status for judge in experiment.CLAIMS.values()] == statuses
+    assert [judge(run).status for judge in judging.CLAIMS.values()] == statuses
 
 
 def test_a_mechanism_never_met_is_inconclusive() -> None:
     records = {(arm, s): record([0.5, 0.5, 0.5]) for arm in ("default", "tuned") for s in (0, 1)}
-    verdict = experiment.judge_mechanism(made_up(records))
+    verdict = judging.judge_mechanism(made_up(records))
     assert verdict.status == "inconclusive"
     assert verdict.conditions[0].measured.n == statistics.UNKNOWN.n == 0
 

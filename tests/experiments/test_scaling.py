@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from plasticity import configuration, results, statistics
-from plasticity.claims import LEDGER
-from plasticity.experiments import scaling as experiment
-from plasticity.experiments.scaling import Config
-from plasticity.results import Run
+from plasticity import configuration, statistics
+from plasticity.chapters.claims import LEDGER
+from plasticity.chapters.scaling import judge
+from plasticity.chapters.scaling import run as experiment
+from plasticity.chapters.scaling.run import Config
+from plasticity.runs import results
+from plasticity.runs.results import Run
 
 TINY = Config(
     n_images=60, batch_size=8, warmup=20, capacity=50, probe_every=20, probes=1, n_targets=1,
@@ -102,7 +104,7 @@ def made_up(config: Config, final: Callable[[Config, int], float]) -> Run:
 
 
 def test_an_agents_row_has_its_width_and_what_it_lost() -> None:
-    table = experiment.agents(made_up(TINY, lambda arm, seed: 0.4))
+    table = judge.agents(made_up(TINY, lambda arm, seed: 0.4))
     assert len(table) == 36 * 3
     assert set(table.width) == {2, 4, 8}
     np.testing.assert_allclose(table.plasticity_loss, 0.3, atol=1e-6)
@@ -118,12 +120,12 @@ def test_a_curve_is_what_statistics_say_of_its_agents() -> None:
         return 1.0 - 0.1 * np.log2(arm.mlp_width) + 0.02 * seed
 
     run = made_up(config, final)
-    table = experiment.curves(run)
+    table = judge.curves(run)
     assert len(table) == 13 and set(table.widths) == {3}
     exploding = table[table.discount == 0.99]
     assert list(exploding.diverged) == [3] and list(exploding.target_period) == [1]
     assert set(table[table.discount == 0.9].diverged) == {0}
-    agents = experiment.agents(run)
+    agents = judge.agents(run)
     for row in table.itertuples():
         mine = agents.dataset.eq(row.dataset) & agents.architecture.eq(row.architecture)
         mine &= agents.target_period.eq(row.target_period) & agents.discount.eq(row.discount)
@@ -140,22 +142,22 @@ def test_a_curve_is_what_statistics_say_of_its_agents() -> None:
         np.testing.assert_allclose(row.zero.estimate, -line.intercept / line.slope, rtol=1e-5)
         assert row.slope.low <= -0.1 + 1e-6 and row.slope.high >= -0.1 - 1e-6
         assert row.zero.low < row.zero.estimate < row.zero.high
-    main = experiment.main_curves(run)
+    main = judge.main_curves(run)
     assert len(main) == 12 and set(main.discount) == {0.9} and list(main.index) == list(range(12))
 
 
 def test_a_curve_of_which_all_agents_diverged_says_nothing() -> None:
     config = replace(TINY, exploding=True)
     nan = made_up(config, lambda arm, seed: np.nan if arm.discount == 0.99 else 0.4 + 0.01 * seed)
-    (row,) = experiment.curves(nan).query("discount == 0.99").itertuples()
+    (row,) = judge.curves(nan).query("discount == 0.99").itertuples()
     assert row.diverged == 9
     for interval in (row.spearman, row.widest, row.initial, row.slope, row.zero):
         assert interval == statistics.UNKNOWN
     wide = made_up(
         config, lambda arm, seed: np.nan if arm.mlp_width == 8 else 0.4 - 0.01 * arm.mlp_width
     )
-    assert set(experiment.curves(wide).widest) == {statistics.UNKNOWN}
-    assert experiment.judge_width(wide).status == "inconclusive"
+    assert set(judge.curves(wide).widest) == {statistics.UNKNOWN}
+    assert judge.judge_width(wide).status == "inconclusive"
 
 
 # Lines.
@@ -164,7 +166,7 @@ def test_a_curve_of_which_all_agents_diverged_says_nothing() -> None:
 @pytest.mark.parametrize(("level", "slope"), [(1.0, -0.25), (0.4, -0.05), (-0.3, -0.1)])
 def test_an_exact_line_is_found_exactly(level: float, slope: float) -> None:
     width = np.repeat([16.0, 32.0, 64.0, 192.0], 3)
-    found = experiment.fit_line(width, level + slope * np.log2(width), resamples=50)
+    found = judge.fit_line(width, level + slope * np.log2(width), resamples=50)
     np.testing.assert_allclose(found.slope[:3], slope, rtol=1e-9)
     np.testing.assert_allclose(found.zero[:3], -level / slope, rtol=1e-9)
     assert found.slope.n == found.zero.n == 12
@@ -173,7 +175,7 @@ def test_an_exact_line_is_found_exactly(level: float, slope: float) -> None:
 @pytest.mark.parametrize("slope", [0.1, 0.0])
 def test_a_line_that_does_not_fall_reaches_zero_nowhere(slope: float) -> None:
     width = np.repeat([16.0, 32.0], 2)
-    found = experiment.fit_line(width, 0.5 + slope * np.log2(width), resamples=50)
+    found = judge.fit_line(width, 0.5 + slope * np.log2(width), resamples=50)
     np.testing.assert_allclose(found.slope[:3], slope, atol=1e-12)
     assert found.zero[:3] == (np.inf, np.inf, np.inf)
 
@@ -181,7 +183,7 @@ def test_a_line_that_does_not_fall_reaches_zero_nowhere(slope: float) -> None:
 def test_a_line_that_hardly_falls_may_reach_zero_nowhere() -> None:
     width = np.repeat([16.0, 32.0, 64.0], 4)
     scatter = 0.1 * np.tile([-1.0, -1.0, 1.0, 1.0], 3)  # zero on average
-    found = experiment.fit_line(width, 0.5 - 0.01 * np.log2(width) + scatter)
+    found = judge.fit_line(width, 0.5 - 0.01 * np.log2(width) + scatter)
     assert found.slope.low < 0 < found.slope.high
     assert found.zero.low > np.log2(64) and found.zero.high == np.inf
 
@@ -191,7 +193,7 @@ def test_the_interval_of_a_slope_is_near_least_squares_own() -> None:
     rng = np.random.default_rng(1)
     width = np.repeat([16.0, 32.0, 64.0, 128.0], 50)
     change = 1.0 - 0.1 * np.log2(width) + 0.05 * rng.normal(size=200)
-    found, line = experiment.fit_line(width, change), stats.linregress(np.log2(width), change)
+    found, line = judge.fit_line(width, change), stats.linregress(np.log2(width), change)
     half = stats.t.ppf(0.975, 198) * line.stderr
     np.testing.assert_allclose(found.slope.estimate, line.slope, rtol=1e-9)
     np.testing.assert_allclose(found.slope.high - found.slope.low, 2 * half, rtol=0.15)
@@ -228,7 +230,7 @@ def sweep(slopes: list[float], widest: list[float]) -> Run:
 def test_the_judge_follows_the_ledger(
     slopes: list[float], widest: list[float], status: str
 ) -> None:
-    verdict = experiment.judge_width(sweep(slopes, widest))
+    verdict = judge.judge_width(sweep(slopes, widest))
     assert verdict.status == status
     least, highest = verdict.conditions
     assert "third least falling of 12 curves" in least.name
@@ -237,7 +239,7 @@ def test_the_judge_follows_the_ledger(
 
 def test_this_experiment_decides_the_claims_that_the_ledger_gives_it() -> None:
     mine = {name for name, claim in LEDGER.items() if claim.experiment == "scaling"}
-    assert experiment.CLAIMS.keys() == mine
+    assert judge.CLAIMS.keys() == mine
 
 
 COMMITTED = [run for run in results.recorded("scaling") if run.profile != "quick"]

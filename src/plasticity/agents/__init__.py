@@ -1,0 +1,1 @@
+"""What learns: losses, replay buffers, optimizers, agents."""

@@ -1,0 +1,198 @@
+"""A replay buffer for stacked frames that stores every frame once.
+
+An observation of an Atari agent is its last few frames, and a transition holds two observations:
+stored as they are, each frame would be kept eight times. Here a call of the environments adds one
+frame each, and `sample` gathers the stacks; 100,000 transitions of 84 × 84 take 0.75 GB. An agent
+acts on the buffer's own frames too: `observe`.
+
+Pure functions, as `plasticity.agents.replay`; jit them with the buffer donated, or each `add`
+copies it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from plasticity.shapes import Array, Bool, Float, Int, UInt8
+
+Frames = UInt8[Array, "batch frames height width"]
+
+
+class Transitions(NamedTuple):
+    """Rings over the transitions: where the frames are, and what was done and earned."""
+
+    call: Int[Array, "*batch"]  # when the frame that followed was added
+    environment: Int[Array, "*batch"]  # whose it is
+    age: Int[
+        Array, "*batch"
+    ]  # steps from the episode's first frame to it, at most the stack's length
+    action: Int[Array, "*batch"]
+    reward: Float[Array, "*batch"]
+    discount: Float[Array, "*batch"]
+
+
+class Buffer(NamedTuple):
+    """The last ``capacity`` transitions of all environments together."""
+
+    frames: UInt8[Array, "rows environments height width"]  # a ring: one row a call
+    lags: Int[Array, " stack"]  # how many calls ago an observation's frames are, oldest first
+    calls: Int[Array, ""]  # rows ever added
+    ages: Int[Array, " environments"]  # of the newest frames, as in Transitions
+    transitions: Transitions
+    added: Int[Array, ""]  # transitions ever added
+    oldest: Int[Array, ""]  # how many of those are gone
+
+    @property
+    def capacity(self) -> int:
+        """How many transitions fit."""
+        return int(self.transitions.call.shape[0])
+
+    @property
+    def size(self) -> Int[Array, ""]:
+        """How many transitions it holds."""
+        return self.added - self.oldest
+
+
+class Batch(NamedTuple):
+    """Transitions; frames from before the episode are zero.
+
+    A stack has the axes (batch, frame, height, width), oldest frame first: putting frames last, as
+    convolutions want their channels, takes ten times as long as the rest of `sample` on a CPU. Do
+    it in the jitted function that convolves, where it is no step of its own.
+    """
+
+    frames: Frames  # an observation and the frame after it
+    action: Int[Array, " batch"]
+    reward: Float[Array, " batch"]
+    discount: Float[Array, " batch"]
+
+    @property
+    def observation(self) -> Frames:
+        """The stack that was seen."""
+        return self.frames[:, :-1]
+
+    @property
+    def following(self) -> Frames:
+        """The stack after it."""
+        return self.frames[:, 1:]
+
+
+def create(
+    capacity: int, environments: int, height: int = 84, width: int = 84, stack: int = 4
+) -> Buffer:
+    """Return an empty buffer for ``capacity`` transitions, of all environments together.
+
+    An episode has one frame more than it has transitions. A sixteenth more rows than transitions
+    are there for that: if episodes end more often than every 16 steps, it holds fewer.
+
+    Raises ValueError unless all numbers are positive and each environment has a place.
+    """
+    for name, value in (("environments", environments), ("height", height), ("width", width),
+                        ("stack", stack)):  # fmt: skip
+        if value < 1:
+            raise ValueError(f"{name} = {value}: must be above 0")
+    if capacity < environments:
+        raise ValueError(f"capacity = {capacity}: {environments} environments need one each")
+    share = -(-capacity // environments)
+    rows = share + stack + share // 16 + 1
+    zero = jnp.zeros((), jnp.int32)
+    number, real = jnp.zeros(capacity, jnp.int32), jnp.zeros(capacity, jnp.float32)
+    return Buffer(
+        frames=jnp.zeros((rows, environments, height, width), jnp.uint8),
+        lags=jnp.arange(stack - 1, -1, -1, dtype=jnp.int32),
+        calls=zero,
+        ages=jnp.zeros(environments, jnp.int32),
+        # Copies: a donated buffer cannot give one array away twice.
+        transitions=jax.tree.map(
+            jnp.copy, Transitions(number, number, number, number, real, real)
+        ),
+        added=jnp.copy(zero),
+        oldest=jnp.copy(zero),
+    )  # fmt: skip
+
+
+def add(
+    buffer: Buffer,
+    frame: UInt8[Array, "environments height width"],
+    action: Int[Array, " environments"],
+    reward: Float[Array, " environments"],
+    discount: Float[Array, " environments"],
+    first: Bool[Array, " environments"],
+) -> Buffer:
+    """Return the buffer with a new frame of each environment, and the transition that led to it.
+
+    ``first`` marks frames that begin an episode. No transition leads to those, whatever the action,
+    reward and discount. The first call of all must mark every environment.
+    """
+    rows, capacity, stack = buffer.frames.shape[0], buffer.capacity, buffer.lags.shape[0]
+    environments = jnp.arange(len(first), dtype=jnp.int32)
+    frames = jax.lax.dynamic_update_index_in_dim(buffer.frames, frame, buffer.calls % rows, 0)
+    ages = jnp.where(first, 0, jnp.minimum(buffer.ages + 1, stack))
+    number = buffer.added + jnp.cumsum(~first, dtype=jnp.int32)
+    slot = jnp.where(first, capacity, (number - 1) % capacity)  # no such slot: dropped
+    call = jnp.broadcast_to(buffer.calls, first.shape)
+    transitions = jax.tree.map(
+        lambda ring, x: ring.at[slot].set(x, mode="drop"),
+        buffer.transitions,
+        Transitions(call, environments, ages, action, reward, discount),
+    )
+    added, calls = number[-1], buffer.calls + 1
+    # Gone are those that were overwritten, and those that needed the row that was: these have one
+    # call in common, so they are at most one an environment.
+    oldest = jnp.maximum(buffer.oldest, added - capacity)
+    suspect = oldest + environments
+    lost = transitions.call[suspect % capacity] - stack < calls - rows
+    oldest = oldest + jnp.sum(lost & (suspect < added), dtype=jnp.int32)
+    return Buffer(frames, buffer.lags, calls, ages, transitions, added, oldest)
+
+
+def sample(buffer: Buffer, uniform: Float[Array, " batch"]) -> Batch:
+    """Return a batch, drawn with replacement by numbers in [0, 1).
+
+    Raises ValueError for an empty buffer where that is known, outside of jit. Inside, whoever fills
+    the buffer has to see to it.
+    """
+    size = buffer.size
+    if not isinstance(size, jax.core.Tracer) and int(size) == 0:
+        raise ValueError("the buffer is empty: add something first")
+    chosen = buffer.oldest + jnp.minimum((uniform * size).astype(jnp.int32), size - 1)
+    drawn = jax.tree.map(lambda ring: ring[chosen % buffer.capacity], buffer.transitions)
+    lags = jnp.arange(buffer.lags.shape[0], -1, -1, dtype=jnp.int32)
+    frames = _stacks(buffer, drawn.call, drawn.environment, drawn.age, lags)
+    return Batch(frames, drawn.action, drawn.reward, drawn.discount)
+
+
+def observe(buffer: Buffer) -> Frames:
+    """Return what each environment shows now, shape (environments, stack, height, width)."""
+    environments = jnp.arange(buffer.ages.shape[0], dtype=jnp.int32)
+    calls = jnp.broadcast_to(buffer.calls - 1, environments.shape)
+    return _stacks(buffer, calls, environments, buffer.ages, buffer.lags)
+
+
+def screens(
+    buffer: Buffer, lags: Int[Array, " screens"]
+) -> UInt8[Array, "environments screens height width"]:
+    """Return the frames of each environment so many calls ago, whatever episode they are of.
+
+    Where there were no calls yet they are zero.
+    """
+    found = buffer.frames[(buffer.calls - 1 - lags) % buffer.frames.shape[0]]
+    there = lags < jnp.minimum(buffer.calls, buffer.frames.shape[0])
+    return jnp.where(there[:, None, None, None], found, 0).swapaxes(0, 1)
+
+
+def _stacks(
+    buffer: Buffer,
+    call: Int[Array, " batch"],
+    environment: Int[Array, " batch"],
+    age: Int[Array, " batch"],
+    lags: Int[Array, " frames"],
+) -> Frames:
+    """Gather the frames ``lags`` calls before ``call``, zeros for those before the episode."""
+    rows = (call[:, None] - lags[None, :]) % buffer.frames.shape[0]
+    found = buffer.frames[rows, environment[:, None]]
+    inside = lags[None, :] <= age[:, None]
+    return jnp.where(inside[:, :, None, None], found, 0)

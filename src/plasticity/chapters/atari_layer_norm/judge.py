@@ -1,0 +1,147 @@
+"""What is made of a run of double DQN on Atari games: scores of agents, bars of games, verdicts.
+
+A run is one of `plasticity.chapters.atari_layer_norm.run` (§6.3, Figs. 7 and 19 to 22).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from plasticity import statistics
+from plasticity.chapters import printed
+from plasticity.chapters.claims import Condition, Verdict, decide
+from plasticity.runs.results import Run
+from plasticity.statistics import Interval
+from plasticity.worlds import atari
+
+LATE = 0.2
+"""The share of the measurements, the last ones, over which an agent's score is averaged."""
+
+LEARNED = 0.1
+"""An agent learned if its human-normalised score is above this."""
+
+STRONG = 0.6
+"""A rank correlation of this size is strong."""
+
+
+def agents(run: Run) -> pd.DataFrame:
+    """Return one row an agent: what it scores, and every other metric, averaged over the end.
+
+    Over the last `LATE` of the measurements. Columns beside metrics: game, layer_norm, seed,
+    ``normalised`` (the human-normalised score), ``learned`` (whether that is above `LEARNED`).
+    """
+    steps = np.sort(run.table.step.unique())
+    late = run.table[run.table.step >= steps[-max(1, round(LATE * len(steps)))]]
+    keys = ["game", "layer_norm", "seed"]
+    table = late.pivot_table(index=keys, columns="metric", values="value", sort=False)
+    table = table.reset_index().merge(atari.scores(), on="game")
+    table["normalised"] = statistics.human_normalised(table.score, table.random, table.human)
+    table["learned"] = table.normalised > LEARNED
+    found: pd.DataFrame = table.drop(columns=["random", "human", "ale_id"])
+    return found
+
+
+def improvements(run: Run) -> pd.DataFrame:
+    """Return what layer normalisation adds in each game beside the bars of Fig. 7, a row a game.
+
+    Columns: game, intervals ``without`` and ``with_norm`` of the score over seeds, ``improvement``
+    (of the means, as a fraction: `plasticity.statistics.human_normalised_improvement`) and
+    ``paper``, the same in the paper.
+    """
+    found, rows = agents(run), []
+    bars = printed.atari_improvements().set_index("game").improvement_percent / 100
+    players = atari.scores().set_index("game")
+    for game, group in found.groupby("game", sort=False):
+        without, with_norm = (
+            statistics.mean_interval(group.score[group.layer_norm == norm])
+            for norm in (False, True)
+        )
+        player = players.loc[str(game)]
+        improvement = statistics.human_normalised_improvement(
+            with_norm.estimate, without.estimate, player["random"], player["human"]
+        )
+        rows.append(
+            {
+                "game": game,
+                "without": without,
+                "with_norm": with_norm,
+                "improvement": float(improvement),
+                "paper": bars[str(game)],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def games_needed() -> dict[str, int]:
+    """Return how many games it takes to see the paper's effect with 80 % power, by what is tested.
+
+    If as large a share of games improves as in Fig. 7 (45 of the 55 that are not equal): to tell it
+    from one half, as the sign test does, and from the ledger's 60 %.
+    """
+    bars = printed.atari_improvements().improvement_percent
+    share = float((bars > 0).sum() / (bars != 0).sum())
+    return {
+        "more games improve than not": statistics.trials_needed(share),
+        "more than 60 % improve": statistics.trials_needed(share, 0.6),
+    }
+
+
+def judge_layer_norm(run: Run) -> Verdict:
+    """Judge atari-layer-norm: the share of games that improve is above 60 %."""
+    found = statistics.sign_test(improvements(run).improvement)
+    what = f"share of games that improve (sign test: p = {found.p_value:.2g})"
+    return decide("atari-layer-norm", Condition(what, found.share, ">", 0.6))
+
+
+def judge_collinear(run: Run) -> Verdict:
+    """Judge atari-collinear-gradients: mean absolute cosine of C_k, non-learners minus learners.
+
+    And its rank correlation with the score. Without two agents on either side nobody can tell.
+    """
+    table = agents(run)
+    within = table.collinearity - table.groupby("game").collinearity.transform("mean")
+    learners, others = within[table.learned], within[~table.learned]
+    correlation = statistics.spearman_interval(
+        table.collinearity, table.normalised, groups=table.game
+    )
+    return decide(
+        "atari-collinear-gradients",
+        Condition(
+            "mean |cosine|, agents that did not learn minus those that did", _gap(others, learners),
+            ">", 0.0,
+        ),
+        Condition(
+            "rank correlation of mean |cosine| and human-normalised score", correlation, "<", 0.0
+        ),
+    )  # fmt: skip
+
+
+def _gap(a: pd.Series[float], b: pd.Series[float]) -> Interval:
+    """Return the difference of two means with Welch's interval; unknown if one has no spread."""
+    n = len(a) + len(b)
+    if min(len(a), len(b)) < 2:
+        return statistics.UNKNOWN._replace(n=n)
+    low, high = stats.ttest_ind(a, b, equal_var=False).confidence_interval(statistics.CONFIDENCE)
+    return Interval(float(a.mean() - b.mean()), float(low), float(high), n)
+
+
+def judge_hessian(run: Run) -> Verdict:
+    """Judge atari-hessian-unrelated: λ₁ and the score have no strong rank correlation."""
+    table = agents(run)
+    found = statistics.spearman_interval(table.sharpness, table.normalised, groups=table.game)
+    what = "rank correlation of λ₁ and human-normalised score"
+    return decide(
+        "atari-hessian-unrelated",
+        Condition(what, found, ">", -STRONG),
+        Condition(what, found, "<", STRONG),
+    )
+
+
+CLAIMS = {
+    "atari-layer-norm": judge_layer_norm,
+    "atari-collinear-gradients": judge_collinear,
+    "atari-hessian-unrelated": judge_hessian,
+}
+"""Each claim of the ledger that a run on Atari games decides, with its judge."""

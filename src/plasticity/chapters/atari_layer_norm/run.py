@@ -1,0 +1,318 @@
+"""Layer normalisation in double DQN on Atari games (§6.3, A.3, B.3; Figs. 7 and 19 to 22).
+
+Each game is played by two agents, which differ in nothing but the layer normalisation after each
+hidden layer. In regular intervals they are evaluated, and their gradients by transition (C_k), the
+spectrum of their loss's Hessian and their units are looked at. What is made of a run is in
+`plasticity.chapters.atari_layer_norm.judge`.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from plasticity import configuration
+from plasticity.agents import atari_agent, double_dqn, frame_replay
+from plasticity.measure import curvature, gradients, inner_products, snapshot
+from plasticity.networks import architectures
+from plasticity.runs.results import Records
+from plasticity.shapes import Array, Float, Int
+from plasticity.worlds import atari, atari_callback
+from plasticity.worlds.image_files import DataError
+
+CHECKPOINT_SECONDS = 300.0
+"""A replay buffer of the paper's size is 0.75 GB: two seconds of a core and, as games repeat
+themselves, some tens of megabytes of disk at every checkpoint."""
+
+
+@dataclass(frozen=True)
+class Config(atari_agent.AgentConfig):
+    """Settings of the run and of what is measured; those of one agent are inherited."""
+
+    games: tuple[str, ...] = atari.GAMES
+    # length
+    frames: int = 200_000_000  # A.3; beside those of the warm-up
+    chunk_frames: int = 1_000_000  # between two measurements
+    # measurements
+    evaluation_episodes: int = 10  # not in the paper
+    evaluation_epsilon: float = 0.01  # as in dqn_zoo; not in the paper
+    covariance_examples: int = 512  # transitions: k of C_k
+    examples: int = 512  # transitions in the loss whose Hessian is looked at
+    order: int = 64  # Lanczos steps
+    vectors: int = 1  # random start vectors of a spectral density
+    # seeds
+    seeds: int = 3  # A.3
+    first_seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot run."""
+        super().__post_init__()
+        configuration.require_positive(
+            self, "frames", "chunk_frames", "evaluation_episodes", "covariance_examples",
+            "examples", "order", "vectors", "seeds",
+        )  # fmt: skip
+        configuration.require(len(self.games) > 0, "games: needs at least one")
+        for game in self.games:
+            configuration.require(
+                game in atari.GAMES, f"games: {game!r} is none of {', '.join(atari.GAMES)}"
+            )
+        configuration.require(
+            self.first_seed >= 0, f"first_seed = {self.first_seed}: must not be below 0"
+        )
+        configuration.require(
+            0 <= self.evaluation_epsilon <= 1,
+            f"evaluation_epsilon = {self.evaluation_epsilon}: must lie in [0, 1]",
+        )
+        for name, unit in (("frames", "chunk_frames"), ("chunk_frames", "learn_period")):
+            configuration.require(
+                getattr(self, name) % getattr(self, unit) == 0,
+                f"{name} = {getattr(self, name)}: must be a multiple of {unit} = "
+                f"{getattr(self, unit)}",
+            )
+
+
+SPREAD = ("freeway", "enduro", "asterix", "breakout", "pong", "kangaroo")
+"""Games from all parts of Fig. 7, named before any of them was played."""
+
+PROFILES: Mapping[str, Config] = {
+    "quick": Config(
+        games=("freeway",), target_period=800, capacity=2_000, warmup=200, epsilon_frames=2_400,
+        frames=4_800, chunk_frames=2_400, evaluation_episodes=1, covariance_examples=64,
+        examples=32, order=8, seeds=1,
+    ),
+    "laptop": Config(
+        games=("freeway", "krull"), target_period=8_000, warmup=2_000, epsilon_frames=40_000,
+        frames=128_000, chunk_frames=32_000, evaluation_episodes=2, covariance_examples=256,
+        examples=128, order=32, seeds=2,
+    ),
+    "gpu": Config(
+        games=SPREAD, target_period=32_000, epsilon_frames=400_000, frames=4_000_000,
+        chunk_frames=400_000,
+    ),
+    "paper": Config(vectors=5),
+}  # fmt: skip
+"""The shorter a run, the faster the target is copied and ε falls, or nothing would happen in it."""
+
+
+def arms(config: Config) -> dict[str, dict[str, Any]]:
+    """Return the changes to ``config`` that define each arm: `arm_name` of every game."""
+    return {
+        arm_name(game, layer_norm): {"game": game, "layer_norm": layer_norm}
+        for game in config.games
+        for layer_norm in (False, True)
+    }
+
+
+def arm_name(game: str, layer_norm: bool) -> str:
+    """Return the name of an arm."""
+    return f"{game}-layer_norm" if layer_norm else game
+
+
+class State(NamedTuple):
+    """Everything that a chunk hands to the next."""
+
+    agent: double_dqn.State
+    emulators: atari_callback.State
+    measure_key: Array
+    chunk: Int[Array, ""]
+
+
+def load(config: Config) -> tuple[tuple[()], dict[str, object]]:
+    """Return that there is nothing to load, and where the games come from.
+
+    Raises `plasticity.worlds.image_files.DataError` without ale_py.
+    """
+    try:
+        version = importlib.metadata.version("ale-py")
+    except importlib.metadata.PackageNotFoundError:
+        raise DataError("the Atari games need ale_py: pip install plasticity[atari]") from None
+    return (), {
+        "dataset": "Atari",
+        "what": "games",
+        "records": len(config.games),
+        "full_set": len(atari.GAMES),
+        "origin": f"ale_py {version}",
+    }
+
+
+def shapes(config: Config) -> tuple[()]:
+    """Return that there is nothing to load."""
+    return ()
+
+
+def chunks(config: Config) -> int:
+    """Return how many times `advance` is called: once a measurement, that of the start included."""
+    return config.frames // config.chunk_frames + 1
+
+
+def start(config: Config, world: tuple[()], key: Array) -> State:
+    """Return an agent that has seen a single frame; equal keys start equal in every arm."""
+    seed_key, init_key, agent_key, measure_key = jax.random.split(key, 4)
+    games = atari_agent.emulators(config)
+    ticket, seen = games.reset(jax.random.randint(seed_key, (1,), 0, 2**31 - 1))
+    shape = (1, config.size, config.size, config.stack)
+    params = atari_agent.network(config, games.actions).init(init_key, jnp.zeros(shape, jnp.uint8))
+    learner = atari_agent.agent(config, games.actions)
+    state = double_dqn.start(learner, params, agent_key, seen, config.stack)
+    return State(state, games.state(ticket), measure_key, jnp.zeros((), jnp.int32))
+
+
+def advance(config: Config, world: tuple[()], state: State) -> tuple[State, dict[str, Array]]:
+    """Play until the next measurement, which the first call does without learning; measure.
+
+    The record holds scalars, ``cosines`` (C_k), and ``nodes`` and ``weights`` of the spectrum.
+    """
+    games = atari_agent.emulators(config)
+    learner = atari_agent.agent(config, games.actions)
+    # One compiled loop for the warm-up and all that follows.
+    warmup = atari_agent.warmup_frames(config)
+    stretch = math.gcd(config.target_period, config.chunk_frames, warmup)
+    length = jnp.where(state.chunk == 0, warmup, config.chunk_frames) // stretch
+    none = double_dqn.Tally(state.agent.tally.score, jnp.zeros(()), jnp.zeros((), jnp.int32))
+    trained, ticket, learned = double_dqn.train(
+        learner, games, state.agent._replace(tally=none), games.resume(state.emulators), stretch,
+        length,
+    )  # fmt: skip
+    key = jax.random.fold_in(state.measure_key, state.chunk)
+    play_key, look_key = jax.random.split(key)
+    stage = atari_agent.emulators(config, config.evaluation_episodes, "evaluation")
+    played = double_dqn.evaluate(
+        learner, stage, trained.params, play_key, config.evaluation_epsilon, config.stack
+    )
+    record = {
+        "score": jnp.mean(played.score),
+        "evaluation_steps": jnp.mean(played.steps.astype(jnp.float32)),
+        "training_score": trained.tally.total / trained.tally.episodes,
+        "training_episodes": trained.tally.episodes.astype(jnp.float32),
+        "epsilon": learner.exploration(trained.steps),
+        "updates": learned.updates,
+        "td_loss": learned.td_loss / learned.updates,
+        "td_loss_max": jnp.where(learned.updates > 0, learned.td_loss_max, jnp.nan),
+        "gradient_norm": learned.gradient_norm / learned.updates,
+        "value": learned.value / learned.updates,
+        **look(config, learner, trained, look_key),
+    }
+    return State(trained, games.state(ticket), state.measure_key, state.chunk + 1), record
+
+
+SCREENS = (80, 64, 48, 32, 16, 0)
+"""How many steps ago the frames were that a run keeps of each agent, to be shown."""
+
+
+def look(
+    config: Config, learner: double_dqn.Agent, state: double_dqn.State, key: Array
+) -> dict[str, Array]:
+    """Return C_k, the spectrum of the Hessian and the statistics of the network.
+
+    Of the agent's own loss on transitions drawn from its replay buffer, their targets fixed.
+    """
+    pick_key, vector_key = jax.random.split(key)
+    k = config.covariance_examples
+    uniform = jax.random.uniform(pick_key, (max(k, config.examples),))
+    batch = frame_replay.sample(state.buffer, uniform)
+    targets = double_dqn.targets(learner, state.params, state.target_params, batch)
+    seen, goals = double_dqn.frames_last(batch.observation), (batch.action, targets)
+
+    def each(found: architectures.Forward, goals: double_dqn.Goals) -> Float[Array, " examples"]:
+        return double_dqn.huber(learner, double_dqn.errors(found.output, goals))
+
+    def loss(params: Any, batch: tuple[Array, double_dqn.Goals]) -> Float[Array, ""]:
+        found = double_dqn.errors(learner.apply(params, batch[0]), batch[1])
+        return jnp.mean(double_dqn.huber(learner, found))
+
+    model = atari_agent.network(config, atari_agent.emulators(config).actions)
+    first = jax.tree.map(lambda leaf: leaf[:k], (seen, goals))
+    gram = inner_products.gram(model, state.params, first[0], each, first[1])
+    found = gradients.covariance(gram)
+    examples = jax.tree.map(lambda leaf: leaf[: config.examples], (seen, goals))
+    operator = curvature.hessian(loss, state.params, examples)
+    spectrum = curvature.spectrum(operator, vector_key, config.order, config.vectors)
+    forward: architectures.Forward = model.apply(state.params, first[0])  # type: ignore[assignment]
+    return {
+        "screens": frame_replay.screens(state.buffer, jnp.asarray(SCREENS))[0],
+        "cosines": found.cosines.astype(jnp.float16),
+        "nodes": spectrum.nodes,
+        "weights": spectrum.weights,
+        "sharpness": jnp.max(spectrum.nodes),
+        "smallest": jnp.min(spectrum.nodes),
+        "trace": curvature.trace(spectrum, operator.dimension).value,
+        **gradients.summary(found)._asdict(),
+        **snapshot.of_network(forward.hidden, state.params),
+    }
+
+
+ARRAYS = ("screens", "cosines", "nodes", "weights")
+"""What of a record is not a scalar: kept as arrays."""
+
+KEPT: Mapping[str, list[int]] = {"screens": [-1], "cosines": [0, -1]}
+"""Of which measurements these are kept; the others of all."""
+
+
+def summarize(config: Config, records: Records) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Return rows (arm, game, layer_norm, seed, step, metric, value) and arrays.
+
+    A step is a frame. Arrays are ``nodes/<arm>`` and ``weights/<arm>`` (seeds, measurements,
+    vectors, order), ``cosines/<arm>`` (seeds, 2, k, k): C_k after the warm-up and at the end, and
+    ``screens/<arm>`` (seeds, 1, screens, height, width): what the agent saw last (`SCREENS`).
+    """
+    frames: list[pd.DataFrame] = []
+    stacks: dict[str, list[np.ndarray]] = {}
+    for (arm, seed), record in records.items():
+        changes = arms(config)[arm]
+        step = atari_agent.warmup_frames(config) + config.chunk_frames * np.arange(
+            len(record["score"])
+        )
+        for name, values in record.items():
+            if name in ARRAYS:
+                kept = values[KEPT[name]] if name in KEPT else values
+                stacks.setdefault(f"{name}/{arm}", []).append(kept)
+            else:
+                frame = pd.DataFrame({"step": step, "value": values.astype(np.float32)})
+                frames.append(frame.assign(arm=arm, metric=name, seed=seed, **changes))
+    columns = ["arm", "game", "layer_norm", "seed", "step", "metric", "value"]
+    table = pd.concat(frames, ignore_index=True)[columns]
+    return table, {name: np.stack(arrays) for name, arrays in stacks.items()}
+
+
+def flops(config: Config) -> float:
+    """Return the floating-point operations of one seed of one arm, to estimate its cost."""
+    forward = 2.0 * atari_agent.multiplications(config)
+    acting = (config.frames + atari_agent.warmup_frames(config)) / config.frame_skip
+    # Three forward passes, and backward as much as two.
+    learning = 5 * config.batch_size * config.frames / config.learn_period
+    looking = 12 * config.order * config.vectors * config.examples + 8 * config.covariance_examples
+    return forward * (acting + learning + chunks(config) * looking)
+
+
+def sample(config: Config) -> Config:
+    """Return settings of the same agents, a chunk of which is soon over: what is timed for costs.
+
+    It has hardly any measurements, and learns from the second chunk on.
+    """
+    chunk = 256 * config.learn_period
+    return replace(
+        config, chunk_frames=chunk, frames=100 * chunk, target_period=chunk,
+        warmup=max(1, config.learn_period // config.frame_skip), evaluation_episodes=1,
+        episode_frames=400, covariance_examples=2, examples=2, order=1, vectors=1,
+    )  # fmt: skip
+
+
+def figures(config: Config) -> dict[str, tuple[list[str], int]]:
+    """Return the arms, and on how many of the seeds, that each figure of the paper needs.
+
+    Figs. 19 and 20 show three games each; which, is not in the text, and costs the same.
+    """
+    everything = list(arms(config))
+    return {
+        "Fig. 7": (everything, config.seeds),
+        "Figs. 19, 20": (everything[:12], config.seeds),
+        "Figs. 21, 22": (everything, 1),
+    }

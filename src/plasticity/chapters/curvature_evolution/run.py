@@ -1,0 +1,299 @@
+"""Gradient descent leads to where the loss is sharp, a random walk does not (§4.2, A.1, Fig. 2).
+
+An agent learns by Q-learning with plain SGD. Beside it goes a random walk from the same parameters
+whose every step is as long as the agent's. At each measurement a proxy loss asks how easily either
+network could move its predictions in random directions: the spectrum of its Hessian, and whether
+the gradients of its examples interfere. Convolutional agents with and without layer normalisation
+show what it does to sharpness (Fig. 14).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pandas as pd
+
+from plasticity import configuration, devices
+from plasticity.agents import dqn, mdp_agent, optimizers
+from plasticity.chapters.probing import probed_agent
+from plasticity.chapters.probing.probed_agent import World
+from plasticity.measure import curvature, gradients, inner_products
+from plasticity.runs.results import Records
+from plasticity.shapes import Array, Int
+from plasticity.worlds import classification_mdp
+from plasticity.worlds.classification_mdp import MDP
+
+
+@dataclass(frozen=True)
+class Config(mdp_agent.AgentConfig):
+    """Settings of the agent, its walks and the measurements."""
+
+    # the agent of A.1: plain SGD, batches of 512, a target update every 5,000 steps
+    optimizer: optimizers.OptimizerName = "sgd"
+    batch_size: int = 512
+    target_period: int = 5_000
+    updates: int = 20  # target updates; a measurement at the start and after each of them
+    # measurements
+    examples: int = 512  # of the proxy loss; "a single large batch of transitions"
+    order: int = 64  # Lanczos steps
+    vectors: int = 1  # random start vectors of a spectral density
+    covariance_examples: int = 512  # k of C_k (§4.2)
+    walk_scales: tuple[float, ...] = (1.0, 10.0, 30.0, 100.0, 300.0)  # steps, in the agent's
+    # beside the agent of A.1
+    adam_arm: bool = False  # also an agent trained by Adam, whose steps are longer
+    layer_norm_arms: bool = False  # Fig. 14: also CNNs with and without layer normalisation
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot run."""
+        super().__post_init__()
+        configuration.require_positive(
+            self, "updates", "examples", "order", "vectors", "covariance_examples"
+        )
+        for name in ("examples", "covariance_examples"):
+            value = getattr(self, name)
+            configuration.require(
+                value <= self.n_images,
+                f"{name} = {value}: there are n_images = {self.n_images}",
+            )
+        configuration.require(
+            all(scale > 0 for scale in self.walk_scales),
+            f"walk_scales = {self.walk_scales}: each must be above 0",
+        )
+        configuration.require(
+            not self.walk_scales or 1.0 in self.walk_scales,
+            f"walk_scales = {self.walk_scales}: 1, the walk of §4.2, must be among them, or none",
+        )
+        configuration.require(
+            self.updates >= FIG_2,
+            f"updates = {self.updates}: Fig. 2 looks after {FIG_2} target updates",
+        )
+
+
+FIG_2 = 5
+"""Target updates after which Fig. 2 shows the spectrum."""
+
+PROFILES: Mapping[str, Config] = {
+    "quick": Config(
+        n_images=1_000, mlp_width=64, batch_size=64, learning_rate=3e-3, target_period=250,
+        updates=16, examples=256, order=16, covariance_examples=128, walk_scales=(1.0, 100.0),
+        seeds=3,
+    ),
+    "laptop": Config(
+        mlp_width=128, batch_size=128, target_period=1_000, order=32, adam_arm=True,
+        layer_norm_arms=True, channels=16, cnn_width=64,
+    ),
+    "gpu": Config(adam_arm=True, layer_norm_arms=True),
+    "paper": Config(adam_arm=True, layer_norm_arms=True, vectors=5),
+}  # fmt: skip
+
+
+def arms(config: Config) -> dict[str, dict[str, Any]]:
+    """Return the changes to ``config`` that define each arm, by name."""
+    found: dict[str, dict[str, Any]] = {"agent": {}}
+    if config.adam_arm:
+        found["adam"] = {"optimizer": "adam", "walk_scales": (1.0,)}
+    if config.layer_norm_arms:
+        for variant in ("true_label", "random_label"):
+            for layer_norm in (False, True):
+                found[cnn_arm(variant, layer_norm)] = {
+                    "variant": variant, "architecture": "cnn", "layer_norm": layer_norm,
+                    "optimizer": "adam", "batch_size": 32, "target_period": 1_000,
+                    "order": min(config.order, 16), "walk_scales": (),
+                }  # fmt: skip
+    return found
+
+
+def cnn_arm(variant: str, layer_norm: bool) -> str:
+    """Return the name of the arm of Fig. 14 with this problem and network."""
+    return f"cnn-{variant}" + ("-layer_norm" if layer_norm else "")
+
+
+class State(NamedTuple):
+    """Everything that a chunk hands to the next."""
+
+    agent: dqn.State
+    mdp: MDP
+    origin: Any  # the parameters before training
+    measure_key: Array  # the same at every measurement: equal examples, directions and vectors
+    chunk: Int[Array, ""]
+
+
+def load(config: Config) -> tuple[World, dict[str, object]]:
+    """Return the images of all arms, and where they come from."""
+    return probed_agent.load(replace(config, **changes) for changes in arms(config).values())
+
+
+def shapes(config: Config) -> World:
+    """Return the shapes and types of what `load` gives one arm, without loading anything."""
+    return probed_agent.shapes(config)
+
+
+def chunks(config: Config) -> int:
+    """Return how many times `advance` is called: once a measurement, that of the start included."""
+    return config.updates + 1
+
+
+def agent(config: Config, key: Array) -> dqn.Agent:
+    """Return the agent with its walks; ``key`` draws their steps and is used at the start alone."""
+    plain = mdp_agent.agent(config)
+    if not config.walk_scales:
+        return plain
+    return replace(plain, optimizer=optimizers.with_random_walk(plain.optimizer, key))
+
+
+def start(config: Config, world: World, key: Array) -> State:
+    """Return an agent before its first step; equal keys start equal in every arm."""
+    init_key, mdp_key, agent_key, walk_key, measure_key = jax.random.split(key, 5)
+    name = mdp_agent.image_key(config)
+    mdp = classification_mdp.make(config.variant, world.labels[name], mdp_key)
+    params = mdp_agent.initialise(config, world.images[name].shape[1:], init_key)
+    state = dqn.start(agent(config, walk_key), mdp, params, agent_key)
+    origin = jax.tree.map(jnp.copy, params)
+    return State(state, mdp, origin, measure_key, jnp.zeros((), jnp.int32))
+
+
+def advance(config: Config, world: World, state: State) -> tuple[State, dict[str, Array]]:
+    """Train until the next target update (the first call does not train), and measure.
+
+    The record holds, for each process of `processes`, scalars ``<process>/<metric>``, the
+    spectrum's ``<process>/nodes`` and ``weights`` (vectors, order), and for the agent and its walk
+    C_k as ``<process>/cosines`` (k, k).
+    """
+    images = world.images[mdp_agent.image_key(config)]
+    learner = agent(config, state.measure_key)
+
+    def train(state: dqn.State) -> dqn.State:
+        return dqn.train(learner, mdp, images, state, config.target_period)[0]
+
+    mdp = state.mdp
+    trained = jax.lax.cond(state.chunk == 0, lambda state: state, train, state.agent)
+    optimal = jnp.asarray(classification_mdp.optimal_actions(config.variant, config.discount))
+    record = {
+        "accuracy": dqn.greedy_accuracy(learner, mdp, images, trained.params, optimal),
+        "diverged": 1.0 - dqn.is_finite(trained.params),
+    }
+    watched = processes(config, state.origin, trained)
+    # One graph for all of them: it takes longer to compile than to run.
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *watched.values())
+    found = devices.map_lanes(
+        lambda params: measure(config, images, params, state.origin, state.measure_key), stacked
+    )
+    for k, name in enumerate(watched):
+        record |= {
+            f"{name}/{metric}": values[k]
+            for metric, values in found.items()
+            if metric != "cosines" or name in ("agent", "walk")
+        }
+    return state._replace(agent=trained, chunk=state.chunk + 1), record
+
+
+def processes(config: Config, origin: Any, state: dqn.State) -> dict[str, Any]:
+    """Return the parameters of the agent and of each walk, by name.
+
+    ``walk`` has the agent's step norms over all parameters together, ``walk_per_tensor`` those of
+    each tensor, ``walk_x10`` ten times the first's.
+    """
+    found = {"agent": state.params}
+    for scale in config.walk_scales:
+        name = "walk" if scale == 1 else f"walk_x{scale:g}"
+        found[name] = optax.tree.add_scale(origin, scale, state.opt_state.whole)
+    if config.walk_scales:
+        found["walk_per_tensor"] = optax.tree.add(origin, state.opt_state.per_tensor)
+    return found
+
+
+def measure(
+    config: Config, images: Array, params: Any, origin: Any, key: Array
+) -> dict[str, Array]:
+    """Return spectrum and gradient covariance of the proxy loss (§4.2), and the distance moved."""
+    pick_key, direction_key, vector_key = jax.random.split(key, 3)
+    chosen = jax.random.permutation(pick_key, images.shape[0])[
+        : max(config.examples, config.covariance_examples)
+    ]
+    inputs = images[chosen]
+    shape = (len(chosen), classification_mdp.STATES)
+    directions = jax.random.normal(direction_key, shape)
+    batch = (inputs[: config.examples], directions[: config.examples])
+    proxy = curvature.proxy_loss(lambda params, x: mdp_agent.forward(config, params, x).output)
+    operator = curvature.hessian(proxy, params, batch)
+    spectrum = curvature.spectrum(operator, vector_key, config.order, config.vectors)
+    k = config.covariance_examples
+    found = gradients.covariance(
+        inner_products.gram(
+            mdp_agent.network(config), params, mdp_agent.inputs(config, inputs[:k]),
+            probed_agent.proxy_losses, directions[:k],
+        )
+    )  # fmt: skip
+    summary = gradients.summary(found)
+    return {
+        "sharpness": jnp.max(spectrum.nodes),
+        "smallest": jnp.min(spectrum.nodes),
+        "trace": curvature.trace(spectrum, operator.dimension).value,
+        "nodes": spectrum.nodes,
+        "weights": spectrum.weights,
+        "cosines": found.cosines.astype(jnp.float16),
+        "distance": distance(params, origin),
+        **summary._asdict(),
+    }
+
+
+def distance(params: Any, origin: Any) -> Array:
+    """Return how far the parameters are from where they began, relative to their norm there."""
+    moved = jax.tree.map(jnp.subtract, params, origin)
+    far: Array = optax.tree.norm(moved) / optax.tree.norm(origin)
+    return far
+
+
+ARRAYS = ("nodes", "weights", "cosines")
+"""What of a measurement is not a scalar: kept as arrays."""
+
+SWEPT = ("variant", "architecture", "layer_norm")
+"""Columns of the table beside arm, process and seed."""
+
+
+def summarize(config: Config, records: Records) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Return rows (arm, process, swept settings, seed, step, metric, value) and arrays.
+
+    Arrays are ``nodes/<arm>/<process>`` and ``weights/...`` (seeds, measurements, vectors, order),
+    and ``cosines/agent/<process>`` (2, k, k): C_k of the first seed after the first target update
+    and after the last.
+    """
+    frames: list[pd.DataFrame] = []
+    stacks: dict[str, list[np.ndarray]] = {}
+    pictures: dict[str, np.ndarray] = {}
+    for (arm, seed), record in records.items():
+        arm_config = replace(config, **arms(config)[arm])
+        step = arm_config.target_period * np.arange(len(record["accuracy"]))
+        for name, values in record.items():
+            process, _, metric = name.rpartition("/")
+            if metric == "cosines":
+                if arm == "agent" and seed == config.first_seed:
+                    pictures[f"cosines/{arm}/{process}"] = values[[1, -1]]
+            elif metric in ARRAYS:
+                stacks.setdefault(f"{metric}/{arm}/{process}", []).append(values)
+            else:
+                frame = pd.DataFrame({"step": step, "value": values.astype(np.float32)})
+                swept = {n: getattr(arm_config, n) for n in SWEPT}
+                frames.append(
+                    frame.assign(
+                        arm=arm, process=process or "agent", metric=metric, seed=seed, **swept
+                    )
+                )
+    columns = ["arm", "process", *SWEPT, "seed", "step", "metric", "value"]
+    table = pd.concat(frames, ignore_index=True)[columns]
+    return table, {name: np.stack(arrays) for name, arrays in stacks.items()} | pictures
+
+
+def flops(config: Config) -> float:
+    """Return the floating-point operations of one seed of one arm, to estimate its cost."""
+    weights = mdp_agent.multiplications(config)
+    training = config.updates * config.target_period * config.batch_size
+    watched = chunks(config) * (1 + len(config.walk_scales) + bool(config.walk_scales))
+    products = config.order * config.vectors * config.examples
+    return 6.0 * weights * training + 18.0 * weights * watched * products

@@ -1,0 +1,255 @@
+"""What is made of a run of *falsification*: correlations, learning curves of probes, verdicts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from plasticity import configuration, statistics
+from plasticity.chapters.claims import Condition, Verdict, decide
+from plasticity.chapters.falsification.run import (
+    SENSITIVITY,
+    SWEPT,
+    Config,
+    arms,
+    optimizer_setting,
+)
+from plasticity.chapters.probing import probed_agent
+from plasticity.measure import probe
+from plasticity.runs.results import Run
+
+STRATUM = ("variant", "dataset", "architecture")
+"""What a stratum is: claims.md takes Spearman's correlation in each combination."""
+
+STATISTICS = ("weight_norm", "weight_rank", "feature_rank", "dead_units")
+"""The four of Fig. 3."""
+
+LANDSCAPE = ("sharpness", "gradient_norm", "interference", "collinearity", "gradient_rank")
+"""The paper's own explanation, curvature and gradients, which it did not put to its own test."""
+
+BEYOND = (
+    "dormant_ratio", "linearised_units", "srank", "effective_rank", "stable_rank",
+    "approximate_rank",
+)  # fmt: skip
+"""Further statistics of weights and units that the paper did not test."""
+
+
+def main_arms(run: Run) -> list[str]:
+    """Return the arms of the population, without those of the sensitivity analysis."""
+    config = configuration.from_dict(Config, run.config)
+    return list(arms(replace(config, sensitivity=False)))
+
+
+def at_end(run: Run, arm_names: list[str]) -> pd.DataFrame:
+    """Return one row an agent: its settings, every metric at the last probe, what it lost.
+
+    ``plasticity_loss`` is the probe loss at the end minus that before training, the y axis of
+    Fig. 3; ``initial_loss`` and ``probe_loss`` are its two parts, and ``setting`` is the optimizer
+    with its learning rate. Diverged agents are in it, their values NaN and ``diverged`` 1.
+    """
+    rows = run.table[run.table.arm.isin(arm_names)]
+    last = probed_agent.at_end(rows, ["arm", *SWEPT, "seed"])
+    last["setting"] = last.optimizer + ":" + last.learning_rate.map("{:g}".format)
+    last["arm"] = pd.Categorical(last.arm, arm_names)  # in the order of the arms
+    return last.sort_values(["arm", "seed"], ignore_index=True).astype({"arm": str})
+
+
+def sign_stability(run: Run, names: tuple[str, ...] = STATISTICS) -> pd.DataFrame:
+    """Return Spearman's correlation of each statistic with plasticity loss in every stratum.
+
+    Both over all optimizer settings pooled, as the paper does, and within them: see
+    `plasticity.statistics.sign_stability`.
+    """
+    table = at_end(run, main_arms(run))
+    known = [name for name in names if name in table]
+    return statistics.sign_stability(
+        table, known, "plasticity_loss", strata=STRATUM, setting="setting"
+    )
+
+
+def judge_flip_sign(run: Run, adjustment: str = "within") -> Verdict:
+    """Judge statistics-flip-sign: each of Fig. 3's four has one sign here and the other there.
+
+    Judged within optimizer settings, where a difference between optimizers cannot pass for a
+    property of the statistic; ``adjustment`` "pooled" is the paper's own test. The highest and the
+    lowest of the strata are compared with zero by simultaneous intervals
+    (`plasticity.statistics.sign_stability`): to look for the extremes of a dozen and test those
+    alone would find signs in noise.
+    """
+    return decide("statistics-flip-sign", *_both_signs(sign_stability(run), adjustment))
+
+
+def judge_landscape(run: Run, adjustment: str = "within") -> Verdict:
+    """Judge sharpness-flips-too: the paper's explanation, put to the paper's test.
+
+    As `judge_flip_sign`, with λ₁, gradient norm and effective rank.
+    """
+    found = sign_stability(run, ("sharpness", "gradient_norm", "effective_rank"))
+    return decide("sharpness-flips-too", *_both_signs(found, adjustment))
+
+
+def _both_signs(found: pd.DataFrame, adjustment: str) -> list[Condition]:
+    """Return, for each statistic, that it has a stratum above zero and one below."""
+    chosen = found[found.adjustment == adjustment]
+    conditions = []
+    for name, rows in chosen.groupby("statistic", sort=False):
+        highest, lowest = statistics.extremes(rows)
+        strata = f"of {len(rows)} strata, {str(name).replace('_', ' ')}"
+        conditions.append(Condition(f"highest correlation {strata}", highest, ">", 0.0))
+        conditions.append(Condition(f"lowest correlation {strata}", lowest, "<", 0.0))
+    return conditions
+
+
+def fig_4_arm(run: Run) -> str:
+    """Return the arm nearest to Fig. 4: the CNN on CIFAR-10, true-label, first setting."""
+    config = configuration.from_dict(Config, run.config)
+    last = {name: getattr(config, name)[-1] for name in ("datasets", "architectures")}
+    wanted = {
+        "variant": "true_label" if "true_label" in config.variants else config.variants[0],
+        "dataset": last["datasets"],
+        "architecture": last["architectures"],
+        **optimizer_setting(config.settings[0]),
+    }
+    (arm,) = (n for n in main_arms(run) if wanted.items() <= arms(config)[n].items())
+    return arm
+
+
+def steps_to_half(run: Run, arm: str) -> np.ndarray:
+    """Return the optimizer steps until a probe's loss has halved, (seeds, probes).
+
+    The loss starts near twice the baseline or above and the best constant has about .5; "half" is
+    half of .5, the variance of a sine of random phase. A curve that never gets there counts with
+    the budget, too short.
+    """
+    curve = run.arrays[f"curve/{arm}"]
+    below = curve <= BASELINE / 2
+    first = np.where(below.any(axis=2), below.argmax(axis=2) + 1, curve.shape[2])
+    return np.asarray(first * probe.WINDOW)
+
+
+BASELINE = 0.5
+"""b of Eq. (5) for a sine of uniformly random phase: its mean square."""
+
+FLAT = 0.05
+"""A curve is flat that loses less than this share of its loss in the last quarter of its budget."""
+
+
+def late_fall(run: Run, arm: str) -> np.ndarray:
+    """Return the share of its loss that a probe loses in the last quarter, (seeds, probes).
+
+    Both ends are averaged over a tenth of the budget.
+    """
+    curve = run.arrays[f"curve/{arm}"]
+    windows = curve.shape[2]
+    span, quarter = max(1, windows // 10), windows - windows // 4
+    before = curve[..., quarter - span : quarter].mean(axis=2)
+    return np.asarray(1 - curve[..., -span:].mean(axis=2) / before)
+
+
+def end_of_curve(run: Run, arm: str) -> np.ndarray:
+    """Return the mean minibatch loss over the last tenth of the budget, (seeds, probes)."""
+    curve = run.arrays[f"curve/{arm}"]
+    return np.asarray(curve[..., -max(1, curve.shape[2] // 10) :].mean(axis=2))
+
+
+def roughness(run: Run, arm: str) -> np.ndarray:
+    """Return how much the minibatch loss scatters, relative to itself, (seeds, probes)."""
+    relative = run.arrays[f"noise/{arm}"] / run.arrays[f"curve/{arm}"]
+    return np.asarray(relative.mean(axis=2))
+
+
+def judge_slower(run: Run, arm: str | None = None) -> Verdict:
+    """Judge slower-not-higher on Fig. 4's stratum: probes get slower, and late ones still fall.
+
+    Contradicted by curves of the last checkpoint that are flat above .1. Curves that end below it
+    are no plateau to speak of, flat or not.
+    """
+    arm = arm or fig_4_arm(run)
+    steps = steps_to_half(run, arm)
+    slower = _ratio(steps[:, -1], steps[:, 0])
+    end = statistics.mean_interval(end_of_curve(run, arm)[:, -1])
+    plateau = Condition("loss at the end of the budget, last checkpoint", end, "<", 0.1)
+    if not plateau.holds:
+        fall = statistics.mean_interval(late_fall(run, arm)[:, -1])
+        plateau = Condition(
+            "fall of the loss in the last quarter, last checkpoint", fall, ">", FLAT
+        )
+    ratio = Condition("steps to half the baseline, last / first checkpoint", slower, ">", 1.0)
+    return decide("slower-not-higher", ratio, plateau)
+
+
+def curves(run: Run) -> pd.DataFrame:
+    """Return what became of the probe's learning curves in every main arm, a row an arm.
+
+    Columns: arm, `STRATUM`, setting, and as intervals over seeds ``slower`` (steps to half the
+    baseline, last over first checkpoint), ``end`` and ``fall`` (loss at the end, and its fall in
+    the last quarter, last checkpoint), ``rougher`` (last minus first relative scatter). ``never``
+    is the share of the last probes that do not get to half, and ``status`` what `judge_slower` says
+    of the arm.
+    """
+    config = configuration.from_dict(Config, run.config)
+    rows = []
+    for arm in main_arms(run):
+        changes, steps, rough = arms(config)[arm], steps_to_half(run, arm), roughness(run, arm)
+        rows.append(
+            {
+                "arm": arm,
+                **{name: changes[name] for name in STRATUM},
+                "setting": f"{changes['optimizer']}:{changes['learning_rate']:g}",
+                "slower": _ratio(steps[:, -1], steps[:, 0]),
+                "never": float(
+                    np.mean(run.arrays[f"curve/{arm}"][:, -1].min(axis=1) > BASELINE / 2)
+                ),
+                "end": statistics.mean_interval(end_of_curve(run, arm)[:, -1]),
+                "fall": statistics.mean_interval(late_fall(run, arm)[:, -1]),
+                "rougher": statistics.paired_difference(rough[:, -1], rough[:, 0]),
+                "status": judge_slower(run, arm).status,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _ratio(a: np.ndarray, b: np.ndarray) -> statistics.Interval:
+    """Return the geometric mean of a / b over seeds, with its interval."""
+    return statistics.mean_interval(np.log(a / b)).map(np.exp)
+
+
+def open_choices(run: Run) -> pd.DataFrame:
+    """Return what each choice that the paper leaves open does to the verdicts, a row a choice.
+
+    Around the first data set, architecture and setting, so three strata and one optimizer. Columns:
+    ``change`` ("as run" first), a column each variant with the plasticity lost (an interval),
+    ``slower`` with the status of slower-not-higher in the first variant, and ``signs turned``: how
+    many of the correlations of Fig. 3's statistics have another sign than as run. A row of agents
+    this small turns signs by chance too; the column says how many, not that it means something.
+    """
+    config = configuration.from_dict(Config, run.config)
+    base = f"{config.datasets[0]}-{config.architectures[0]}-{config.settings[0].replace(':', '_')}"
+    names = {"as run": base, **{name: name for name in SENSITIVITY}}
+    rows, reference = [], None
+    for change, suffix in names.items():
+        chosen = [f"{variant}-{suffix}" for variant in config.variants]
+        table = at_end(run, chosen)
+        lost = {
+            variant: statistics.mean_interval(group.plasticity_loss)
+            for variant, group in table.groupby("variant", sort=False)
+        }
+        found = statistics.sign_stability(table, STATISTICS, "plasticity_loss", ["variant"])
+        signs = np.sign(found.spearman.to_numpy())
+        reference = signs if reference is None else reference
+        turned = int(np.sum(signs * reference < 0))
+        rows.append(
+            {"change": change, **lost, "slower": judge_slower(run, chosen[0]).status}
+            | {"signs turned": turned, "of": int(np.sum(np.isfinite(signs)))}
+        )
+    return pd.DataFrame(rows)
+
+
+CLAIMS = {
+    "statistics-flip-sign": judge_flip_sign,
+    "sharpness-flips-too": judge_landscape,
+    "slower-not-higher": judge_slower,
+}
+"""Each claim of the ledger that this experiment decides, with its judge."""

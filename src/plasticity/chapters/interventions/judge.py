@@ -1,0 +1,315 @@
+"""What is made of a run of *interventions*: cells beside the paper's, contrasts, verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from plasticity import configuration, statistics
+from plasticity.chapters.claims import LEDGER, Condition, Verdict, decide
+from plasticity.chapters.interventions.run import CELL, SWEPT, Config
+from plasticity.chapters.printed import interventions
+from plasticity.chapters.probing import probed_agent
+from plasticity.runs.results import Run
+from plasticity.statistics import Interval
+
+
+def agents(run: Run) -> pd.DataFrame:
+    """Return one row an agent: its cell, every metric at the last probe, and what it lost.
+
+    Beside the columns of `probed_agent.at_end` there are ``intervention`` (in a search the learning
+    rate), ``log_td_loss``, the logarithm of the largest TD loss of a single batch in all of
+    training, and ``ever_diverged``: its parameters at any probe, or its probe at the last one.
+    """
+    table = probed_agent.at_end(run.table, ["arm", *SWEPT, "seed"])
+    table["intervention"] = table.arm.str.split("-", n=len(CELL) - 1).str[-1]
+    by_agent = run.table.groupby(["arm", "seed", "metric"]).value.max().unstack()
+    index = pd.MultiIndex.from_frame(table[["arm", "seed"]])
+    table["log_td_loss"] = np.log(by_agent.td_loss_max.reindex(index).to_numpy())
+    diverged = by_agent.diverged.reindex(index).to_numpy() > 0
+    table["ever_diverged"] = diverged | ~np.isfinite(table.plasticity_loss)
+    return table
+
+
+METRICS = {
+    "initial_loss": "initial", "probe_loss": "final", "plasticity_loss": "change"
+}  # fmt: skip
+"""Columns of `agents` by the names of the paper's heat maps, Figs. 6 and 8 to 11."""
+
+
+def cells(run: Run) -> pd.DataFrame:
+    """Return each arm's probe losses and task beside the paper's printed cell, a row an arm.
+
+    Columns: `CELL`, intervals ``initial``, ``final``, ``change``, ``accuracy``, ``diverged`` (how
+    many agents), and ``paper_initial``, ``paper_final``, ``paper_change`` with ``paper_spread`` of
+    the change, NaN where the paper prints no cell. It does not say which reward it shows: both of
+    ours stand beside the same cell.
+    """
+    rows = []
+    for names, group in agents(run).groupby(list(CELL), sort=False):
+        whole = group[~group.ever_diverged]
+        intervals = {
+            name: _mean(whole[column])
+            for column, name in {**METRICS, "accuracy": "accuracy"}.items()
+        }
+        diverged = int(group.ever_diverged.sum())
+        rows.append({**dict(zip(CELL, names, strict=True)), **intervals, "diverged": diverged})
+    return _beside_the_paper(pd.DataFrame(rows))
+
+
+def _mean(values: pd.Series[float]) -> Interval:
+    return statistics.mean_interval(values) if len(values) else statistics.UNKNOWN
+
+
+def _beside_the_paper(table: pd.DataFrame) -> pd.DataFrame:
+    printed = interventions()
+    printed = printed[(printed.figure != 6) & (printed.panel != "regression")]
+    keys = ["dataset", "encoding", "intervention", "architecture"]
+    wide = printed.pivot_table(index=keys, columns="quantity", values=["mean", "spread"])
+    theirs = wide["mean"].add_prefix("paper_")
+    theirs["paper_spread"] = wide["spread", "change"]
+    return (
+        table.assign(source=table.dataset.str.partition("_")[0])
+        .merge(
+            theirs.reset_index().rename(columns={"dataset": "source"}),
+            how="left",
+            on=["source", *keys[1:]],
+        )
+        .drop(columns="source")
+    )
+
+
+# Contrasts: an intervention against none, paired by seed.
+
+
+def contrast(
+    run: Run,
+    architecture: str,
+    intervention: str,
+    encoding: str = "regression",
+    against: tuple[str, str] = ("none", "regression"),
+    metric: str = "plasticity_loss",
+    variant: str | None = None,
+) -> np.ndarray:
+    """Return an arm's metric minus that of the arm ``against``, (seeds,), averaged over the grid.
+
+    ``against`` is (intervention, encoding). Averaged over data sets and, if no ``variant`` is
+    given, over variants; a seed with an agent that diverged in either arm is left out. Raises
+    KeyError if the run has no such arms.
+    """
+    table = agents(run)
+    chosen = table.architecture == architecture
+    if variant is not None:
+        chosen &= table.variant == variant
+    table = table[chosen]
+    wide = table.assign(value=table[metric].where(~table.ever_diverged)).pivot(
+        index="seed", columns=["intervention", "encoding", "dataset", "variant"], values="value"
+    )
+    wide = wide.sort_index(axis=1)  # pandas looks up what is sorted without a warning
+    difference = (wide[intervention, encoding] - wide[against]).dropna().to_numpy(float)
+    return np.asarray(difference.mean(axis=1))
+
+
+def contrasts(run: Run, **which: Any) -> dict[str, Interval]:
+    """Return `contrast` of each architecture with its interval; none if the run lacks the arms.
+
+    Where too many agents diverged for a contrast the interval is infinite.
+    """
+    found: dict[str, Interval] = {}
+    for name in configuration.from_dict(Config, run.config).architectures:
+        try:
+            values = contrast(run, name, **which)
+        except KeyError:
+            continue
+        found[name] = statistics.mean_interval(values) if values.size else statistics.UNKNOWN
+    return found
+
+
+def _second(found: Mapping[str, Interval], worst: bool) -> Interval:
+    """Return the second-largest contrast, or the second-smallest.
+
+    It lies between the second of the lower and the second of the upper bounds. An architecture of
+    which nothing is known could be anywhere.
+    """
+
+    def pick(values: list[float]) -> float:
+        known = sorted((x for x in values if not np.isnan(x)), reverse=worst)
+        return known[min(1, len(known) - 1)] if known else np.nan
+
+    estimates, lows, highs, n = (list(column) for column in zip(*found.values(), strict=True))
+    return Interval(pick(estimates), pick(lows), pick(highs), int(min(n)))
+
+
+def _verdict(claim_id: str, *conditions: Condition) -> Verdict:
+    """Return the verdict, "not run" if the run has no arms that could decide."""
+    return decide(claim_id, *conditions) if conditions else Verdict(LEDGER[claim_id], "not run")
+
+
+def judge_two_hot(run: Run) -> Verdict:
+    """Judge two-hot-best: contradicted if it is worse than none in two or more architectures.
+
+    So the second worst architecture decides.
+    """
+    found = contrasts(run, intervention="none", encoding="two_hot")
+    what = f"change, two-hot minus regression, second worst of {len(found)}"
+    conditions = [Condition(what, _second(found, worst=True), "<", 0.0)] if found else []
+    return _verdict("two-hot-best", *conditions)
+
+
+def judge_shrink_and_perturb(run: Run) -> Verdict:
+    """Judge shrink-perturb-worst: contradicted if better than none in two or more architectures."""
+    found = contrasts(run, intervention="shrink_and_perturb")
+    what = f"change, shrink and perturb minus none, second best of {len(found)}"
+    conditions = [Condition(what, _second(found, worst=False), ">", 0.0)] if found else []
+    return _verdict("shrink-perturb-worst", *conditions)
+
+
+def judge_categorical(run: Run) -> Verdict:
+    """Judge shrink-perturb-categorical: under two-hot the change stays below .2."""
+    found = contrasts(
+        run, intervention="shrink_and_perturb", encoding="two_hot", against=("none", "two_hot")
+    )
+    return _verdict(
+        "shrink-perturb-categorical",
+        *(
+            Condition(f"two-hot, change, shrink and perturb minus none ({name})", value, "<", 0.2)
+            for name, value in found.items()
+        ),
+    )
+
+
+def judge_weight_decay(run: Run) -> Verdict:
+    """Judge weight-decay-nothing: contradicted if clearly better than none in two or more.
+
+    That it does *nothing* no interval can show; supported would take it to be worse.
+    """
+    found = contrasts(run, intervention="weight_decay")
+    what = f"change, weight decay minus none, second best of {len(found)}"
+    conditions = [Condition(what, _second(found, worst=False), ">", 0.0)] if found else []
+    return _verdict("weight-decay-nothing", *conditions)
+
+
+def judge_reset(run: Run) -> Verdict:
+    """Judge reset-helps: resetting the last layer lowers the change outside of the CNN."""
+    found = contrasts(run, intervention="reset_last_layer")
+    return _verdict(
+        "reset-helps",
+        *(
+            Condition(f"change, reset minus none ({name})", value, "<", 0.0)
+            for name, value in found.items()
+            if name != "cnn"
+        ),
+    )
+
+
+def judge_layer_norm(run: Run) -> Verdict:
+    """Judge layer-norm-helps: it lowers the change in every architecture."""
+    found = contrasts(run, intervention="layer_norm")
+    return _verdict(
+        "layer-norm-helps",
+        *(
+            Condition(f"change, layer norm minus none ({name})", value, "<", 0.0)
+            for name, value in found.items()
+        ),
+    )
+
+
+def judge_task(run: Run) -> Verdict:
+    """Judge perturbing-hurts-task: accuracy on the hard (random-label) reward."""
+    found = contrasts(run, intervention="shrink_and_perturb", metric="accuracy", variant=hard(run))
+    return _verdict(
+        "perturbing-hurts-task",
+        *(
+            Condition(f"hard accuracy, shrink and perturb minus none ({name})", value, "<", 0.0)
+            for name, value in found.items()
+        ),
+    )
+
+
+def hard(run: Run) -> str:
+    """Return the variant that the paper calls hard, or the last one that the run has."""
+    variants = run.config["variants"]
+    return "random_label" if "random_label" in variants else str(variants[-1])
+
+
+def judge_td_loss(run: Run) -> Verdict:
+    """Judge td-loss-stability: layer norm and two-hot lower the largest TD loss of training.
+
+    The squared error of values under either output (`plasticity.agents.dqn.learn`).
+    """
+    compared = {
+        "layer norm": contrasts(run, intervention="layer_norm", metric="log_td_loss"),
+        "two-hot": contrasts(run, intervention="none", encoding="two_hot", metric="log_td_loss"),
+    }
+    conditions = [
+        Condition(f"largest TD loss, {what} / none ({name})", value.map(np.exp), "<", 1.0)
+        for what, found in compared.items()
+        for name, value in found.items()
+    ]
+    return _verdict("td-loss-stability", *conditions)
+
+
+def power(run: Run) -> pd.DataFrame:
+    """Return every contrast with none, and the effect that this number of seeds would have shown.
+
+    Columns: architecture, encoding, intervention, ``difference`` in the change (an interval, paired
+    by seed; two-hot arms against none under two-hot) and ``detectable``: see
+    `plasticity.statistics.detectable_difference`.
+    """
+    config, rows = configuration.from_dict(Config, run.config), []
+    for encoding in config.encodings:
+        for architecture in config.architectures:
+            for intervention in config.interventions:
+                if intervention == "none" and encoding == "regression":
+                    continue
+                other = ("none", "regression" if intervention == "none" else encoding)
+                values = contrast(run, architecture, intervention, encoding, other)
+                if values.size < 2:
+                    continue
+                rows.append(
+                    {
+                        "architecture": architecture,
+                        "encoding": encoding,
+                        "intervention": intervention,
+                        "difference": statistics.mean_interval(values),
+                        "detectable": statistics.detectable_difference(values),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def own_loss_contrast(run: Run, own: Run, architecture: str) -> np.ndarray:
+    """Return the change under two-hot, probed by its own loss, minus that of regression, (seeds,).
+
+    Of agents without intervention: two-hot ones of ``own`` (`Config.probe_loss`), those of ``run``
+    with regression. Paired by seed, averaged over the data sets and variants that both have.
+    """
+    lost = []
+    for table, encoding in ((agents(own), "two_hot"), (agents(run), "regression")):
+        chosen = (table.architecture == architecture) & (table.intervention == "none")
+        rows = table[chosen & (table.encoding == encoding)]
+        lost.append(rows.set_index(["seed", "dataset", "variant"]).plasticity_loss)
+    return (lost[0] - lost[1]).dropna().groupby("seed").mean().to_numpy(float)
+
+
+def pareto(good: np.ndarray, bad: np.ndarray) -> np.ndarray:
+    """Return which points no other beats, with as much of the good and as little of the bad."""
+    as_good = (good[None] >= good[:, None]) & (bad[None] <= bad[:, None])
+    better = (good[None] > good[:, None]) | (bad[None] < bad[:, None])
+    return np.asarray(~(as_good & better).any(axis=1))
+
+
+CLAIMS = {
+    "two-hot-best": judge_two_hot,
+    "shrink-perturb-worst": judge_shrink_and_perturb,
+    "shrink-perturb-categorical": judge_categorical,
+    "weight-decay-nothing": judge_weight_decay,
+    "reset-helps": judge_reset,
+    "layer-norm-helps": judge_layer_norm,
+    "perturbing-hurts-task": judge_task,
+    "td-loss-stability": judge_td_loss,
+}
+"""Each claim of the ledger that this experiment decides, with its judge."""

@@ -1,0 +1,231 @@
+"""Tables and sentences of the chapter on interventions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from plasticity.chapters.printed import interventions
+from plasticity.chapters.report import readable, short
+from plasticity.runs.results import Run
+from plasticity.statistics import UNKNOWN, Interval, mean_interval, paired_difference
+
+
+def cells_table(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return `judge.cells` in words, beside the paper's changes.
+
+    A cell in which agents diverged says how many; "–" is what was not measured or not printed.
+    """
+    printed = [
+        f"{mean:z.2f} ± {spread:.2f}" if np.isfinite(mean) else "–"
+        for mean, spread in zip(cells.paper_change, cells.paper_spread, strict=True)
+    ]
+    return pd.DataFrame(
+        {
+            "intervention": cells.intervention.map(readable),
+            "output": cells.encoding.map(readable),
+            "network": cells.architecture.map(readable),
+            "data": cells.dataset.map(readable),
+            "reward": cells.variant.map(readable),
+            "initial": cells.initial.map(_known),
+            "final": cells.final.map(_known),
+            "change": cells.change.map(_known),
+            "the paper's change": printed,
+            "task: share of images right": cells.accuracy.map(_known),
+            "diverged": cells.diverged.map(lambda agents: str(agents) if agents else ""),
+        }
+    )
+
+
+def _known(found: Interval) -> str:
+    """Write an interval, the estimate alone if it is of one seed, or a dash."""
+    if not np.isfinite(found.estimate):
+        return "–"
+    return short(found) if np.isfinite(found.low) else f"{found.estimate:.2f}"
+
+
+def power_table(power: pd.DataFrame) -> pd.DataFrame:
+    """Return `judge.power` in words: what could have been seen.
+
+    Less loss is better. What is not clear of zero may still be there if it is smaller than the
+    difference that so many seeds would have shown in four of five repetitions.
+    """
+    return pd.DataFrame(
+        {
+            "contrast": [_contrast(*row) for row in power[_NAMES].to_numpy()],
+            "difference in plasticity lost": power.difference.map(short),
+            "shown with 80 % power from": power.detectable.map("{:.2f}".format),
+            "it is": [
+                _verdict(found, detectable)
+                for found, detectable in zip(power.difference, power.detectable, strict=True)
+            ],
+        }
+    )
+
+
+_NAMES = ["architecture", "encoding", "intervention"]
+
+
+def _contrast(architecture: str, encoding: str, intervention: str) -> str:
+    if intervention == "none":
+        return f"{readable(architecture)}: {readable(encoding)} output against regression"
+    where = "" if encoding == "regression" else f", {readable(encoding)}"
+    return f"{readable(architecture)}{where}: {readable(intervention)} against none"
+
+
+def _verdict(found: Interval, detectable: float) -> str:
+    if found.high < 0:
+        return "better"
+    if found.low > 0:
+        return "worse"
+    return f"not shown (an effect below {detectable:.2f} could be missed)"
+
+
+def layer_norm_cells(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return what the paper's own cells say of layer normalisation, beside ours.
+
+    One row a data set, network and output for which Figs. 8 and 9 print both cells. Less loss is
+    better. Ours have a column a variant of ``cells``, "–" where it was not run.
+    """
+    printed = interventions()
+    printed = printed[
+        (printed.figure != 6) & (printed.panel != "regression") & (printed.quantity == "change")
+    ]
+    keys = ["dataset", "encoding", "architecture"]
+    wide = printed.pivot_table(index=keys, columns="intervention", values="mean", sort=False)
+    wide = wide[["none", "layer_norm"]].dropna().sort_index(ascending=[True, True, False])
+    ours = cells.assign(dataset=cells.dataset.str.partition("_")[0])
+    rows = []
+    for names, theirs in zip(wide.index, wide.itertuples(index=False), strict=True):
+        dataset, encoding, architecture = names
+        row = {
+            "data": {"mnist": "MNIST", "cifar10": "CIFAR-10"}[dataset],
+            "output": readable(encoding),
+            "network": readable(architecture),
+            "the paper: none → layer norm": f"{theirs[0]:z.2f} → {theirs[1]:z.2f}",
+            "there it is": _compared(theirs[1], theirs[0]),
+        }
+        same = ours[ours[keys].eq(pd.Series(names, keys)).all(axis=1)]
+        for variant in cells.variant.unique():
+            found = same[same.variant == variant].set_index("intervention").change
+            both = {"none", "layer_norm"} <= set(found.index)
+            row[f"ours, {readable(variant)}"] = (
+                f"{_known(found['none'])} → {_known(found.layer_norm)}" if both else "–"
+            )
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _compared(with_it: float, without: float) -> str:
+    return "worse" if with_it > without else "better" if with_it < without else "equal"
+
+
+def probe_loss_table(squared: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
+    """Return what two-hot networks lose by either loss of the probe, one row a cell of ``own``.
+
+    Both are `judge.cells`, ``own`` of a run whose probes descend
+    the loss that the network learns by. The last rows are regression agents without intervention,
+    whose own loss is the squared error.
+    """
+    where = ["architecture", "dataset", "variant"]
+    both = own.merge(squared, on=[*where, "encoding", "intervention"], suffixes=("", "_squared"))
+    plain = squared[(squared.encoding == "regression") & (squared.intervention == "none")]
+    plain = plain.merge(own[where].drop_duplicates(), on=where)
+    plain = plain.assign(initial_squared=plain.initial, final_squared=plain.final)
+    rows = pd.concat([both, plain], ignore_index=True)
+    return pd.DataFrame(
+        {
+            "network": [readable(*names) for names in rows[where].to_numpy()],
+            "output": rows.encoding.map(readable),
+            "intervention": rows.intervention.map(readable),
+            "probed by squared error": _from_to(rows.initial_squared, rows.final_squared),
+            "probed by its own loss": _from_to(rows.initial, rows.final),
+        }
+    )
+
+
+def _from_to(first: pd.Series[Any], last: pd.Series[Any]) -> list[str]:
+    return [f"{_known(a)} → {_known(b)}" for a, b in zip(first, last, strict=True)]
+
+
+def search_table(run: Run) -> pd.DataFrame:
+    """Return what each learning rate of a search does, an agent without intervention an arm.
+
+    Probe losses and accuracies are means over the seeds that never diverged; the largest TD loss
+    is that of a single batch in all of training and of all those seeds. Raises ValueError for a run
+    that is no search.
+    """
+    if not run.config.get("search"):
+        raise ValueError(f"{run.label} is no search: run with `search` set to learning rates")
+    rows = []
+    keys = ["architecture", "dataset", "variant", "encoding", "learning_rate"]
+    for names, table in run.table.groupby(keys, sort=False):
+        gone = table[table.metric == "diverged"].groupby("seed").value.max()
+        lost = set(gone[gone > 0].index)
+        kept = table[~table.seed.isin(lost)].sort_values("step")
+        by = {metric: part.groupby("seed").value for metric, part in kept.groupby("metric")}
+        *words, rate = map(str, names)
+        architecture, dataset, variant, encoding = map(readable, words)
+        row = {
+            "learning rate": f"{float(rate):g}", "output": encoding, "network": architecture,
+            "data": dataset, "reward": variant,
+        }  # fmt: skip
+        first, last, task = UNKNOWN, UNKNOWN, UNKNOWN
+        change, largest = UNKNOWN, "–"
+        if by:
+            before, after = by["probe_loss"].first(), by["probe_loss"].last()
+            first, last = mean_interval(before), mean_interval(after)
+            change = paired_difference(after, before)
+            task = mean_interval(by["accuracy"].last())
+            largest = f"{by['td_loss_max'].max().max():.3g}"
+        rows.append(
+            row
+            | {
+                "task: share of images right": _known(task),
+                "initial": _known(first),
+                "final": _known(last),
+                "change": _known(change),
+                "largest TD loss": largest,
+                "diverged": f"{len(lost)} of {len(gone)}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+Front = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(good, bad) → which points no other beats, as `judge.pareto`."""
+
+
+def front_in_words(cells: pd.DataFrame, front: Front) -> str:
+    """Return which interventions no other beats at task and plasticity both, a sentence a panel.
+
+    ``front`` is `judge.pareto`; a Markdown list, with accuracy
+    and final probe loss of each.
+    """
+    said = []
+    for names, table in cells.groupby(["architecture", "dataset", "variant"], sort=False):
+        good, bad = (
+            np.array([found.estimate for found in table[name]]) for name in ("accuracy", "final")
+        )
+        known = np.isfinite(good) & np.isfinite(bad)
+        if not known.any():
+            said.append(f"- **{readable(*map(str, names))}**: every agent diverged.")
+            continue
+        best = table[known][front(good[known], bad[known])]
+        order = np.argsort([-found.estimate for found in best.accuracy])
+        columns = ["intervention", "encoding", "accuracy", "final"]
+        points = [
+            f"{_point(intervention, encoding)} ({task.estimate:.2f} of images right, probe loss "
+            f"{loss.estimate:.2f})"
+            for intervention, encoding, task, loss in best[columns].iloc[order].to_numpy()
+        ]
+        said.append(f"- **{readable(*map(str, names))}**: no other beats {'; '.join(points)}.")
+    return "\n".join(said)
+
+
+def _point(intervention: str, encoding: str) -> str:
+    name = "no intervention" if intervention == "none" else readable(intervention)
+    return f"{name} with {readable(encoding)} output"

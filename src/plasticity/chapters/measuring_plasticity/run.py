@@ -1,0 +1,134 @@
+"""What plasticity is, and how to measure it (Lyle et al. 2023, §2.2, §3.1, A.2).
+
+Agents are probed while they learn: a fresh network fits random targets, a trained one does so
+less. Beside them stand networks on which a probe tells nothing, and fresh networks of the paper's
+size, probed under several settings to find those that the paper does not state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+
+from plasticity.chapters.probing import probed_agent
+from plasticity.chapters.probing.probed_agent import State, World
+from plasticity.runs.results import Records
+from plasticity.worlds import classification_mdp
+
+
+@dataclass(frozen=True)
+class Config(probed_agent.Config):
+    """Settings of the agents; those of one agent are inherited."""
+
+    variants: tuple[classification_mdp.Variant, ...] = classification_mdp.VARIANTS
+    traps: bool = False  # also agents on which the probe tells nothing
+    calibration: bool = False  # also fresh networks of the paper's size, under several settings
+    calibration_images: int = 4_660  # the CIFAR-10 records that development has
+
+
+PROFILES: Mapping[str, Config] = {
+    "quick": Config(
+        variants=("random_label",), n_images=500, mlp_width=64, target_period=500,
+        probe_every=2_000, probes=2, n_targets=2, probe_steps=800, seeds=2,
+    ),
+    "laptop": Config(
+        n_images=1_000, mlp_width=64, probe_every=10_000, probes=5, n_targets=2, seeds=5,
+        traps=True, calibration=True,
+    ),
+    "gpu": Config(probes=20, n_targets=3, seeds=5, calibration=True),
+    "paper": Config(calibration=True),
+}  # fmt: skip
+
+TRAPS: Mapping[str, Mapping[str, Any]] = {
+    "narrow": {"mlp_width": 16},
+    "sgd": {"optimizer": "sgd", "learning_rate": 1e-2},
+}
+"""A network too small and an optimizer too slow for the probe: even fresh they hardly fit it."""
+
+CALIBRATION: Mapping[str, Mapping[str, Any]] = {
+    "1e-3, batch 32": {"learning_rate": 1e-3, "probe_batch_size": 32},
+    "3e-4, batch 32": {"learning_rate": 3e-4, "probe_batch_size": 32},
+    "1e-4, batch 32": {"learning_rate": 1e-4, "probe_batch_size": 32},
+    "1e-3, batch 128": {"learning_rate": 1e-3, "probe_batch_size": 128},
+    "3e-4, batch 32, 1165 images": {
+        "learning_rate": 3e-4,
+        "probe_batch_size": 32,
+        "n_images": 1_165,
+    },
+}
+"""Adam's learning rate, the probe's minibatch and the number of images: the paper states none.
+
+The last is a quarter of the images that the others have, to see which way their number works.
+"""
+
+PAPER_SIZE = {"mlp_width": 512, "cnn_width": 256, "channels": 64}
+"""A.2's networks."""
+
+
+def fresh_arm(dataset: str, architecture: str, setting: str) -> str:
+    """Return the name of the arm that probes fresh networks under a setting of `CALIBRATION`."""
+    return f"fresh-{dataset}-{architecture}-{setting.replace(', ', '-').replace(' ', '_')}"
+
+
+def arms(config: Config) -> dict[str, dict[str, Any]]:
+    """Return the changes to ``config`` that define each arm, by name."""
+    found: dict[str, dict[str, Any]] = {}
+    for variant in config.variants:
+        found[variant] = {"variant": variant}
+        found[f"{variant}-layer_norm"] = {"variant": variant, "layer_norm": True}
+    if config.traps:
+        first = {"variant": config.variants[0]}
+        found |= {name: first | dict(changes) for name, changes in TRAPS.items()}
+    if config.calibration:
+        fresh = {"probes": 0, "n_images": config.calibration_images, "n_targets": 1, **PAPER_SIZE}
+        for dataset in ("mnist_5k", "cifar10_train"):
+            for architecture in ("mlp", "cnn"):
+                for name, changes in CALIBRATION.items():
+                    found[fresh_arm(dataset, architecture, name)] = {
+                        **fresh, "dataset": dataset, "architecture": architecture, **changes,
+                    }  # fmt: skip
+    return found
+
+
+def load(config: Config) -> tuple[World, dict[str, object]]:
+    """Return the images and targets of all arms, and where the images come from."""
+    return probed_agent.load(replace(config, **changes) for changes in arms(config).values())
+
+
+def shapes(config: Config) -> World:
+    """Return the shapes and types of what `load` gives one arm, without loading anything."""
+    return probed_agent.shapes(config)
+
+
+def chunks(config: Config) -> int:
+    """Return how many times `advance` is called."""
+    return probed_agent.chunks(config)
+
+
+def flops(config: Config) -> float:
+    """Return the floating-point operations of one seed of one arm, to estimate its cost."""
+    return probed_agent.flops(config)
+
+
+def start(config: Config, world: World, key: jax.Array) -> State:
+    """Return an agent before its first step."""
+    return probed_agent.start(config, world, key)
+
+
+def advance(config: Config, world: World, state: State) -> tuple[State, dict[str, jax.Array]]:
+    """Train until the next probe, probe, and take statistics."""
+    return probed_agent.advance(config, world, state)
+
+
+SWEPT = ("variant", "dataset", "architecture", "layer_norm", "learning_rate", "probe_batch_size")
+"""Columns of the table beside arm and seed."""
+
+
+def summarize(config: Config, records: Records) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Return the table and the arrays of `probed_agent.tidy`."""
+    return probed_agent.tidy(config, arms(config), SWEPT, records)

@@ -1,0 +1,1 @@
+"""The page on the statistics of one network."""

@@ -1,0 +1,329 @@
+"""Abrupt changes of task make Adam kill its own units (Lyle et al. 2023, §4.1, A.1, Fig. 1).
+
+A network memorises random labels of MNIST digits. After a fixed budget the labels are drawn anew
+and training goes on from the current parameters and optimizer state. The paper contrasts Adam as
+everyone uses it with a tuned setting that differs in two constants; here the two are also changed
+one at a time, and the setting is varied to see how long the tuned optimizer lasts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pandas as pd
+
+from plasticity import configuration
+from plasticity.agents import optimizers
+from plasticity.measure import snapshot, units
+from plasticity.networks import architectures
+from plasticity.runs.results import Records
+from plasticity.shapes import Array, Float, Int
+from plasticity.worlds import image_files, image_sets
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one run; where the paper is silent the comment says so."""
+
+    # data (A.1: "a subset of 5000 MNIST images")
+    dataset: image_files.Dataset = "mnist_5k"
+    n_images: int = 5_000
+    label_draw: Literal["uniform", "permuted"] = "uniform"  # A.1 allows both readings
+    # network (A.1: two hidden layers of width 1024)
+    width: int = 1_024  # units a hidden layer
+    # training (A.1 gives the learning rate; batch size and budget are not in the paper)
+    batch_size: int = 512  # images, drawn with replacement
+    learning_rate: float = 1e-3
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-9
+    eps_root: float = 0.0  # the paper's ε̄
+    steps_per_period: int = 1_000  # optimizer steps between two draws of labels
+    periods: int = 90  # Fig. 1's axis ends at 90,000 steps
+    # measurement
+    accuracy_sample: int = 4_096  # images (A.1)
+    window: int = 100  # optimizer steps traced on each side of a switch
+    # what is compared
+    sensitivity: bool = False  # also vary width, budget, batch and ε̄ around the tuned optimizer
+    seeds: int = 5
+    first_seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot run."""
+        configuration.check(self)
+        configuration.require_positive(
+            self, "n_images", "width", "batch_size", "learning_rate", "eps", "steps_per_period",
+            "periods", "accuracy_sample", "window", "seeds",
+        )  # fmt: skip
+        for name in ("b1", "b2"):
+            value = getattr(self, name)
+            configuration.require(0 <= value < 1, f"{name} = {value}: must lie in [0, 1)")
+        configuration.require(
+            self.eps_root >= 0, f"eps_root = {self.eps_root}: must not be below 0"
+        )
+        configuration.require(self.first_seed >= 0, "first_seed: must not be below 0")
+        configuration.require(
+            2 * self.window <= self.steps_per_period,
+            f"window = {self.window}: two windows must fit into steps_per_period = "
+            f"{self.steps_per_period}",
+        )
+
+    @property
+    def adam(self) -> optimizers.AdamSettings:
+        """The four constants of Eq. (6)."""
+        return optimizers.AdamSettings(self.b1, self.b2, self.eps, self.eps_root)
+
+
+PROFILES: Mapping[str, Config] = {
+    "quick": Config(
+        n_images=500, width=128, batch_size=64, steps_per_period=500, periods=12, seeds=3
+    ),
+    "laptop": Config(
+        n_images=1_000, width=256, batch_size=128, steps_per_period=500, periods=40,
+        sensitivity=True,
+    ),
+    "gpu": Config(),
+    "paper": Config(sensitivity=True, seeds=10),
+}  # fmt: skip
+
+MAIN_ARMS = {
+    "default": optimizers.DEFAULT_ADAM,
+    "b2_only": optimizers.DEFAULT_ADAM._replace(b2=optimizers.TUNED_ADAM.b2),
+    "eps_root_only": optimizers.DEFAULT_ADAM._replace(eps_root=optimizers.TUNED_ADAM.eps_root),
+    "tuned": optimizers.TUNED_ADAM,
+}
+"""The 2 x 2 of the constants in which the paper's two optimizers differ."""
+
+
+def arms(config: Config) -> dict[str, dict[str, Any]]:
+    """Return the changes to ``config`` that define each arm, by name."""
+    main = {name: settings._asdict() for name, settings in MAIN_ARMS.items()}
+    if not config.sensitivity:
+        return main
+    tuned = main["tuned"]
+    return main | {
+        "width_half": tuned | {"width": config.width // 2},
+        "width_double": tuned | {"width": config.width * 2},
+        # half the budget, the same number of steps: is time counted in steps or in switches?
+        "budget_half": tuned
+        | {"steps_per_period": config.steps_per_period // 2, "periods": config.periods * 2},
+        "budget_double": tuned | {"steps_per_period": config.steps_per_period * 2},
+        "batch_quarter": tuned | {"batch_size": config.batch_size // 4},
+        "batch_double": tuned | {"batch_size": config.batch_size * 2},
+        "eps_root_tenfold": tuned | {"eps_root": 10 * optimizers.TUNED_ADAM.eps_root},
+    }
+
+
+class World(NamedTuple):
+    """What training reads and never changes."""
+
+    inputs: Float[Array, "images pixels"]  # standardised
+    labels: Int[Array, " images"]  # the true ones
+
+
+class State(NamedTuple):
+    """Everything that a period hands to the next."""
+
+    params: Any
+    opt_state: Any
+    key: Array
+    period: Int[Array, ""]
+
+
+def load(config: Config) -> tuple[World, dict[str, object]]:
+    """Return the standardised images with their labels, and where they come from."""
+    images = image_sets.load(config.dataset, config.n_images)
+    world = World(
+        jnp.asarray(image_sets.standardise(images.pixels)), jnp.asarray(images.labels, jnp.int32)
+    )
+    return world, images.source
+
+
+def shapes(config: Config) -> World:
+    """Return the shapes and types of what `load` gives, without loading anything."""
+    pixels = (config.n_images, math.prod(image_sets.shape(config.dataset)))
+    found: World = jax.eval_shape(
+        lambda: World(jnp.zeros(pixels), jnp.zeros(config.n_images, jnp.int32))
+    )
+    return found
+
+
+def chunks(config: Config) -> int:
+    """Return how many times `advance` is called: once a label period."""
+    return config.periods
+
+
+def flops(config: Config) -> float:
+    """Return the floating-point operations of one seed of one arm, to estimate its cost."""
+    weights = 784 * config.width + config.width**2 + config.width * 10
+    return 6.0 * weights * config.batch_size * config.steps_per_period * config.periods
+
+
+def network(config: Config) -> architectures.MLP:
+    """Return A.1's network: two hidden ReLU layers, ten logits."""
+    return architectures.MLP(widths=(config.width, config.width), outputs=10)
+
+
+def forward(
+    config: Config, params: Any, inputs: Float[Array, "batch pixels"]
+) -> architectures.Forward:
+    """Return the logits and hidden activations of a batch."""
+    return cast(architectures.Forward, network(config).apply(params, inputs))
+
+
+def start(config: Config, world: World, key: Array) -> State:
+    """Return fresh parameters and a fresh optimizer state; equal keys start equal in every arm."""
+    init_key, run_key = jax.random.split(key)
+    params = network(config).init(init_key, world.inputs[:1])
+    opt_state = optimizers.adam(config.learning_rate, config.adam).init(params)
+    return State(params, opt_state, run_key, jnp.zeros((), jnp.int32))
+
+
+def advance(config: Config, world: World, state: State) -> tuple[State, dict[str, Array]]:
+    """Train for one label period; return the new state and what was measured.
+
+    The record holds scalars at the end of the period (accuracy, loss, dead units a layer, weight
+    norm, displacement of the parameters over the period) and traces over the first and the last
+    ``config.window`` steps, shape (2 * window,).
+    """
+    labels_key, *keys, sample_key = jax.random.split(jax.random.fold_in(state.key, state.period), 5)
+    labels = draw_labels(config, labels_key, world.labels)
+    plain = config.steps_per_period - 2 * config.window
+    # The traces cost a few reductions a step: only the steps around a switch pay for them.
+    carry, after = train(config, world.inputs, labels, state, keys[0], config.window, traced=True)
+    carry, _ = train(config, world.inputs, labels, carry, keys[1], plain)
+    carry, before = train(config, world.inputs, labels, carry, keys[2], config.window, traced=True)
+    record = evaluate(config, world.inputs, labels, carry.params, sample_key)
+    change = jax.tree.map(jnp.subtract, carry.params, state.params)
+    record["displacement"] = optax.tree.norm(change)
+    record |= {name: jnp.concatenate([after[name], before[name]]) for name in after}
+    return carry._replace(period=state.period + 1), record
+
+
+def draw_labels(
+    config: Config, key: Array, true_labels: Int[Array, " images"]
+) -> Int[Array, " images"]:
+    """Return fresh random labels, independent uniform ones or a permutation of the true ones."""
+    if config.label_draw == "uniform":
+        return image_sets.random_labels(key, true_labels.shape[0])
+    return image_sets.permuted_labels(key, true_labels)
+
+
+def train(
+    config: Config,
+    inputs: Float[Array, "images pixels"],
+    labels: Int[Array, " images"],
+    state: State,
+    key: Array,
+    steps: int,
+    traced: bool = False,
+) -> tuple[State, dict[str, Float[Array, " steps"]]]:
+    """Take ``steps`` optimizer steps on minibatches; with ``traced`` also watch each of them.
+
+    A trace holds the loss, the norm of the gradient, the norm of the update and the root mean
+    square of m̂ / √v̂ (see `plasticity.agents.optimizers.moment_ratio`).
+    """
+    optimizer = optimizers.adam(config.learning_rate, config.adam)
+    batches = jax.random.randint(key, (steps, config.batch_size), 0, inputs.shape[0])
+
+    def loss(params: Any, batch: Int[Array, " batch"]) -> Float[Array, ""]:
+        logits = forward(config, params, inputs[batch]).output
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels[batch]))
+
+    def step(
+        carry: tuple[Any, Any], batch: Int[Array, " batch"]
+    ) -> tuple[tuple[Any, Any], dict[str, Array]]:
+        params, opt_state = carry
+        value, gradient = jax.value_and_grad(loss)(params, batch)
+        update, opt_state = optimizer.update(gradient, opt_state, params)
+        trace = {}
+        if traced:
+            trace = {
+                "step_loss": value,
+                "gradient_norm": optax.tree.norm(gradient),
+                "update_norm": optax.tree.norm(update),
+                "moment_ratio": optimizers.moment_ratio(opt_state, config.adam),
+            }
+        return (optax.apply_updates(params, update), opt_state), trace
+
+    (params, opt_state), trace = jax.lax.scan(step, (state.params, state.opt_state), batches)
+    return state._replace(params=params, opt_state=opt_state), trace
+
+
+def evaluate(
+    config: Config,
+    inputs: Float[Array, "images pixels"],
+    labels: Int[Array, " images"],
+    params: Any,
+    key: Array,
+) -> dict[str, Array]:
+    """Return accuracy and loss on a sample (A.1), dead units over all images, the weight norm."""
+    logits, hidden = forward(config, params, inputs)
+    sample = jax.random.permutation(key, inputs.shape[0])[: config.accuracy_sample]
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits[sample], labels[sample])
+    dead = jnp.stack([units.dead_units(layer) for layer in hidden])
+    return {
+        "accuracy": jnp.mean(jnp.argmax(logits[sample], axis=1) == labels[sample]),
+        "loss": jnp.mean(losses),
+        "dead_units": jnp.mean(dead),  # both layers have the same width
+        "dead_units_layer_1": dead[0],
+        "dead_units_layer_2": dead[1],
+        "weight_norm": snapshot.weight_norm(params),
+    }
+
+
+TRACES = ("step_loss", "gradient_norm", "update_norm", "moment_ratio")
+"""What `advance` records step by step."""
+
+SWEPT = ("b2", "eps_root", "width", "batch_size", "steps_per_period")
+"""The settings in which arms differ: columns of the table."""
+
+
+def summarize(config: Config, records: Records) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Return tidy rows (arm, swept settings, seed, step, metric, value) and the main arms' traces.
+
+    Beside what `advance` measured, each switch of labels gets ``update_spike``: the largest update
+    norm of the window after it over the median of the window before it (claim adam-mechanism), and
+    ``ratio_peak``, the same quotient for m̂ / √v̂. Arrays are named ``metric/arm``, shape
+    (seeds, periods, 2 * window): first the window after the switch, then the one before the next.
+    """
+    frames: list[pd.DataFrame] = []
+    traces: dict[str, list[np.ndarray]] = {}
+    for (arm, seed), record in records.items():
+        arm_config = replace(config, **arms(config)[arm])
+        steps = arm_config.steps_per_period * np.arange(1, arm_config.periods + 1)
+        values = {name: array for name, array in record.items() if name not in TRACES}
+        frame = pd.DataFrame({"step": steps, **values}).melt("step", var_name="metric")
+        spikes = pd.DataFrame(
+            {
+                "step": steps[:-1],
+                "update_spike": _spike(record["update_norm"], config.window),
+                "ratio_peak": _spike(record["moment_ratio"], config.window),
+            }
+        ).melt("step", var_name="metric")
+        swept = {name: getattr(arm_config, name) for name in SWEPT}
+        frames.append(pd.concat([frame, spikes]).assign(arm=arm, seed=seed, **swept))
+        if arm in MAIN_ARMS:
+            for name in TRACES:
+                traces.setdefault(f"{name}/{arm}", []).append(record[name])
+    columns = ["arm", *SWEPT, "seed", "step", "metric", "value"]
+    table = pd.concat(frames, ignore_index=True)[columns]
+    return table, {name: np.stack(arrays) for name, arrays in traces.items()}
+
+
+def _spike(trace: np.ndarray, window: int) -> np.ndarray:
+    """Return the largest value after each switch over the median before it, shape (periods - 1,).
+
+    A network whose units are all dead gets no update at all: 0 / 0 is NaN, and stays NaN.
+    """
+    after, before = trace[1:, :window].max(axis=1), np.median(trace[:-1, window:], axis=1)
+    spike: np.ndarray = np.full_like(after, np.nan)
+    np.divide(after, before, out=spike, where=before > 0)
+    return spike

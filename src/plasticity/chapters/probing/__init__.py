@@ -1,0 +1,1 @@
+"""What the chapters that probe agents share."""

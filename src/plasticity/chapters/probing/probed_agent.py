@@ -1,0 +1,388 @@
+"""An agent that is trained in a classification MDP and probed on the way (§5.1, A.2).
+
+What the experiments on measuring, falsification, interventions and scaling have in common: every
+``probe_every`` optimizer steps training pauses, a copy of the network fits random targets, and its
+statistics are taken. Experiments differ in their arms, and in what they make of the records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from plasticity import configuration, devices
+from plasticity.agents import dqn, mdp_agent
+from plasticity.measure import curvature, gradients, inner_products, probe, snapshot
+from plasticity.networks import architectures
+from plasticity.runs import checkpoints
+from plasticity.runs.results import Records
+from plasticity.shapes import Array, Float, Int
+from plasticity.worlds import classification_mdp, image_sets
+from plasticity.worlds.classification_mdp import MDP
+
+
+@dataclass(frozen=True)
+class Config(mdp_agent.AgentConfig):
+    """Settings of one agent and of its probes."""
+
+    # probe (A.2, §5.1: every 5,000 steps, 10 targets, 2,000 steps)
+    probe_every: int = 5_000  # optimizer steps
+    probes: int = 200  # beside the one before training; B.1: 1 M optimizer steps
+    n_targets: int = 10
+    probe_steps: int = 2_000
+    probe_batch_size: int = 32  # inputs; not in the paper
+    probe_state: Literal["fresh", "carried"] = "fresh"  # of the optimizer; the paper allows both
+    keep_parameters: bool = False  # put those of the first seed into the bank, at every probe
+    # curvature of the proxy loss (§4.2): its sharpness is logged in training and at every probe
+    sharpness_every: int = 1_000  # optimizer steps
+    sharpness_order: int = 8  # products with the Hessian
+    proxy_examples: int = 128  # images of the proxy loss, and k of C_k
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot run."""
+        super().__post_init__()
+        configuration.require_positive(
+            self, "probe_every", "n_targets", "probe_steps", "probe_batch_size",
+            "sharpness_every", "sharpness_order", "proxy_examples",
+        )  # fmt: skip
+        configuration.require(
+            self.probe_every % self.sharpness_every == 0,
+            f"probe_every = {self.probe_every}: must be a multiple of sharpness_every = "
+            f"{self.sharpness_every}",
+        )
+        configuration.require(
+            self.proxy_examples <= self.n_images,
+            f"proxy_examples = {self.proxy_examples}: there are n_images = {self.n_images}",
+        )
+        configuration.require(self.probes >= 0, f"probes = {self.probes}: must not be below 0")
+        configuration.require(
+            self.probe_steps % probe.WINDOW == 0,
+            f"probe_steps = {self.probe_steps}: must be a multiple of {probe.WINDOW}",
+        )
+
+
+class World(NamedTuple):
+    """What training reads and never changes, for all arms of a run."""
+
+    images: Mapping[str, Float[Array, "images height width channels"]]  # by data set; standardised
+    labels: Mapping[str, Int[Array, " images"]]  # the true ones
+    targets: Mapping[str, Float[Array, "targets images actions"]]  # by `network_key`
+
+
+class State(NamedTuple):
+    """Everything that a chunk hands to the next."""
+
+    agent: dqn.State
+    mdp: MDP
+    probe_key: Array  # the same at every probe: equal minibatches, so that probes are paired
+    proxy_key: Array  # the same at every measurement of curvature: equal examples and directions
+    chunk: Int[Array, ""]
+
+
+def load(configs: Iterable[mdp_agent.AgentConfig]) -> tuple[World, dict[str, object]]:
+    """Return the images and probe targets that these arms need, and where the images come from.
+
+    Targets are drawn here, on the host and once, because of what `plasticity.measure.probe.targets`
+    says; agents that are not probed need none.
+    """
+    images: dict[str, Any] = {}
+    labels: dict[str, Any] = {}
+    targets: dict[str, Any] = {}
+    sources: dict[str, dict[str, Any]] = {}
+    for config in configs:
+        name = mdp_agent.image_key(config)
+        if name not in images:
+            found = image_sets.load(config.dataset, config.n_images)
+            shape = found.pixels.shape
+            images[name] = jnp.asarray(image_sets.standardise(found.pixels).reshape(shape))
+            labels[name] = jnp.asarray(found.labels, jnp.int32)
+            sources[name] = found.source
+        key = mdp_agent.network_key(config)
+        if isinstance(config, Config) and key not in targets:
+            targets[key] = jnp.asarray(draw_targets(config, np.asarray(images[name])))
+    # Subsets of one data set are counted as the largest of them.
+    ordered = sorted(sources.values(), key=lambda source: int(source["records"]))
+    several = list({source["dataset"]: source for source in ordered}.values())
+    source = {
+        "dataset": " and ".join(sorted({str(s["dataset"]) for s in several})),
+        "records": sum(s["records"] for s in several),
+        "full_set": sum(s["full_set"] for s in several),
+        "origin": " and ".join(sorted({str(s["origin"]) for s in several})),
+        "sets": sources,
+        "images": checkpoints.digest((images, labels)),
+    }
+    return World(images, labels, targets), source
+
+
+def shapes(config: mdp_agent.AgentConfig) -> World:
+    """Return the shapes and types of what `load` gives this arm, without loading anything."""
+
+    def array(*shape: int, kind: Any = jnp.float32) -> Any:
+        return jax.ShapeDtypeStruct(shape, kind)  # type: ignore[no-untyped-call]
+
+    n = config.n_images
+    images = {mdp_agent.image_key(config): array(n, *image_sets.shape(config.dataset))}
+    labels = {mdp_agent.image_key(config): array(n, kind=jnp.int32)}
+    targets = {}
+    if isinstance(config, Config):
+        drawn = array(config.n_targets, n, classification_mdp.STATES)
+        targets[mdp_agent.network_key(config)] = drawn
+    return World(images, labels, targets)
+
+
+def draw_targets(config: Config, images: np.ndarray) -> np.ndarray:
+    """Return the run's probe targets, (targets, images, actions); equal for all seeds and arms."""
+    return probe.targets(
+        mdp_agent.agent(config).values,
+        lambda key: mdp_agent.initialise(config, images.shape[1:], key),
+        images,
+        jax.random.key(0),
+        config.n_targets,
+    )
+
+
+def start(config: Config, world: World, key: Array) -> State:
+    """Return an agent before its first step; equal keys start equal in every arm."""
+    init_key, mdp_key, agent_key, probe_key, proxy_key = jax.random.split(key, 5)
+    name = mdp_agent.image_key(config)
+    mdp = classification_mdp.make(config.variant, world.labels[name], mdp_key)
+    params = mdp_agent.initialise(config, world.images[name].shape[1:], init_key)
+    state = dqn.start(mdp_agent.agent(config), mdp, params, agent_key)
+    return State(state, mdp, probe_key, proxy_key, jnp.zeros((), jnp.int32))
+
+
+def chunks(config: Config) -> int:
+    """Return how many times `advance` is called: once a probe, that before training included."""
+    return config.probes + 1
+
+
+def advance(config: Config, world: World, state: State) -> tuple[State, dict[str, Array]]:
+    """Train until the next probe (the first call does not train), probe, and take statistics.
+
+    A probe that falls on a target update sees the network before the event that follows it. The
+    record holds scalars, the fits' ``loss`` (targets,), their mean ``curve`` and ``noise``
+    (windows,), ``sharpness_trace`` (every `Config.sharpness_every` steps), and with
+    ``config.keep_parameters`` the parameters as ``params/<path>``.
+    """
+    images = world.images[mdp_agent.image_key(config)]
+    learner, happening = mdp_agent.agent(config), mdp_agent.event(config, images.shape[1:])
+    batch, vector_key = proxy_batch(config, images, state.proxy_key)
+    pieces = config.probe_every // config.sharpness_every
+
+    def piece(state: dqn.State, _: None) -> tuple[dqn.State, tuple[dqn.Metrics, Array]]:
+        state, seen = dqn.train(learner, mdp, images, state, config.sharpness_every, happening)
+        return state, (seen, sharpness(config, state.params, batch, vector_key))
+
+    def train(state: dqn.State) -> tuple[dqn.State, dict[str, Array]]:
+        state, (seen, sharp) = jax.lax.scan(piece, state, length=pieces)
+        return state, {
+            "td_loss": jnp.mean(seen.td_loss),
+            "td_loss_max": jnp.max(seen.td_loss_max),
+            "reward": jnp.mean(seen.reward),
+            "sharpness_trace": sharp,
+        }
+
+    def wait(state: dqn.State) -> tuple[dqn.State, dict[str, Array]]:
+        unknown = dict.fromkeys(("td_loss", "td_loss_max", "reward"), jnp.asarray(jnp.nan))
+        return state, unknown | {"sharpness_trace": jnp.full((pieces,), jnp.nan)}
+
+    mdp = state.mdp
+    if config.probes:
+        trained, record = jax.lax.cond(state.chunk == 0, wait, train, state.agent)
+    else:  # a fresh network, and nothing to train
+        trained, record = wait(state.agent)
+    record |= measure(config, world, trained, mdp)
+    record |= landscape(config, images, trained, batch, vector_key)
+    record |= probe_record(config, world, trained, state.probe_key)
+    if config.keep_parameters:
+        record |= {f"params/{name}": leaf for name, leaf in named_leaves(trained.params).items()}
+    return state._replace(agent=trained, chunk=state.chunk + 1), record
+
+
+def named_leaves(params: Any) -> dict[str, Array]:
+    """Return the leaves of ``params`` by their path, such as ``params/Dense_0/kernel``."""
+    flat, _ = jax.tree.flatten_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
+
+
+def measure(config: Config, world: World, state: dqn.State, mdp: MDP) -> dict[str, Array]:
+    """Return how the agent does its task, and the statistics of its network over all images."""
+    images = world.images[mdp_agent.image_key(config)]
+    learner = mdp_agent.agent(config)
+    output, hidden = mdp_agent.forward(config, state.params, images)
+    optimal = jnp.asarray(classification_mdp.optimal_actions(config.variant, config.discount))
+    return {
+        "accuracy": dqn.greedy_accuracy(learner, mdp, images, state.params, optimal),
+        "mean_value": jnp.mean(jnp.max(learner.read(output), axis=1)),
+        "diverged": 1.0 - dqn.is_finite(state.params),
+        **snapshot.of_network(hidden, state.params),
+    }
+
+
+def proxy_batch(
+    config: Config, images: dqn.Images, key: Array
+) -> tuple[tuple[dqn.Images, Array], Array]:
+    """Return images and directions of the proxy loss, and a key for `sharpness`."""
+    pick_key, direction_key, vector_key = jax.random.split(key, 3)
+    chosen = jax.random.permutation(pick_key, images.shape[0])[: config.proxy_examples]
+    shape = (config.proxy_examples, mdp_agent.n_outputs(config))
+    return (images[chosen], jax.random.normal(direction_key, shape)), vector_key
+
+
+def sharpness(
+    config: Config, params: Any, batch: tuple[dqn.Images, Array], key: Array
+) -> Float[Array, ""]:
+    """Return λ₁ of the proxy loss's Hessian (§4.2)."""
+    loss = curvature.proxy_loss(lambda params, x: mdp_agent.forward(config, params, x).output)
+    return curvature.largest_eigenvalue(loss, params, batch, key, config.sharpness_order)
+
+
+def landscape(
+    config: Config,
+    images: dqn.Images,
+    state: dqn.State,
+    batch: tuple[dqn.Images, Array],
+    key: Array,
+) -> dict[str, Array]:
+    """Return sharpness and C_k of the proxy loss, and the norm of the agent's own gradient."""
+    pictures, directions = batch
+    gram = inner_products.gram(
+        mdp_agent.network(config), state.params, mdp_agent.inputs(config, pictures),
+        proxy_losses, directions,
+    )  # fmt: skip
+    found = gradients.summary(gradients.covariance(gram))
+    return {
+        "sharpness": sharpness(config, state.params, batch, key),
+        "gradient_norm": dqn.gradient_norm(mdp_agent.agent(config), images, state),
+        "interference": found.negative_share,
+        "collinearity": found.collinearity,
+        "gradient_rank": found.rank,
+    }
+
+
+def proxy_losses(found: architectures.Forward, direction: Array) -> Float[Array, " examples"]:
+    """Return the proxy loss of each example; their mean is `curvature.proxy_loss`."""
+    moved = found.output - jax.lax.stop_gradient(found.output) + direction
+    return jnp.mean(moved**2, axis=1)
+
+
+def probe_record(config: Config, world: World, state: dqn.State, key: Array) -> dict[str, Array]:
+    """Probe the agent's network, by its own optimizer (§3.1)."""
+    learner = mdp_agent.agent(config)
+    dropout = learner.learning
+    found = probe.fit_all(
+        learner.values,
+        state.params,
+        world.images[mdp_agent.image_key(config)],
+        world.targets[mdp_agent.network_key(config)],
+        learner.optimizer,
+        key,
+        learning=dropout and (lambda params, x: learner.read(dropout(params, x))),
+        opt_state=state.opt_state if config.probe_state == "carried" else None,
+        steps=config.probe_steps,
+        batch_size=config.probe_batch_size,
+    )
+    return {
+        "loss": found.loss,
+        "probe_loss": jnp.mean(found.loss),
+        "curve": jnp.mean(found.curve, axis=0),
+        "noise": jnp.mean(found.noise, axis=0),
+    }
+
+
+def reprobe(
+    config: Config, world: World, kept: Mapping[str, np.ndarray], seed: int
+) -> dict[str, np.ndarray]:
+    """Probe parameters from a run's bank again, with the minibatches of the agent's own seed.
+
+    ``kept`` is what `plasticity.runs.results.Run.bank` returns; what comes back is that of
+    `probe_record` with a leading axis of checkpoints, and under the run's own settings equal to
+    what it recorded. Raises ValueError if the parameters are not those of ``config``'s network, or
+    if it wants the carried optimizer state, which a bank does not hold.
+    """
+    if config.probe_state == "carried":
+        raise ValueError("a bank holds no optimizer state: probe it with a fresh one")
+    key = jax.random.key(seed)
+    expected = jax.jit(partial(start, config, world))(key).agent.params
+    wanted = {name: leaf.shape for name, leaf in named_leaves(expected).items()}
+    found = {name: array.shape[1:] for name, array in kept.items()}
+    if found != wanted:
+        raise ValueError(
+            f"the kept parameters {found} are not those of {mdp_agent.network_key(config)}"
+        )
+    leaves = [jnp.asarray(kept[name]) for name in wanted]
+    params = jax.tree.unflatten(jax.tree.structure(expected), leaves)
+
+    def one(params: Any) -> dict[str, Array]:
+        started = start(config, world, key)
+        return probe_record(config, world, started.agent._replace(params=params), started.probe_key)
+
+    fits = jax.jit(partial(devices.map_lanes, one))(params)
+    return {name: np.asarray(array) for name, array in fits.items()}
+
+
+ARRAYS = ("loss", "curve", "noise", "sharpness_trace")
+"""What of a record is not a scalar: kept as arrays."""
+
+
+def tidy(
+    config: Config, arms: Mapping[str, Mapping[str, Any]], swept: Iterable[str], records: Records
+) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Return rows (arm, swept settings, seed, step, metric, value) and arrays of all agents.
+
+    Arrays are ``loss/<arm>`` (seeds, probes, targets), ``curve/<arm>`` and ``noise/<arm>`` (seeds,
+    probes, windows), ``sharpness_trace/<arm>`` (seeds, probes, moments), and for the bank
+    ``bank/<arm>/<path>`` (probes, ...), the parameters of the first seed.
+    """
+    swept = list(swept)
+    frames: list[pd.DataFrame] = []
+    stacks: dict[str, list[np.ndarray]] = {}
+    bank: dict[str, np.ndarray] = {}
+    for (arm, seed), record in records.items():
+        arm_config = replace(config, **arms[arm])
+        scalars = {k: v for k, v in record.items() if k not in ARRAYS and "/" not in k}
+        step = arm_config.probe_every * np.arange(len(record["probe_loss"]))
+        frame = pd.DataFrame({"step": step, **scalars}).melt("step", var_name="metric")
+        frame["value"] = frame.value.astype(np.float32)  # written with the digits that it has
+        frames.append(
+            frame.assign(arm=arm, seed=seed, **{n: getattr(arm_config, n) for n in swept})
+        )
+        for name in ARRAYS:
+            stacks.setdefault(f"{name}/{arm}", []).append(record[name])
+        if seed == config.first_seed:
+            kept = {k: v for k, v in record.items() if k.startswith("params/")}
+            bank |= {f"bank/{arm}/{name.removeprefix('params/')}": v for name, v in kept.items()}
+    columns = ["arm", *swept, "seed", "step", "metric", "value"]
+    table = pd.concat(frames, ignore_index=True)[columns]
+    return table, {name: np.stack(arrays) for name, arrays in stacks.items()} | bank
+
+
+def at_end(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Return one row an agent: ``keys``, every metric at the last probe, and what it lost.
+
+    ``table`` is that of `tidy`, ``keys`` are the columns that name an agent. ``plasticity_loss`` is
+    the probe loss at the end minus that before training, ``initial_loss``. Agents that diverged are
+    in it, their values NaN and ``diverged`` 1. Rows are in the order of the table.
+    """
+    wide = table.pivot(index=[*keys, "step"], columns="metric", values="value").reset_index()
+    wide = wide.sort_values("step", kind="stable")
+    first = wide.groupby(keys, sort=False).probe_loss.first().rename("initial_loss")
+    last = wide.groupby(keys, sort=False).tail(1).set_index(keys).join(first)
+    order = pd.MultiIndex.from_frame(table[keys].drop_duplicates())
+    last = last.loc[order].reset_index()
+    last["plasticity_loss"] = last.probe_loss - last.initial_loss
+    return last
+
+
+def flops(config: Config) -> float:
+    """Return the floating-point operations of one seed of one arm, to estimate its cost."""
+    training = config.probes * config.probe_every * config.batch_size
+    probing = chunks(config) * config.n_targets * config.probe_steps * config.probe_batch_size
+    return 6.0 * mdp_agent.multiplications(config) * (training + probing)

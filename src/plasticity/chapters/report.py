@@ -1,0 +1,223 @@
+"""What every chapter and the pages around them say of runs and verdicts."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import pandas as pd
+
+from plasticity import configuration
+from plasticity.chapters import claims
+from plasticity.chapters.claims import Verdict
+from plasticity.runs import fingerprint, freshness, origin, results
+from plasticity.runs.results import Run
+from plasticity.statistics import Interval
+
+_NAMES = {
+    "mnist_5k": "MNIST", "mnist_train": "MNIST", "mnist_test": "MNIST",
+    "cifar10_train": "CIFAR-10", "cifar10_test": "CIFAR-10", "mlp": "MLP", "cnn": "CNN",
+    "resnet": "ResNet", "vit": "ViT", "two_hot": "two-hot",
+    "true_label": "true-label", "random_label": "random-label", "sparse_reward": "sparse-reward",
+}  # fmt: skip
+
+
+def readable(*names: str) -> str:
+    """Return how figures and tables write the code's names, such as ``true_label, mnist_5k``."""
+    return " · ".join(_NAMES.get(name, name.replace("_", " ")) for name in names)
+
+
+def provenance(run: Run) -> str:
+    """Return a note that says which run the numbers beside it come from."""
+    p = run.provenance
+    commit = f"commit `{p['commit'][:10]}`" if p["commit"] else "no commit"
+    changed = " with uncommitted changes" if p["uncommitted_source"] else ""
+    packages = ", ".join(f"{name} {version}" for name, version in p["packages"].items())
+    return (
+        f":::{{admonition}} Where these numbers come from\n:class: provenance\n"
+        f"`{run.experiment}`, profile `{run.profile}`, seeds {_seeds(p['seeds'])}, "
+        f"{p['data']['records']:,} of the {p['data']['full_set']:,} "
+        f"{p['data'].get('what', 'images')} of "
+        f"`{p['data']['dataset']}` (from {p['data']['origin']}). "
+        f"{_minutes(p['compute_seconds'])} of core time on {_device(run)}, "
+        f"finished {p['finished'][:16].replace('T', ' ')} UTC, {commit}{changed}. "
+        f"Python {p['python']}, {packages}.{_proved(run)}\n:::"
+    )
+
+
+def _proved(run: Run) -> str:
+    """Return a sentence on the newest proof that other code gives the same run, if any."""
+    if not run.provenance.get("proofs"):
+        return ""
+    newest = run.provenance["proofs"][-1]
+    commit = f"commit `{newest['commit'][:10]}`" if newest["commit"] else "no commit"
+    changed = " with uncommitted changes" if newest["uncommitted_source"] else ""
+    by = f"{commit}{changed} on {newest['date'][:10]}"
+    if newest["by"] == "programs":
+        return f" Its programs, those of all {newest['arms']} arms, are the same at {by}."
+    return (
+        f" Reproduced by {by}: {newest['numbers']:,} numbers "
+        f"of seed {_seeds(newest['seeds'])}, every one equal to the bit."
+    )
+
+
+def scale(run: Run, paper: object) -> str:
+    """Return a sentence with every whole number in which a run differs from the paper's profile."""
+    config = configuration.from_dict(type(paper), run.config)
+    changed = [
+        f"{name.replace('_', ' ')} {value:,} instead of {getattr(paper, name):,}"
+        for name, value in vars(config).items()
+        if isinstance(value, int) and not isinstance(value, bool) and value != getattr(paper, name)
+    ]
+    if not changed:
+        return "This run has the settings of the `paper` profile."
+    return f"**Scaled down** from the `paper` profile: {', '.join(changed)}."
+
+
+def table(frame: pd.DataFrame) -> str:
+    """Return a DataFrame as a Markdown table, without its index."""
+    return frame.to_markdown(index=False, disable_numparse=True)
+
+
+def in_words(verdicts: Sequence[Verdict]) -> str:
+    """Return how many claims have which verdict, in a sentence."""
+    counts = Counter(verdict.status for verdict in verdicts)
+    parts = [f"{counts[s]} {s}" for s in ("supported", "contradicted", "inconclusive", "not run")]
+    return f"Of {len(verdicts)} claims: {', '.join(parts)}."
+
+
+def judged(experiments: Mapping[str, ModuleType]) -> list[Verdict]:
+    """Return the verdicts of each experiment's best recorded run, of those that have one."""
+    found = []
+    for name, module in experiments.items():
+        with contextlib.suppress(FileNotFoundError):
+            found += claims.judge(results.best(name), module.CLAIMS)
+    return found
+
+
+def falsifiers() -> pd.DataFrame:
+    """Return, for each claim of the ledger, what is measured and what would speak against it."""
+    rows = [(c.id, c.measure, c.falsified_if) for c in claims.LEDGER.values()]
+    return pd.DataFrame(rows, columns=["claim", "measured", "contradicted if"])
+
+
+MANY = 8
+"""More values than these are counted and not named."""
+
+
+def not_run(experiments: Mapping[str, ModuleType]) -> pd.DataFrame:
+    """Return what no recorded run covers, a row an experiment and profile, and how to run it.
+
+    A run with settings of its own covers nothing, for it may be too small to learn anything.
+    Columns: experiment, profile, what the profile has that no recorded run of the experiment has
+    (of networks, data sets and whatever else a run goes through), and the command.
+    """
+    rows = []
+    for name, module in experiments.items():
+        runs = [run for run in results.recorded(name) if run.label == run.profile]
+        for profile, config in module.PROFILES.items():
+            if profile == "quick" or profile in {run.label for run in runs}:
+                continue
+            rows.append(
+                {
+                    "experiment": name,
+                    "profile": profile,
+                    "beyond what is recorded": _beyond(config, [run.config for run in runs]),
+                    "command": f"`plasticity run {name} --profile {profile}`",
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _beyond(config: object, recorded: Sequence[Mapping[str, Any]]) -> str:
+    """Write the values of each swept field of ``config`` that no recorded configuration has."""
+    parts = []
+    for name, values in vars(config).items():
+        if isinstance(values, tuple):
+            known = {value for other in recorded for value in other.get(name, ())}
+            new = [str(value) for value in values if value not in known]
+            if new:
+                said = ", ".join(new) if len(new) <= MANY else f"{len(new)} more"
+                parts.append(f"{name.replace('_', ' ')}: {said}")
+    return "; ".join(parts) or "size and length alone"
+
+
+def run_table(experiments: Mapping[str, ModuleType]) -> pd.DataFrame:
+    """Return one row a recorded run: what it is, where and when it ran, whether it is fresh."""
+    rows = []
+    for name, module in experiments.items():
+        for run in results.recorded(name):
+            p = run.provenance
+            rows.append(
+                {
+                    "experiment": run.experiment,
+                    "run": run.label,
+                    "seeds": len(p["seeds"]),
+                    "data": f"{p['data']['records']:,} of {p['data']['full_set']:,} "
+                    f"{p['data'].get('what', 'images')}",
+                    "core time": _minutes(p["compute_seconds"]),
+                    "device": _device(run),
+                    "finished": p["finished"][:10],
+                    "commit": (p["commit"] or "none")[:10],
+                    "code": _freshness(run, module),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+PROOFS = {
+    "digest": "as it ran", "programs": "the same programs", "reproduction": "reproduced to the bit",
+    None: "changed since",
+}  # fmt: skip
+"""What a table says of the code by what proves it: see `plasticity.runs.freshness.proof`."""
+
+
+def _freshness(run: Run, experiment: ModuleType) -> str:
+    return PROOFS[freshness.proof(run.provenance, fingerprint.code_digest(experiment))]
+
+
+def machine() -> pd.DataFrame:
+    """Return what this process computes with: device, Python, packages, commit."""
+    found = origin.environment()
+    device = found["device"]
+    rows = {
+        "device": f"{device['kind']}, {device['cores']} cores, {device['system']}",
+        "Python": found["python"],
+        "packages": ", ".join(f"{k} {v}" for k, v in found["packages"].items()),
+        "commit": found["commit"] or "none",
+    }
+    return pd.DataFrame(rows.items(), columns=["what", "which"])
+
+
+def cost(run: Run) -> str:
+    """Return a sentence that says what the recorded run cost."""
+    return (
+        f"**The cost.** The run recorded here ({run.describe()}) took "
+        f"{_minutes(run.provenance['compute_seconds'])} of time on one core, or that divided by "
+        "the cores of your machine."
+    )
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+
+
+def _device(run: Run) -> str:
+    device = run.provenance["device"]
+    return (
+        f"{device['kind']} ({device['cores']} cores)"
+        if device["platform"] == "cpu"
+        else device["kind"]
+    )
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def short(interval: Interval) -> str:
+    """Write an interval without the number of seeds, which the table's caption has."""
+    return f"{interval.estimate:.2f} [{interval.low:.2f}, {interval.high:.2f}]"

@@ -1,0 +1,151 @@
+"""What is made of a run of *scaling*: curves of plasticity lost against width, and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from plasticity import statistics
+from plasticity.chapters.claims import Condition, Verdict, decide
+from plasticity.chapters.probing import probed_agent
+from plasticity.chapters.scaling.run import SWEPT
+from plasticity.runs.results import Run
+from plasticity.statistics import Interval
+
+CURVE = ("dataset", "architecture", "target_period", "discount")
+"""What a curve of Fig. 5 is."""
+
+
+def agents(run: Run) -> pd.DataFrame:
+    """Return one row an agent: `CURVE`, ``width``, every metric at the last probe, what it lost.
+
+    ``width`` counts units of a hidden layer of the MLP or channels of the CNN. An agent whose probe
+    has no finite loss has diverged.
+    """
+    table = probed_agent.at_end(run.table, ["arm", *SWEPT, "seed"])
+    return table.assign(width=table.mlp_width.where(table.architecture == "mlp", table.channels))
+
+
+class Fit(NamedTuple):
+    """Plasticity lost against log₂ width, a straight line."""
+
+    slope: Interval  # change a doubling of the width
+    zero: Interval  # log₂ of the width at which the line reaches zero; infinite if it falls nowhere
+
+
+def curves(run: Run) -> pd.DataFrame:
+    """Return one row a curve: how what is lost goes with width.
+
+    Columns: `CURVE`, ``widths``, ``spearman`` (an interval, over all agents of the curve, resampled
+    inside widths), ``widest`` (the change there, an interval over seeds), ``initial`` (the loss of
+    fresh networks at the widest), ``slope`` and ``zero`` of `Fit`, ``diverged`` (agents). Where
+    these leave no agent, or no two widths for a line, the interval is infinite.
+    """
+    rows = []
+    for names, group in agents(run).groupby(list(CURVE), sort=False):
+        whole = group[np.isfinite(group.plasticity_loss)]
+        last = whole[whole.width == group.width.max()]
+        width, change = whole.width.to_numpy(float), whole.plasticity_loss.to_numpy()
+        fit = Fit(statistics.UNKNOWN, statistics.UNKNOWN)
+        if whole.width.nunique() > 1:
+            fit = fit_line(width, change)
+        rows.append(
+            {
+                **dict(zip(CURVE, names, strict=True)),
+                "widths": group.width.nunique(),
+                "spearman": statistics.spearman_interval(width, change, width)
+                if len(whole)
+                else statistics.UNKNOWN,
+                "widest": _mean(last.plasticity_loss),
+                "initial": _mean(last.initial_loss),
+                **fit._asdict(),
+                "diverged": len(group) - len(whole),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _mean(values: pd.Series[float]) -> Interval:
+    return statistics.mean_interval(values) if len(values) else statistics.UNKNOWN
+
+
+def fit_line(width: np.ndarray, change: np.ndarray, resamples: int = 2_000) -> Fit:
+    """Fit change = a + b log₂ width by least squares; intervals resample agents inside widths.
+
+    Where a resampled line does not fall it reaches zero nowhere: infinity.
+    """
+    x = np.log2(width)
+
+    def line(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        centred = x - x.mean(axis=-1, keepdims=True)
+        slope = (centred * y).sum(axis=-1) / (centred**2).sum(axis=-1)
+        level = y.mean(axis=-1) - slope * x.mean(axis=-1)
+        with np.errstate(divide="ignore"):
+            return slope, np.where(slope < 0, -level / np.where(slope < 0, slope, -1), np.inf)
+
+    chosen = statistics.resampled(width, resamples, np.random.default_rng(0))
+    (slope,), (zero,) = line(x[None], change[None])
+    slopes, zeros = line(x[chosen], change[chosen])
+    low, high = np.quantile(slopes, [0.025, 0.975])
+    nearest, farthest = np.quantile(zeros, [0.025, 0.975], method="inverted_cdf")
+    return Fit(
+        Interval(float(slope), float(low), float(high), len(x)),
+        Interval(float(zero), float(nearest), float(farthest), len(x)),
+    )
+
+
+def main_curves(run: Run) -> pd.DataFrame:
+    """Return `curves` without the one whose values explode."""
+    found = curves(run)
+    return pd.DataFrame(found[found.discount == run.config["discount"]]).reset_index(drop=True)
+
+
+NOT_FALLING = 2
+"""Of the paper's 12 curves so many may fail to fall; one more contradicts the claim."""
+
+
+def judge_width(run: Run) -> Verdict:
+    """Judge width-helps-not-cures: curves fall with width, and some are above zero at the widest.
+
+    More than `NOT_FALLING` of them do not fall if the next after those that fall least does not.
+    The loss is cured if the interval at the widest network reaches zero in every curve, so the
+    highest of the curves decides.
+    """
+    found = main_curves(run)
+    place = min(NOT_FALLING, len(found) - 1)
+    return decide(
+        "width-helps-not-cures",
+        Condition(
+            f"Spearman of width and change, {_ordinal(place)} of {len(found)} curves",
+            _ranked(found.spearman, place), "<", 0.0,
+        ),
+        Condition(
+            f"change at the widest, highest of {len(found)} curves",
+            _ranked(found.widest, 0), ">", 0.0,
+        ),
+    )  # fmt: skip
+
+
+def _ranked(found: Iterable[Interval], place: int) -> Interval:
+    """Return the highest, second highest, ... of these quantities.
+
+    It lies between the bounds of that rank. What is not known could be anywhere.
+    """
+
+    def pick(values: list[float]) -> float:
+        known = sorted((x for x in values if not np.isnan(x)), reverse=True)
+        return known[min(place, len(known) - 1)] if known else np.nan
+
+    estimates, lows, highs, n = (list(column) for column in zip(*found, strict=True))
+    return Interval(pick(estimates), pick(lows), pick(highs), int(min(n)))
+
+
+def _ordinal(place: int) -> str:
+    return ("least", "second least", "third least")[place] + " falling"
+
+
+CLAIMS = {"width-helps-not-cures": judge_width}
+"""Each claim of the ledger that this experiment decides, with its judge."""

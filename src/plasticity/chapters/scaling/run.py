@@ -1,0 +1,132 @@
+"""Does a wider network keep its plasticity? (Lyle et al. 2023, §6.1, Fig. 5.)
+
+MLPs and CNNs of a base width times 1 to 16 are trained with three periods of the target network and
+probed before and after. A curve is the plasticity lost against width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+
+from plasticity import configuration
+from plasticity.agents import mdp_agent
+from plasticity.chapters.probing import probed_agent
+from plasticity.chapters.probing.probed_agent import State, World
+from plasticity.runs.results import Records
+from plasticity.worlds import image_files
+
+
+@dataclass(frozen=True)
+class Config(probed_agent.Config):
+    """Settings of the sweep; those of one agent are inherited."""
+
+    datasets: tuple[image_files.Dataset, ...] = ("mnist_5k", "cifar10_train")
+    architectures: tuple[mdp_agent.Architecture, ...] = ("mlp", "cnn")
+    periods: tuple[int, ...] = (1, 100, 1_000)  # optimizer steps between two target updates
+    base_width: int = 16  # of the MLP (A.2), and channels of the CNN (not in the paper)
+    multiples: tuple[int, ...] = (1, 2, 4, 8, 12, 16)  # of the base width
+    widest_cnn: int = 16  # the largest multiple of the CNN
+    # With a target network of one step values explode at .99: the paper does not give its own.
+    discount: float = 0.9
+    exploding: bool = False  # also the MLP on the first data set at period 1 and this discount:
+    exploding_discount: float = 0.99
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot run."""
+        super().__post_init__()
+        configuration.require_positive(self, "base_width", "widest_cnn")
+        for name in ("datasets", "architectures", "periods", "multiples"):
+            values = getattr(self, name)
+            configuration.require(len(values) > 0, f"{name}: needs at least one")
+        for name in ("periods", "multiples"):
+            values = getattr(self, name)
+            configuration.require(min(values) > 0, f"{name} = {values}: each must be above 0")
+
+
+PROFILES: Mapping[str, Config] = {
+    "quick": Config(
+        datasets=("mnist_5k",), architectures=("mlp",), periods=(500,), base_width=32,
+        multiples=(1, 4), n_images=500, probe_every=4_000, probes=1, n_targets=2,
+        probe_steps=800, discount=0.99, seeds=3,
+    ),
+    "laptop": Config(
+        widest_cnn=4, n_images=1_000, probe_every=10_000, probes=1, n_targets=2, seeds=3,
+        exploding=True,
+    ),
+    "gpu": Config(probe_every=50_000, probes=2, n_targets=3, seeds=5, exploding=True),
+    "paper": Config(datasets=("mnist_train", "cifar10_train")),
+}  # fmt: skip
+
+
+def arms(config: Config) -> dict[str, dict[str, Any]]:
+    """Return the changes to ``config`` that define each arm: data set, network, period, multiple.
+
+    A CNN of multiple m has m times the base width of channels and four times that of units in its
+    fully connected layers, A.2's ratio.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for architecture in config.architectures:
+        for dataset in config.datasets:
+            for period in config.periods:
+                for multiple in config.multiples:
+                    if architecture == "cnn" and multiple > config.widest_cnn:
+                        continue
+                    width = config.base_width * multiple
+                    found[f"{dataset}-{architecture}-{period}-{multiple}"] = {
+                        "dataset": dataset, "architecture": architecture, "target_period": period,
+                        "mlp_width": width, "channels": width, "cnn_width": 4 * width,
+                    }  # fmt: skip
+    if config.exploding:
+        for multiple in config.multiples:
+            width = config.base_width * multiple
+            found[f"exploding-{multiple}"] = {
+                "dataset": config.datasets[0], "architecture": config.architectures[0],
+                "target_period": 1, "discount": config.exploding_discount,
+                "mlp_width": width, "channels": width, "cnn_width": 4 * width,
+            }  # fmt: skip
+    return found
+
+
+def load(config: Config) -> tuple[World, dict[str, object]]:
+    """Return the images and targets of all arms, and where the images come from."""
+    return probed_agent.load(replace(config, **changes) for changes in arms(config).values())
+
+
+def shapes(config: Config) -> World:
+    """Return the shapes and types of what `load` gives one arm, without loading anything."""
+    return probed_agent.shapes(config)
+
+
+def chunks(config: Config) -> int:
+    """Return how many times `advance` is called."""
+    return probed_agent.chunks(config)
+
+
+def flops(config: Config) -> float:
+    """Return the floating-point operations of one seed of one arm, to estimate its cost."""
+    return probed_agent.flops(config)
+
+
+def start(config: Config, world: World, key: jax.Array) -> State:
+    """Return an agent before its first step."""
+    return probed_agent.start(config, world, key)
+
+
+def advance(config: Config, world: World, state: State) -> tuple[State, dict[str, jax.Array]]:
+    """Train until the next probe, probe, and take statistics."""
+    return probed_agent.advance(config, world, state)
+
+
+SWEPT = ("dataset", "architecture", "target_period", "discount", "mlp_width", "channels")
+"""Columns of the table beside arm and seed."""
+
+
+def summarize(config: Config, records: Records) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Return the table and the arrays of `probed_agent.tidy`."""
+    return probed_agent.tidy(config, arms(config), SWEPT, records)

@@ -1,0 +1,1 @@
+"""What is measured of a network: the probe, curvature, units, ranks."""

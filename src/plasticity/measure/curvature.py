@@ -1,0 +1,319 @@
+"""The curvature of a loss at a network's parameters, by products with its Hessian alone.
+
+A network of d parameters has a Hessian of d² entries (Lyle et al. 2023, Eq. 2), which nobody can
+store. One product with it costs a few gradients. From k such products Lanczos' method makes a
+k × k matrix whose eigenvalues show the spectrum: its extremes exactly, its density approximately
+(stochastic Lanczos quadrature: Ghorbani et al. 2019). In short::
+
+    operator = curvature.hessian(loss, params, batch)
+    spectrum = curvature.spectrum(operator, jax.random.key(0), order=64, probes=5)
+
+Any ``loss(params, batch)`` will do that is a mean over the examples of the batch. All functions
+are jittable; a linear operator works on flat vectors, the parameters raveled.
+
+Cost: k products a probe vector, each some gradients, and k vectors of d numbers to keep, rounded up
+to whole blocks of 16, of which one is there twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from plasticity.measure.lanczos import (
+    BLOCK,
+    Operator,
+    _begin,
+    _check_order,
+    _fill_block,
+    _random_direction,
+    _Unfinished,
+    lanczos,
+    ritz,
+)
+from plasticity.shapes import Array, Bool, Float, Int, Key
+
+Loss = Callable[[Any, Any], Array]
+"""(parameters, batch) → the mean of a loss over the batch, whose leaves are (examples, ...)."""
+
+ORDER = 64
+"""Lanczos steps of a spectral density."""
+
+
+class Spectrum(NamedTuple):
+    """A spectral density as weighted eigenvalue estimates, one row a probe vector."""
+
+    nodes: Float[Array, "probes k"]  # Ritz values, ascending
+    weights: Float[Array, "probes k"]  # of each, they add up to one
+
+
+class Extremes(NamedTuple):
+    """The ends of a spectrum."""
+
+    smallest: Float[Array, ""]
+    largest: Float[Array, ""]
+    error: Float[Array, ""]  # bound: each of the two is this close to an eigenvalue
+    products: Int[Array, ""]  # with the operator that it took
+    converged: Bool[Array, ""]  # whether the error is as small as was asked
+
+
+class Estimate(NamedTuple):
+    """A mean over probe vectors and its standard error, NaN for one probe."""
+
+    value: Array
+    error: Array
+
+
+# Operators.
+
+
+def hessian(loss: Loss, params: Any, batch: Any, chunk_size: int | None = None) -> Operator:
+    """Return the Hessian of ``loss(·, batch)`` at ``params`` (Eq. 2).
+
+    The gradient is linearised once, which keeps the activations of the whole batch. With a
+    ``chunk_size`` it is recomputed at every product for so many examples at a time, which takes
+    longer but only the memory of a chunk.
+
+    Raises ValueError for parameters that are not all floating-point numbers, an empty batch or a
+    loss that is no scalar, and outside of jit also for a loss that is not finite.
+    """
+    flat, unravel = _raveled(params)
+    examples = _examples(batch)
+
+    def value(theta: Array, part: Any) -> Array:
+        return loss(unravel(theta), part)
+
+    _check_loss(value, flat, batch)
+    gradient = jax.grad(value)
+    if chunk_size is None:
+        _, product = jax.linearize(lambda theta: gradient(theta, batch), flat)
+        return Operator(product, flat.size, flat.dtype)
+
+    def of_part(vector: Array, part: Any) -> Array:
+        found: Array = jax.jvp(lambda theta: gradient(theta, part), (flat,), (vector,))[1]
+        return found
+
+    product = _in_chunks(of_part, batch, examples, chunk_size)
+    return Operator(product, flat.size, flat.dtype)
+
+
+def gauss_newton(
+    predict: Callable[[Any, Any], Array],
+    output_loss: Callable[[Array, Any], Array],
+    params: Any,
+    batch: Any,
+    chunk_size: int | None = None,
+) -> Operator:
+    """Return the Gauss-Newton matrix Jᵀ H J of ``output_loss(predict(params, batch), batch)``.
+
+    J are the derivatives of the predictions by the parameters, H the Hessian of the loss by the
+    predictions: what of the Hessian is left if the network is taken to be linear. Positive
+    semi-definite for a convex loss. ``chunk_size`` and errors are those of `hessian`.
+    """
+    flat, unravel = _raveled(params)
+    examples = _examples(batch)
+
+    def value(theta: Array, part: Any) -> Array:
+        return output_loss(predict(unravel(theta), part), part)
+
+    _check_loss(value, flat, batch)
+
+    def linearised(part: Any) -> Callable[[Array], Array]:
+        outputs, forward = jax.linearize(lambda theta: predict(unravel(theta), part), flat)
+        backward = jax.linear_transpose(forward, flat)
+        slope = jax.grad(lambda outputs: output_loss(outputs, part))
+
+        def product(vector: Array) -> Array:
+            curved = jax.jvp(slope, (outputs,), (forward(vector),))[1]
+            found: Array = backward(curved)[0]
+            return found
+
+        return product
+
+    if chunk_size is None:
+        return Operator(linearised(batch), flat.size, flat.dtype)
+    product = _in_chunks(lambda vector, part: linearised(part)(vector), batch, examples, chunk_size)
+    return Operator(product, flat.size, flat.dtype)
+
+
+def proxy_loss(apply: Callable[[Any, Array], Array]) -> Loss:
+    """Return the loss (f - stop(f) + ξ)² of §4.2 on batches (inputs, ξ), ξ as f's predictions.
+
+    It asks how easily the network can move its predictions in random directions. At every
+    parameter its value is the mean of ξ²; what depends on the parameters are its derivatives.
+    """
+
+    def loss(params: Any, batch: tuple[Array, Array]) -> Float[Array, ""]:
+        inputs, direction = batch
+        outputs = apply(params, inputs)
+        return jnp.mean((outputs - jax.lax.stop_gradient(outputs) + direction) ** 2)
+
+    return loss
+
+
+def _raveled(params: Any) -> tuple[Array, Callable[[Array], Any]]:
+    leaves, _ = jax.tree.flatten_with_path(params)
+    if not leaves:
+        raise ValueError("there are no parameters")
+    for path, leaf in leaves:
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ValueError(
+                f"{name} has type {jnp.result_type(leaf)}, and no gradient: pass only parameters "
+                "that are trained"
+            )
+    flat, unravel = ravel_pytree(params)
+    return flat, unravel
+
+
+def _examples(batch: Any) -> int:
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(batch)]
+    sizes = {shape[0] if shape else 0 for shape in shapes}
+    if len(sizes) != 1 or 0 in sizes:
+        raise ValueError(
+            f"the batch's leaves have shapes {shapes}: each needs the same number of examples, at "
+            "least one, on its leading axis"
+        )
+    return sizes.pop()
+
+
+def _check_loss(value: Callable[[Array, Any], Array], flat: Array, batch: Any) -> None:
+    shape = jax.eval_shape(value, flat, batch).shape
+    if shape != ():
+        raise ValueError(f"the loss has shape {shape}: it must be the mean over the batch")
+    leaves = [flat, *jax.tree.leaves(batch)]
+    if not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        found = float(value(flat, batch))
+        if not np.isfinite(found):
+            raise ValueError(f"the loss is {found}: it has no curvature there")
+
+
+def _in_chunks(
+    of_part: Callable[[Array, Any], Array], batch: Any, examples: int, size: int
+) -> Callable[[Array], Array]:
+    """Return the mean over examples of a product whose parts are means over theirs."""
+    if size < 1:
+        raise ValueError(f"chunk_size = {size}: must be above 0")
+    size = min(size, examples)
+    whole = examples // size
+    rest = examples - whole * size
+    parts = jax.tree.map(lambda x: x[: whole * size].reshape(whole, size, *x.shape[1:]), batch)
+    last = jax.tree.map(lambda x: x[whole * size :], batch)
+
+    def product(vector: Array) -> Array:
+        def add(total: Array, part: Any) -> tuple[Array, None]:
+            return total + of_part(vector, part), None
+
+        total, _ = jax.lax.scan(add, jnp.zeros_like(vector), parts)
+        total = total * (size / examples)
+        return total + of_part(vector, last) * (rest / examples) if rest else total
+
+    return product
+
+
+# What is made of it.
+
+
+def spectrum(
+    operator: Operator, key: Key[Array, ""], order: int = ORDER, probes: int = 1
+) -> Spectrum:
+    """Return the spectral density by stochastic Lanczos quadrature (Ghorbani et al. 2019).
+
+    ``probes`` random start vectors, one after the other so that one basis is kept at a time. One is
+    enough to see outliers; the bulk and the trace want five to ten. Raises ValueError unless
+    1 <= order <= d and probes >= 1.
+    """
+    _check_order(operator, order)
+    if probes < 1:
+        raise ValueError(f"probes = {probes}: must be above 0")
+
+    def one(key: Array) -> Spectrum:
+        found = lanczos(operator, _random_direction(key, operator), order)
+        nodes, vectors = ritz(found.diagonal, found.off_diagonal)
+        return Spectrum(nodes, vectors[0] ** 2)
+
+    found: Spectrum = jax.lax.map(one, jax.random.split(key, probes))
+    return found
+
+
+def density(
+    spectrum: Spectrum, grid: Float[Array, " points"], width: float | Float[Array, ""]
+) -> Estimate:
+    """Return the spectral density on ``grid``, each node spread as a Gaussian of ``width`` (A.1).
+
+    Its integral is one. The error is that of the mean over probe vectors, by point.
+    """
+    distance = (grid[None, None, :] - spectrum.nodes[:, :, None]) / width
+    bumps = jnp.exp(-0.5 * distance**2) / (jnp.sqrt(2 * jnp.pi) * width)
+    return _mean(jnp.sum(spectrum.weights[:, :, None] * bumps, axis=1))
+
+
+def trace(spectrum: Spectrum, dimension: int) -> Estimate:
+    """Return the trace of the operator: d times the mean of its spectrum."""
+    return _mean(dimension * jnp.sum(spectrum.weights * spectrum.nodes, axis=1))
+
+
+def extremes(
+    operator: Operator, key: Key[Array, ""], tolerance: float = 1e-4, most: int = 256
+) -> Extremes:
+    """Return the smallest and the largest eigenvalue, as exactly as asked.
+
+    Lanczos' method goes on, `BLOCK` products at a time, until both Ritz values are within
+    ``tolerance`` times the larger of their sizes of an eigenvalue, or ``most`` products (at most d)
+    are made. Keeps as many vectors. Raises ValueError unless tolerance > 0 and most >= 1.
+    """
+    if not tolerance > 0 or most < 1:
+        raise ValueError(f"tolerance = {tolerance}, most = {most}: must be above 0")
+    most = min(most, operator.dimension)
+    begun = _begin(operator, _random_direction(key, operator), most)
+
+    def ends(state: _Unfinished, made: Array) -> Extremes:
+        # Couplings of vectors that are not there yet are none of T.
+        inside = jnp.where(jnp.arange(most - 1) < made - 1, state.coupling[:-1], 0)
+        values, vectors = ritz(state.diagonal, inside)
+        last = jnp.take(state.coupling, made - 1) * jnp.abs(jnp.take(vectors, made - 1, axis=0))
+        error = jnp.maximum(last[0], last[-1])
+        size = jnp.maximum(jnp.abs(values[0]), jnp.abs(values[-1]))
+        return Extremes(values[0], values[-1], error, made, error <= tolerance * size)
+
+    def go_on(carry: tuple[_Unfinished, Extremes]) -> Bool[Array, ""]:
+        return ~carry[1].converged & (carry[1].products < most)
+
+    def block(carry: tuple[_Unfinished, Extremes]) -> tuple[_Unfinished, Extremes]:
+        state, found = carry
+        state = _fill_block(operator, state, found.products // BLOCK, most)
+        return state, ends(state, jnp.minimum(found.products + BLOCK, most))
+
+    nothing = jnp.asarray(jnp.nan, operator.dtype)
+    unknown = Extremes(nothing, nothing, nothing, jnp.asarray(0), jnp.asarray(False))
+    _, found = jax.lax.while_loop(go_on, block, (begun, unknown))
+    return found
+
+
+def largest_eigenvalue(
+    loss: Loss,
+    params: Any,
+    batch: Any,
+    key: Key[Array, ""],
+    order: int = 16,
+    chunk_size: int | None = None,
+) -> Float[Array, ""]:
+    """Return λ₁ of the Hessian by a fixed number of products, to be logged in training.
+
+    A lower bound, and for the outliers of a network's spectrum a tight one; `extremes` also says
+    how tight. Raises as `hessian` and `lanczos` do.
+    """
+    operator = hessian(loss, params, batch, chunk_size)
+    found = lanczos(operator, _random_direction(key, operator), order)
+    return ritz(found.diagonal, found.off_diagonal)[0][-1]
+
+
+def _mean(values: Float[Array, "probes ..."]) -> Estimate:
+    probes = values.shape[0]
+    spread = jnp.std(values, axis=0, ddof=1) if probes > 1 else jnp.full_like(values[0], jnp.nan)
+    return Estimate(jnp.mean(values, axis=0), spread / probes**0.5)

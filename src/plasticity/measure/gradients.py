@@ -1,0 +1,101 @@
+"""Whether examples pull a network the same way: C_k of Lyle et al. (2023, Eq. 3).
+
+.. math:: C_k[i, j] = \frac{\langle g_i, g_j \rangle}{\lVert g_i \rVert \lVert g_j \rVert},
+    \qquad g_i = \nabla_\theta \ell(\theta, x_i)
+
+For k examples and d parameters the gradients are k · d numbers. None of them is needed: of a dense
+layer with inputs H and gradients D at its outputs the inner products are (H Hᵀ + 1) ∘ (D Dᵀ), and
+of a convolution only k small kernels have to be held. `gram` knows dense, convolutional and
+normalising layers of any flax network, `naive_gram` takes any loss and all the memory it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.cluster.vq import kmeans2
+
+from plasticity.measure import ranks
+from plasticity.shapes import Array, Float, Int
+
+
+class Covariance(NamedTuple):
+    """C_k, and what it was made from."""
+
+    cosines: Float[Array, "k k"]  # C_k; rows and columns of examples without gradient are zero
+    norms: Float[Array, " k"]  # of each example's gradient
+
+
+class Summary(NamedTuple):
+    """C_k in a few numbers; pairs are those off the diagonal whose gradients are not zero."""
+
+    negative_share: Float[Array, ""]  # of pairs with a cosine below -0.1: they interfere
+    collinearity: Float[Array, ""]  # mean |cosine| of pairs: 1 if all gradients share a line
+    mean: Float[Array, ""]  # mean cosine of pairs
+    rank: Float[Array, ""]  # of C_k: `plasticity.measure.ranks.effective_rank`
+    zero_share: Float[Array, ""]  # of examples without any gradient, as in a dead network
+
+
+def covariance(gram: Float[Array, "k k"]) -> Covariance:
+    """Return C_k (Eq. 3) from the inner products of the gradients."""
+    norms = jnp.sqrt(jnp.maximum(jnp.diag(gram), 0))
+    inverse = jnp.where(norms > 0, 1 / jnp.where(norms > 0, norms, 1), 0)
+    return Covariance(gram * inverse[:, None] * inverse[None, :], norms)
+
+
+def summary(found: Covariance) -> Summary:
+    """Return `Summary`. With fewer than two gradients that are not zero, pairs have NaN."""
+    k = found.norms.shape[0]
+    alive = found.norms > 0
+    pairs = alive[:, None] & alive[None, :] & ~jnp.eye(k, dtype=bool)
+    count = jnp.sum(pairs)
+
+    def mean(values: Array) -> Float[Array, ""]:
+        return jnp.sum(jnp.where(pairs, values, 0)) / count
+
+    return Summary(
+        negative_share=mean(found.cosines < -0.1),
+        collinearity=mean(jnp.abs(found.cosines)),
+        mean=mean(found.cosines),
+        rank=ranks.effective_rank(found.cosines),
+        zero_share=1 - jnp.mean(alive),
+    )
+
+
+def kmeans_order(cosines: np.ndarray, clusters: int, seed: int = 0) -> Int[np.ndarray, " k"]:
+    """Return an order of the examples in which those of a cluster stand together (A.1).
+
+    Rows of C_k are clustered by k-means, the largest cluster comes first; where fewer rows than
+    ``clusters`` differ, each of these is a cluster. Raises ValueError unless 1 <= clusters <= k and
+    for entries that are not finite.
+    """
+    cosines = np.asarray(cosines, np.float64)
+    if not 1 <= clusters <= len(cosines):
+        raise ValueError(f"{clusters} clusters of {len(cosines)} examples")
+    if not np.isfinite(cosines).all():
+        raise ValueError("there are entries that are not finite")
+    clusters = min(clusters, len(np.unique(cosines, axis=0)))  # k-means++ divides by zero beyond
+    _, label = kmeans2(cosines, clusters, minit="++", rng=np.random.default_rng(seed))
+    size = np.bincount(label, minlength=clusters)
+    place = np.empty(clusters, int)
+    place[np.argsort(-size, kind="stable")] = np.arange(clusters)
+    return np.argsort(place[label], kind="stable")
+
+
+# Inner products of gradients.
+
+
+def naive_gram(
+    loss: Callable[[Any, Any], Float[Array, ""]], params: Any, batch: Any
+) -> Float[Array, "k k"]:
+    """Return the inner products of the gradients of ``loss(params, example)``, holding them all.
+
+    For any loss of one example, whose leaves lack the leading axis of those of ``batch``.
+    """
+    gradients = jax.vmap(jax.grad(loss), (None, 0))(params, batch)
+    flat = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(gradients)]
+    return sum((leaf @ leaf.T for leaf in flat), jnp.zeros(()))

@@ -1,0 +1,159 @@
+"""Lanczos' method with full reorthogonalisation, for operators known by their products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from plasticity.shapes import Array, Float, Int, Key
+
+BLOCK = 16
+"""Steps of Lanczos' method between two looks at the extremes; vectors are kept by as many."""
+
+
+class Operator(NamedTuple):
+    """A symmetric matrix, known by its products with vectors."""
+
+    product: Callable[[Float[Array, " d"]], Float[Array, " d"]]
+    dimension: int  # d
+    dtype: Any  # of the vectors
+
+
+class Lanczos(NamedTuple):
+    """A Q^T = Q^T T + r e_k^T with orthonormal rows of Q and tridiagonal T."""
+
+    diagonal: Float[Array, " k"]  # of T
+    off_diagonal: Float[Array, " k-1"]
+    basis: Float[Array, "k d"]  # Q
+    residual: Float[Array, " d"]  # r
+
+
+# Lanczos' method.
+
+
+def lanczos(operator: Operator, start: Float[Array, " d"], order: int) -> Lanczos:
+    """Return ``order`` steps of Lanczos' method from ``start``, fully reorthogonalised.
+
+    Every new vector is made orthogonal to the last two by the three-term recurrence, then to all
+    before it by classical Gram-Schmidt, and once more if that took a good part of it (Daniel et al.
+    1976: twice is enough). Without, copies of outlying eigenvalues appear after some thirty steps.
+    Where the vectors so far span all that the operator makes of ``start``, what comes after is
+    zero. Raises ValueError unless 1 <= order <= d.
+    """
+    _check_order(operator, order)
+    state = _begin(operator, start, order)
+
+    def fill(n: Array, state: _Unfinished) -> _Unfinished:
+        return _fill_block(operator, state, n, order)
+
+    state = jax.lax.fori_loop(0, len(state.blocks), fill, state)
+    basis = jnp.concatenate(state.blocks)[:order]
+    return Lanczos(state.diagonal, state.coupling[:-1], basis, state.residual)
+
+
+class _Unfinished(NamedTuple):
+    """Lanczos' method on its way; what is not yet computed is zero."""
+
+    diagonal: Float[Array, " k"]
+    coupling: Float[Array, " k"]  # of each vector with the next: norms of residuals
+    # A loop that writes to an array and reads all of it copies it at every step. So the steps of a
+    # block write to an array of their own, and only read the blocks before.
+    blocks: tuple[Float[Array, "rows d"], ...]
+    previous: Float[Array, " d"]  # the last vector
+    residual: Float[Array, " d"]  # the next, to be normalised
+
+
+def _begin(operator: Operator, start: Float[Array, " d"], order: int) -> _Unfinished:
+    block = jnp.zeros((BLOCK, operator.dimension), operator.dtype)
+    none = jnp.zeros((order,), operator.dtype)
+    return _Unfinished(none, none, -(-order // BLOCK) * (block,), jnp.zeros_like(start), start)
+
+
+def _fill_block(
+    operator: Operator, state: _Unfinished, n: Int[Array, ""], order: int
+) -> _Unfinished:
+    """Take the steps of block ``n``, as far as ``order``."""
+    first = n * BLOCK
+
+    def step(k: Array, carry: tuple[_Unfinished, Array]) -> tuple[_Unfinished, Array]:
+        found, block = carry
+        size = jnp.linalg.norm(found.residual)
+        current = found.residual / jnp.where(size > 0, size, 1)
+        block = block.at[k - first].set(current)
+        vector = operator.product(current)
+        slope = jnp.vdot(current, vector)
+        rest = vector - slope * current - size * found.previous
+        rest = _orthogonal_to(state.blocks, n, block, rest)
+        found = found._replace(
+            diagonal=found.diagonal.at[k].set(slope),
+            coupling=found.coupling.at[k].set(jnp.linalg.norm(rest)),
+            previous=current,
+            residual=rest,
+        )
+        return found, block
+
+    end = jnp.minimum(first + BLOCK, order)
+    begun = (state, jnp.zeros_like(state.blocks[0]))
+    found, block = jax.lax.fori_loop(first, end, step, begun)
+    blocks = tuple(jnp.where(n == i, block, other) for i, other in enumerate(state.blocks))
+    filled: _Unfinished = found._replace(blocks=blocks)
+    return filled
+
+
+def _orthogonal_to(
+    blocks: tuple[Array, ...], filled: Int[Array, ""], block: Array, vector: Array
+) -> Array:
+    """Return what of ``vector`` is orthogonal to ``block`` and the first ``filled`` ``blocks``."""
+
+    def less(part: Array, vector: Array, rest: Array) -> Array:
+        return rest - (part @ vector) @ part
+
+    def gram_schmidt(vector: Array) -> Array:
+        rest = less(block, vector, vector)
+        for i, part in enumerate(blocks):
+            rest = jax.lax.cond(
+                i < filled, less, lambda part, vector, rest: rest, part, vector, rest
+            )
+        return rest
+
+    def again(once: Array) -> Array:
+        twice = gram_schmidt(once)
+        # What the second pass takes most of was rounding: the vector lies in the span.
+        return jnp.where(jnp.linalg.norm(twice) > 0.1 * jnp.linalg.norm(once), twice, 0)
+
+    once = gram_schmidt(vector)
+    enough = jnp.linalg.norm(once) > 2**-0.5 * jnp.linalg.norm(vector)
+    rest: Array = jax.lax.cond(enough, lambda once: once, again, once)
+    return rest
+
+
+def ritz(
+    diagonal: Float[Array, " k"], off_diagonal: Float[Array, " k-1"]
+) -> tuple[Float[Array, " k"], Float[Array, "k k"]]:
+    """Return the eigenvalues of a tridiagonal T, ascending, and its eigenvectors in columns.
+
+    Behind a zero on the off-diagonal, where Lanczos' method ended, the diagonal is taken to be its
+    own first entry: that lies within the spectrum, and has no weight in the first vector.
+    """
+    none = jnp.zeros((1,), bool)
+    ended = jnp.cumsum(jnp.concatenate([none, off_diagonal <= 0])) > 0
+    diagonal = jnp.where(ended, diagonal[0], diagonal)
+    off_diagonal = jnp.where(ended[1:], 0, off_diagonal)
+    matrix = jnp.diag(diagonal) + jnp.diag(off_diagonal, 1) + jnp.diag(off_diagonal, -1)
+    values, vectors = jnp.linalg.eigh(matrix)
+    return values, vectors
+
+
+def _check_order(operator: Operator, order: int) -> None:
+    if not 1 <= order <= operator.dimension:
+        raise ValueError(
+            f"order = {order}: must lie between 1 and the number of parameters, "
+            f"{operator.dimension}"
+        )
+
+
+def _random_direction(key: Key[Array, ""], operator: Operator) -> Float[Array, " d"]:
+    return jax.random.normal(key, (operator.dimension,), operator.dtype)

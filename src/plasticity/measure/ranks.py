@@ -1,0 +1,139 @@
+"""Statistics of a network that have been conjectured to explain its plasticity.
+
+The literature uses some of these names for different things; each docstring says which one is
+meant and where it comes from.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from plasticity.shapes import Array, Float
+
+# Two axes. Not said here but checked in each function, so that tests see the error that users see.
+Matrix = Float[Array, "..."]
+
+
+# The ranks. All are functions of the singular values σ₁ ≥ σ₂ ≥ … of one matrix. Of a zero matrix
+# each is 0; of a matrix with a NaN or an infinity each is NaN, and so they are where σ₁ overflows.
+
+
+def singular_values(matrix: Matrix) -> Float[Array, " values"]:
+    """Return the singular values of a (rows, columns) matrix, largest first: (min(rows, columns),).
+
+    All of them are NaN if an entry is not finite. Raises ValueError unless the matrix has two axes
+    and at least one entry.
+    """
+    _require_matrix(matrix)
+    # Solvers may answer a NaN with anything, or never (SciPy warns of that): they get none.
+    finite = jnp.all(jnp.isfinite(matrix))
+    values: Array = jnp.linalg.svd(jnp.where(finite, matrix, 0), compute_uv=False)
+    return jnp.where(finite, values, jnp.nan)
+
+
+def feature_rank(features: Matrix, epsilon: float = 0.01) -> Float[Array, ""]:
+    """Return the number of singular values of Φ/√n above ε, Φ the features of n inputs.
+
+    Source: Lyle et al. (2022, Eqs. (4), (5)); Lyle et al. (2023) plot it as the feature rank.
+    ``features`` is (inputs, units). Alone among the ranks it depends on the scale of its matrix and
+    on which axis is which. Raises ValueError as `singular_values` does and if ``epsilon`` < 0.
+    """
+    return _feature_rank(singular_values(features), features.shape[0], epsilon)
+
+
+def srank(matrix: Matrix, delta: float = 0.01) -> Float[Array, ""]:
+    """Return the least k for which σ₁ + … + σₖ reaches the share 1 - δ of the sum of all.
+
+    Source: Kumar et al. (2021, §3), who call it the *effective rank*, srank_δ; others call it the
+    stable rank. It is neither `effective_rank` nor `stable_rank`. Raises ValueError as
+    `singular_values` does, and unless 0 ≤ ``delta`` < 1.
+    """
+    return _srank(singular_values(matrix), delta)
+
+
+def approximate_rank(matrix: Matrix, delta: float = 0.01) -> Float[Array, ""]:
+    """Return the least k for which σ₁² + … + σₖ² reaches the share 1 - δ of the sum of all squares.
+
+    Source: Yang et al. (2020, §2), with 99 %: as many principal components, uncentred, as explain
+    that share of the variance. `srank` asks the same of the σ themselves. Raises as `srank` does.
+    """
+    return _approximate_rank(singular_values(matrix), delta)
+
+
+def effective_rank(matrix: Matrix) -> Float[Array, ""]:
+    """Return exp(-Σ pᵢ log pᵢ) with pᵢ = σᵢ / Σⱼ σⱼ: the entropy of the spectrum as a number.
+
+    Source: Roy and Vetterli (2007). For a matrix of rank r it lies between 1 and r; a zero matrix,
+    which has no pᵢ, gets 0. Raises ValueError as `singular_values` does.
+    """
+    return _effective_rank(singular_values(matrix))
+
+
+def stable_rank(matrix: Matrix) -> Float[Array, ""]:
+    """Return ‖Φ‖_F² / ‖Φ‖₂², which is Σ σᵢ² / σ₁².
+
+    Source: Rudelson and Vershynin (2007, who call it the numerical rank). Raises ValueError as
+    `singular_values` does.
+    """
+    return _stable_rank(singular_values(matrix))
+
+
+# The formulas, from singular values.
+
+
+def _feature_rank(values: Array, n: int, epsilon: float = 0.01) -> Array:
+    _require(epsilon >= 0, f"epsilon = {epsilon}: must not be below 0")
+    above = values / n**0.5 > epsilon
+    return _if_finite(values, jnp.sum(above, dtype=values.dtype))
+
+
+def _srank(values: Array, delta: float = 0.01) -> Array:
+    return _least_reaching(_relative(values), delta)
+
+
+def _approximate_rank(values: Array, delta: float = 0.01) -> Array:
+    return _least_reaching(_relative(values) ** 2, delta)
+
+
+def _effective_rank(values: Array) -> Array:
+    relative = _relative(values)
+    total = jnp.sum(relative)
+    entropy = jnp.sum(jax.scipy.special.entr(relative / total))  # 0 log 0 = 0
+    return _unless_zero(total, jnp.exp(entropy))
+
+
+def _stable_rank(values: Array) -> Array:
+    return jnp.sum(_relative(values) ** 2)
+
+
+def _relative(values: Array) -> Array:
+    """Divide by the largest: no scale of the matrix then overflows or underflows when squared."""
+    return values / jnp.where(values[0] == 0, 1, values[0])
+
+
+def _least_reaching(terms: Array, delta: float) -> Array:
+    """Return how many of the first terms (descending, none negative) reach 1 - δ of their sum."""
+    _require(0 <= delta < 1, f"delta = {delta}: must lie in [0, 1)")
+    reached = jnp.cumsum(terms)
+    short = reached < (1 - delta) * reached[-1]
+    return _unless_zero(reached[-1], 1 + jnp.sum(short, dtype=terms.dtype))
+
+
+def _unless_zero(total: Array, rank: Array) -> Array:
+    """Return the rank where the sum over the spectrum is positive, else that sum: 0 or NaN."""
+    return jnp.where(total > 0, rank, total)
+
+
+def _if_finite(array: Array, statistic: Array) -> Array:
+    return jnp.where(jnp.all(jnp.isfinite(array)), statistic, jnp.nan)
+
+
+def _require_matrix(matrix: Array) -> None:
+    found = f"found shape {jnp.shape(matrix)}"
+    _require(jnp.ndim(matrix) == 2 and matrix.size > 0, f"need a matrix with entries, {found}")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

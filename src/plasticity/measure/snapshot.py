@@ -1,0 +1,75 @@
+"""Every statistic of one network at once: norms, shares of units, ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from plasticity.measure.ranks import (
+    _approximate_rank,
+    _effective_rank,
+    _feature_rank,
+    _if_finite,
+    _require,
+    _srank,
+    _stable_rank,
+    singular_values,
+    srank,
+)
+from plasticity.measure.units import _over_units, dead_units, dormant_ratio, linearised_units
+from plasticity.shapes import Array, Float
+
+
+def weight_norm(params: Any) -> Float[Array, ""]:
+    """Return the Euclidean norm of all weights: kernels only, neither biases nor scales.
+
+    A leaf counts as a kernel when it has two or more axes.
+    """
+    kernels = [leaf for leaf in jax.tree.leaves(params) if jnp.ndim(leaf) >= 2]
+    norm: Array = optax.tree.norm(kernels)
+    return norm
+
+
+def weight_rank(params: Any) -> Float[Array, ""]:
+    """Return the `srank` of each kernel, summed over kernels.
+
+    Lyle et al. (2023, Fig. 3) plot a *weight rank* that they do not define; this definition is
+    ours. A kernel is a leaf with two or more axes, as in `weight_norm`, read as a matrix of
+    (fan-in, fan-out): the last axis against all others. Raises ValueError for an empty kernel.
+    """
+    kernels = [leaf for leaf in jax.tree.leaves(params) if jnp.ndim(leaf) >= 2]
+    ranks = [srank(k.reshape(math.prod(k.shape[:-1]), k.shape[-1])) for k in kernels]
+    return sum(ranks, jnp.zeros(()))
+
+
+def of_network(
+    hidden: Sequence[Float[Array, "batch _"]], params: Any
+) -> dict[str, Float[Array, ""]]:
+    """Return every statistic of this module for one network, by name, at the default thresholds.
+
+    ``hidden`` holds the activations of each hidden layer on one batch, first to last, as in
+    `networks.Forward`. The shares of dead, dormant and linearised units count all units of all
+    layers alike, so that a wide layer weighs more. The five ranks are of the last hidden layer, the
+    features, from a single decomposition. Raises ValueError if there is no hidden layer, and as the
+    statistics do.
+    """
+    _require(len(hidden) > 0, "a network without hidden layers has no features")
+    values = singular_values(hidden[-1])
+    return {
+        "weight_norm": weight_norm(params),
+        "weight_rank": weight_rank(params),
+        # compiled, `dead_units` may round to just below 0
+        "dead_units": _over_units(lambda h: _if_finite(h, jnp.maximum(dead_units(h), 0)), hidden),
+        "dormant_ratio": _over_units(dormant_ratio, hidden),
+        "linearised_units": _over_units(linearised_units, hidden),
+        "feature_rank": _feature_rank(values, hidden[-1].shape[0]),
+        "srank": _srank(values),
+        "approximate_rank": _approximate_rank(values),
+        "effective_rank": _effective_rank(values),
+        "stable_rank": _stable_rank(values),
+    }

@@ -1,0 +1,1 @@
+"""Networks, from single layers to the architectures of the papers."""

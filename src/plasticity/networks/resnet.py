@@ -1,0 +1,94 @@
+"""The ResNet-18 of Lyle et al. (2023, A.2), without batch normalisation."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+
+from plasticity.networks.architectures import LAYER, Forward, _conv
+from plasticity.networks.convolution import convolve
+from plasticity.shapes import Array, Float
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around which the input is added back in (He et al. 2016, Figure 2).
+
+    Where the block changes the shape, the input passes a 1x1 convolution (their option B).
+    """
+
+    width: int
+    stride: int
+    groups: int
+    layer_norm: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch rows columns features"]:
+        """Return the activations after the block's last ReLU."""
+        y = _plain_conv(self.width, 3, self.stride)(x)
+        y = nn.relu(_normalise(y, self.groups, self.layer_norm))
+        y = _plain_conv(self.width, 3, 1)(y)
+        y = _normalise(y, self.groups, self.layer_norm)
+        if x.shape != y.shape:
+            x = _plain_conv(self.width, 1, self.stride)(x)
+            x = _normalise(x, self.groups, self.layer_norm)
+        return nn.relu(x + y)
+
+
+class ResNet18(nn.Module):
+    """A residual network of 18 layers (He et al. 2016; Lyle et al. 2023, A.2).
+
+    A.2 says no more than "a standard resnet18 architecture", which was made for images of 224
+    pixels. This is its usual form for small images: the first convolution is 3x3 with stride one
+    and no pooling follows. Then come four stages of two blocks, of ``base_width`` times 1, 2, 4 and
+    8 channels, the last three beginning with stride two (padded as SAME has it, which for even
+    sizes is to the right and below alone), the mean over positions, and a dense layer.
+
+    Batch normalisation would let examples see each other: there would be no gradient of an example
+    (C_k), no action for a single image, and running statistics to copy to a target network. Group
+    normalisation (Wu & He 2018) stands in its place, with as many parameters. With ``layer_norm``
+    the same places have layer normalisation over positions and channels, as in `CNN`. A kernel
+    that is normalised in either way may be scaled without changing the output, so
+    ``spectral_norm`` changes here the size of gradients only.
+    """
+
+    outputs: int
+    base_width: int = 64
+    groups: int = 32  # of group normalisation, as Wu & He have it; must divide the base width
+    layer_norm: bool = False
+    spectral_norm: bool = False  # of the first convolution
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch height width channels"]) -> Forward:
+        """Return the outputs, shape (batch, outputs), and what each of the eight blocks computes.
+
+        That is (batch, channels), the mean over positions of the activations after the block's
+        ReLU; the last is what the dense layer sees. As they are never negative, a mean is zero if
+        and only if all its positions are, so that a dead unit is a channel that is dead everywhere;
+        all positions of a batch would be hundreds of megabytes. ReLUs within a block are not there.
+        """
+        stem = _conv(self.spectral_norm)(
+            self.base_width, (3, 3), use_bias=False, conv_general_dilated=convolve, name="Conv_0"
+        )
+        x = nn.relu(_normalise(stem(x), self.groups, self.layer_norm))
+        hidden = []
+        for stage in range(4):
+            for block in range(2):
+                stride = 2 if stage > 0 and block == 0 else 1
+                width = self.base_width * 2**stage
+                x = BasicBlock(width, stride, self.groups, self.layer_norm)(x)
+                hidden.append(x.mean(axis=(1, 2)))
+        return Forward(nn.Dense(self.outputs)(hidden[-1]), tuple(hidden))
+
+
+def _plain_conv(features: int, kernel: int, stride: int) -> nn.Conv:
+    """Return a convolution without a bias, which a normalisation follows."""
+    return nn.Conv(
+        features, (kernel, kernel), (stride, stride), use_bias=False, conv_general_dilated=convolve
+    )
+
+
+def _normalise(x: Array, groups: int, layer_norm: bool) -> Array:
+    norm = nn.LayerNorm(reduction_axes=LAYER) if layer_norm else nn.GroupNorm(groups)
+    found: Array = norm(x)
+    return found

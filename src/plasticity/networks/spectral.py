@@ -1,0 +1,92 @@
+"""What a network keeps beside its parameters, and how an optimizer step moves it on.
+
+A spectrally normalised layer keeps a vector, a network with dropout a counter. Both lie in
+collections of their own beside ``params`` in what ``init`` returns, so that ``apply`` stays a pure
+function of variables and inputs: it needs no random key and changes nothing. They get no gradient;
+`advanced`, which `plasticity.networks.state.advancing` calls at every step, is all that changes
+them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, no_type_check
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from plasticity.shapes import Array, Float
+
+SPECTRAL = "spectral"
+"""The collection of vectors, one a normalised layer, under the path of that layer."""
+
+
+# Spectral normalisation. flax's own `SpectralNorm` wraps a layer. That renames its parameters, asks
+# for a mutable collection in training, and leaves inside a plain `Dense` for which
+# `plasticity.measure.gradients` would have the gradient by the normalised kernel.
+
+
+def leading_vector(kernel: Float[Array, "*in out"]) -> Float[Array, " out"]:
+    """Return the right singular vector of the largest singular value; its sign is arbitrary.
+
+    A convolutional kernel is read as the matrix of (patch entries, channels) (Miyato et al. 2018).
+    """
+    matrix = kernel.reshape(-1, kernel.shape[-1])
+    with jax.default_matmul_precision("highest"):
+        _, vectors = jnp.linalg.eigh(matrix.T @ matrix)
+    found: Array = vectors[:, -1]
+    return found
+
+
+def power_iteration(
+    kernel: Float[Array, "*in out"], vector: Float[Array, " out"]
+) -> Float[Array, " out"]:
+    """Return Wᵀ W u / ‖Wᵀ W u‖, one step towards `leading_vector`; u itself where that is 0/0."""
+    matrix = kernel.reshape(-1, kernel.shape[-1])
+    with jax.default_matmul_precision("highest"):
+        turned = matrix.T @ _unit(matrix @ vector)
+    length = jnp.linalg.norm(turned)
+    return jnp.where(length > 0, turned / jnp.where(length > 0, length, 1), vector)
+
+
+def normalised(
+    kernel: Float[Array, "*in out"], vector: Float[Array, " out"]
+) -> Float[Array, "*in out"]:
+    """Return W / σ with σ = vᵀ W u and v = W u / ‖W u‖; a kernel of zeros stays one.
+
+    u and v are constants to a derivative, as in Miyato et al. (2018, Eq. 12): with u the leading
+    right singular vector, the gradient is that of W / σ_max. A second derivative takes them for
+    constants too, so a Hessian lacks the part by which they turn.
+    """
+    matrix, u = kernel.reshape(-1, kernel.shape[-1]), jax.lax.stop_gradient(vector)
+    with jax.default_matmul_precision("highest"):
+        v = jax.lax.stop_gradient(_unit(matrix @ u))
+        sigma = v @ (matrix @ u)
+    return kernel / jnp.where(sigma > 0, sigma, 1)
+
+
+def _unit(vector: Float[Array, " n"]) -> Float[Array, " n"]:
+    length = jnp.linalg.norm(vector)
+    return vector / jnp.where(length > 0, length, 1)
+
+
+class _Spectral(nn.Module):
+    """Hands out every kernel divided by its largest singular value."""
+
+    @nn.nowrap
+    def param(self, name: str, *arguments: Any, **named: Any) -> Any:
+        value = super().param(name, *arguments, **named)
+        if name != "kernel":
+            return value
+        return normalised(value, self.variable(SPECTRAL, "vector", leading_vector, value).value)
+
+
+# The fields of flax's layers have annotations that the shape checker of the tests cannot check.
+@no_type_check
+class SpectralDense(_Spectral, nn.Dense):
+    """`flax.linen.Dense` with the kernel W / σ_max(W)."""
+
+
+@no_type_check
+class SpectralConv(_Spectral, nn.Conv):
+    """`flax.linen.Conv` with the kernel W / σ_max(W), W read as in `leading_vector`."""

@@ -1,0 +1,64 @@
+"""What networks keep beside their parameters, and how an optimizer step moves it on.
+
+A spectrally normalised layer keeps a vector, a network with dropout a counter. Both lie in
+collections of their own beside ``params`` in what ``init`` returns, so that ``apply`` stays a pure
+function of variables and inputs: it needs no random key and changes nothing. They get no gradient;
+`advanced`, which `advancing` calls at every step, is all that changes them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import optax
+
+from plasticity.networks.dropout import DROPOUT
+from plasticity.networks.spectral import SPECTRAL, power_iteration
+from plasticity.shapes import Array
+
+# Time.
+
+
+def advanced(variables: Any) -> Any:
+    """Return a network's variables with their state one optimizer step on.
+
+    Each vector makes one `power_iteration` on its kernel, each counter counts one. Variables
+    without state are returned as they are.
+    """
+    found = dict(variables)
+
+    def turned(path: Any, vector: Array) -> Array:
+        layer = variables["params"]
+        for part in path[:-1]:
+            layer = layer[part.key]
+        return power_iteration(layer["kernel"], vector)
+
+    if SPECTRAL in variables:
+        found[SPECTRAL] = jax.tree.map_with_path(turned, variables[SPECTRAL])
+    if DROPOUT in variables:
+        found[DROPOUT] = jax.tree.map(lambda counter: counter + 1, variables[DROPOUT])
+    return found
+
+
+def advancing(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Return ``optimizer`` for variables that hold a network's state beside its parameters.
+
+    Parameters move as ``optimizer`` moves them. Whatever it would do to the state (weight decay, a
+    random walk) is replaced by what brings the state one step on, given the new parameters: see
+    `plasticity.networks.state.advanced`. So state keeps up in all that takes optimizer steps, an
+    agent's learning and a probe's fit alike. ``update`` needs the variables and raises ValueError
+    without them.
+    """
+
+    def update(gradient: Any, state: Any, params: Any = None, **more: Any) -> tuple[Any, Any]:
+        if params is None:
+            raise ValueError("an optimizer that advances a network's state needs its variables")
+        step, inner = optimizer.update(gradient, state, params, **more)
+        moved = optax.apply_updates(params["params"], step["params"])
+        later = advanced({**params, "params": moved})
+        state_names = params.keys() - {"params"}
+        kept = {name: optax.tree.sub(later[name], params[name]) for name in state_names}
+        return {"params": step["params"], **kept}, inner
+
+    return optax.GradientTransformation(optimizer.init, update)

@@ -1,0 +1,1 @@
+"""The engine that runs experiments, resumes them and proves what they recorded."""

@@ -1,0 +1,272 @@
+"""The work folder of an unfinished run: what makes it resume to the same bits.
+
+``papermill_runs/<experiment>/<label>/unfinished/`` has a header (configuration, code,
+environment), a lock that one driver and its workers hold alone, or jobs of single units share, and
+a folder for each unit, one arm on one seed::
+
+    header.json  lock
+    <arm>/<seed>/records_000007.npz   what the chunks since the last checkpoint measured
+    <arm>/<seed>/state_000007/        the state after seven chunks (orbax)
+    <arm>/<seed>/lock                 held by the process that runs the unit
+    <arm>/<seed>/failed.txt           why it failed, until it is begun again
+
+The records are written before the state, and each appears whole or not at all: after a kill at any
+moment the last state found is one whose records are all there. The records carry the hash of the
+state that belongs to them, so that a damaged checkpoint is found out and never trained on.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import re
+import shutil
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from plasticity import configuration
+from plasticity.runs import files
+
+S = TypeVar("S")
+
+KEPT = 2
+"""States kept a unit: if the newest is damaged, deleting it leaves one to go on from."""
+
+
+class CheckpointError(RuntimeError):
+    """A work folder that cannot be resumed; the message says what to delete or to restore."""
+
+
+@contextmanager
+def locked(work: Path, *, shared: bool = False, wait: bool = False) -> Iterator[int]:
+    """Hold the lock of a work folder, or of a unit's; yield its descriptor.
+
+    Workers must inherit that of the work folder. ``shared`` lets others share it who ask for that
+    too, and keeps out who wants it alone. ``wait`` waits for it as long as it takes.
+
+    The kernel frees the lock when the last process that holds the descriptor is gone, killed or
+    not: a worker that outlives its driver keeps a second driver out. Raises `CheckpointError` if
+    another run holds it, `results.ResultsError` if the folder cannot be written.
+    """
+    path = work / "lock"
+    how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+")  # noqa: SIM115 - closed below; NFS shares only what can be read
+    except OSError as error:
+        raise files.cannot_write(path, error) from error
+    with file:
+        if wait:
+            fcntl.flock(file, how)
+        # Workers of a driver that was killed a moment ago need that moment to notice.
+        for attempts_left in reversed(range(30)):
+            try:
+                fcntl.flock(file, how | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not attempts_left:
+                    raise CheckpointError(
+                        f"{work} is in use by another process: wait for it, or stop it first"
+                    ) from None
+                time.sleep(0.1)
+        yield file.fileno()
+
+
+def in_use(work: Path) -> bool:
+    """Return whether a driver is at work in the folder, or a job on one of its units."""
+    return is_locked(work) or any(is_locked(lock.parent) for lock in work.glob("*/*/lock"))
+
+
+def is_locked(work: Path) -> bool:
+    """Return whether a driver is at work in the folder, or in a unit's a process on the unit."""
+    try:
+        with open(work / "lock") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def open_header(work: Path, header: Mapping[str, Any]) -> None:
+    """Write the header of a new run, or check that the unfinished one may be resumed.
+
+    Raises `CheckpointError` if the folder holds a run of another configuration, code or
+    environment: resuming it would mix two runs in one table.
+    """
+    path = work / "header.json"
+    with locked(work / "opening"):  # jobs on other nodes may open it at this moment
+        if not path.exists():
+            files.write_atomically(path, json.dumps(header, indent=1).encode())
+            return
+    found = read_header(work)
+    for part in header:
+        if found.get(part) != header[part]:
+            was, now = found.get(part), header[part]
+            change = (
+                configuration.differences(was, now)
+                if isinstance(was, dict) and isinstance(now, dict)
+                else f"{was} → {now}"
+            )
+            raise CheckpointError(
+                f"{work} holds an unfinished run with another {part} ({change}): undo the change "
+                "to resume it, or start over with --fresh, which discards it"
+            )
+
+
+def read_header(work: Path) -> dict[str, Any]:
+    """Return the header of an unfinished run. Raises `CheckpointError` if it is damaged."""
+    try:
+        header: dict[str, Any] = json.loads((work / "header.json").read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            f"{work / 'header.json'} is damaged ({error}): start over with --fresh"
+        ) from None
+    return header
+
+
+class UnitFolder:
+    """The checkpoints of one unit."""
+
+    def __init__(self, work: Path, arm: str, seeds: tuple[int, ...]) -> None:
+        """Name the folder; nothing is created before the unit is `begun` or fails."""
+        self.path = work / arm / "-".join(map(str, seeds))
+
+    @contextmanager
+    def begun(self) -> Iterator[None]:
+        """Show from outside that the unit is running, however that ends; forget why it failed.
+
+        Raises `CheckpointError` if another process runs it.
+        """
+        with locked(self.path):
+            self._failed.unlink(missing_ok=True)
+            yield
+
+    def is_running(self) -> bool:
+        """Return whether a process is at work on this unit."""
+        return is_locked(self.path)
+
+    def fail(self, reason: str) -> None:
+        """Leave the reason why the unit failed."""
+        files.write_atomically(self._failed, f"{reason}\n".encode())
+
+    def failure(self) -> str | None:
+        """Return why the unit failed when it was last begun; None if it did not."""
+        try:
+            return self._failed.read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            return None
+
+    def chunks_done(self) -> int:
+        """Return how many chunks the newest state has behind it; 0 without one."""
+        return max(self._states(), default=0)
+
+    def seconds(self) -> float:
+        """Return the computing time behind the records found so far."""
+        return float(
+            sum(self._read(p, "_seconds")["_seconds"] for p in self._records() if p.exists())
+        )
+
+    def save(
+        self, chunk: int, state: object, records: Sequence[Mapping[str, Any]], seconds: float
+    ) -> None:
+        """Store the records since the last checkpoint, then the state after ``chunk`` chunks."""
+        stacked = {name: np.stack([r[name] for r in records]) for name in records[0]}
+        stacked |= {"_state": np.array(digest(state)), "_seconds": np.array(seconds)}
+        files.write_atomically(self.path / f"records_{chunk:06d}.npz", files.npz_bytes(stacked))
+        target = self._state_path(chunk)
+        try:
+            with ocp.StandardCheckpointer() as checkpointer:
+                checkpointer.save(target.absolute(), state, force=True)
+        except OSError as error:
+            raise files.cannot_write(target, error) from error
+        except ValueError as error:  # how tensorstore reports a full disk
+            raise files.cannot_write(target, OSError(0, str(error).splitlines()[0])) from error
+        for old in sorted(self._states())[:-KEPT]:
+            shutil.rmtree(self._state_path(old))
+
+    def restore(self, like: S) -> S:
+        """Return the state of the newest checkpoint; ``like`` gives its structure.
+
+        Raises `CheckpointError` if the checkpoint, or a record before it, is damaged.
+        """
+        for leftover in self.path.glob("state_*tmp*"):  # a kill in the middle of a save
+            shutil.rmtree(leftover)
+        chunk = self.chunks_done()
+        path = self._state_path(chunk)
+        remedy = (
+            f"delete {path}, and the run goes on from the checkpoint before it; all else is kept"
+        )
+        expected = self._read(self.path / f"records_{chunk:06d}.npz")["_state"]
+        try:
+            with ocp.StandardCheckpointer() as checkpointer:
+                state: S = checkpointer.restore(path.absolute(), like)
+        except Exception as error:  # orbax and tensorstore raise many kinds
+            raise CheckpointError(
+                f"{path} is damaged ({str(error).splitlines()[0][:200]}): {remedy}"
+            ) from error
+        if digest(state) != str(expected):
+            raise CheckpointError(f"{path} is damaged (its SHA-256 is not its record's): {remedy}")
+        return state
+
+    def records(self) -> dict[str, np.ndarray]:
+        """Return everything measured so far, name → array with one row a chunk."""
+        parts = [self._read(path) for path in self._records()]
+        names = [name for name in parts[0] if not name.startswith("_")]
+        return {name: np.concatenate([part[name] for part in parts]) for name in names}
+
+    def _records(self) -> list[Path]:
+        """Return the record files that the newest state has behind it."""
+        done = self.chunks_done()
+        paths = sorted(self.path.glob("records_*.npz"))
+        return [path for path in paths if _number(path) <= done]
+
+    @property
+    def _failed(self) -> Path:
+        return self.path / "failed.txt"
+
+    def _read(self, path: Path, *names: str) -> dict[str, np.ndarray]:
+        """Return the arrays with these names, or all."""
+        try:
+            # numpy would leak a file that it opened itself and could not read
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
+                return {name: stored[name] for name in names or stored.files}
+        except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
+            raise CheckpointError(
+                f"{path} is damaged or missing ({error}): delete {self.path}, and only this unit "
+                "starts over; all others are kept"
+            ) from error
+
+    def _state_path(self, chunk: int) -> Path:
+        return self.path / f"state_{chunk:06d}"
+
+    def _states(self) -> list[int]:
+        """Return the chunks with a complete state (orbax renames it into place when whole)."""
+        names = [p for p in self.path.glob("state_*") if re.fullmatch(r"state_\d+", p.name)]
+        return [_number(path) for path in names]
+
+
+def _number(path: Path) -> int:
+    return int(path.stem.partition("_")[2])
+
+
+def digest(tree: object) -> str:
+    """Return the SHA-256 (hex) of the bytes of a pytree's arrays, random keys included."""
+    hasher = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        hasher.update(np.ascontiguousarray(leaf).tobytes())
+    return hasher.hexdigest()

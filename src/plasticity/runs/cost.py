@@ -1,0 +1,254 @@
+"""What a run would cost, from the speed of the machine at hand.
+
+A few chunks of one arm are timed, warm, and all the others scaled by their floating-point
+operations. That is an estimate for this machine and for others like it: it says hours or months,
+not minutes. An experiment may have a function ``sample(config)``, which returns settings of the
+same agent with chunks that are soon over; of the others the quick profile is timed, whose small
+networks reach fewer operations a second than large ones would.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+import importlib
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import pandas as pd
+
+from plasticity import configuration
+from plasticity.runs import checkpoints
+from plasticity.runs.experiment import Experiment
+from plasticity.runs.results import Run
+from plasticity.runs.units import compiled, load
+
+SECONDS = 20.0
+"""For about how long chunks are timed."""
+
+DEVICES = (1, 8, 64)
+"""How many devices a run is spread over, in what is printed."""
+
+
+class Rate(NamedTuple):
+    """How fast this machine is: of a CPU one core, else the device with all seeds at once."""
+
+    operations: float  # floating-point operations a second, as the experiment counts them
+    seconds: float  # that were timed
+    chunks: int  # that were timed
+    arm: str
+    profile: str  # or "sample", or the label of a recorded run
+
+
+class Share(NamedTuple):
+    """What of a run one figure needs."""
+
+    units: int  # runs of an arm on a seed
+    seconds: float  # of all devices together
+    wall: Mapping[int, float]  # devices → seconds until the last unit is done
+    checkpoint_bytes: float  # while all units are unfinished, uncompressed
+    result_bytes: float  # of what all units measure, uncompressed
+
+
+def measure(experiment: ModuleType, config: Any, seconds: float = SECONDS) -> Rate:
+    """Time warm chunks of the first arm of ``config``, for at least one chunk.
+
+    On a CPU the time is that of the core, so that a busy machine does not look slow. Errors are
+    those of the experiment's ``load`` and ``start``.
+    """
+    module = cast(Experiment, experiment)
+    if hasattr(experiment, "sample"):
+        timed, profile = experiment.sample(config), "sample"
+    else:
+        timed, profile = module.PROFILES["quick"], "quick"
+    arm, changes = next(iter(module.arms(timed).items()))
+    arm_config = dataclasses.replace(timed, **changes)
+    on_cpu = jax.default_backend() == "cpu"
+    seeds = 1 if on_cpu else config.seeds
+    world, _ = module.load(timed)
+    start, advance = compiled(experiment, batched=seeds > 1)
+    keys = [jax.random.key(seed) for seed in range(seeds)]
+    state = start(arm_config, world, jnp.stack(keys) if seeds > 1 else keys[0])
+    clock = time.process_time if on_cpu else time.perf_counter
+    total = module.chunks(arm_config)
+    state, record = advance(arm_config, world, state)  # compiles; the first chunk is often another
+    jax.device_get(record)
+    began, done = clock(), 0
+    while done == 0 or (clock() - began < seconds and done < total - 1):
+        state, record = advance(arm_config, world, state)
+        jax.device_get(record)
+        done += 1
+    spent = clock() - began
+    work = seeds * module.flops(arm_config) * done / total
+    return Rate(work / spent, spent, done, arm, profile)
+
+
+def measure_on_a_core(experiment: ModuleType, config: Any, seconds: float = SECONDS) -> Rate:
+    """Do what `measure` does in a process pinned to one core, as the driver's workers are.
+
+    Threads of one process that share two cores take longer for the same, all together. Raises
+    RuntimeError if the process fails, which says why on standard error.
+    """
+    load(experiment, config)  # a data error shows here, without a traceback
+    job = {
+        "experiment": experiment.__name__,
+        "config": configuration.to_dict(config),
+        "seconds": seconds,
+    }
+    path = os.pathsep.join([p for p in sys.path if p])
+    answer = subprocess.run(
+        [sys.executable, "-m", "plasticity.runs.cost"],
+        input=json.dumps(job), stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"}, text=True, check=False,
+    )  # fmt: skip
+    if answer.returncode:
+        raise RuntimeError(f"the process that was to be timed ended with {answer.returncode}")
+    return Rate(*json.loads(answer.stdout.splitlines()[-1]))
+
+
+def _answer() -> None:
+    """Time a job from standard input on one core, and write its `Rate` to standard output."""
+    job = json.loads(sys.stdin.readline())
+    if hasattr(os, "sched_setaffinity"):  # before jax counts the cores
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    experiment = importlib.import_module(job["experiment"])
+    config = configuration.from_dict(experiment.Config, job["config"])
+    print(json.dumps(measure(experiment, config, job["seconds"])))
+
+
+def of_run(experiment: ModuleType, run: Run) -> Rate:
+    """Return how fast a recorded run was, over all of its arms, chunks and seeds."""
+    config = configuration.from_dict(experiment.Config, run.config)
+    spent = run.provenance["compute_seconds"]
+    chunks = config.seeds * sum(map(experiment.chunks, _arms(experiment, config)))
+    return Rate(operations(experiment, config) / spent, spent, chunks, "all arms", run.label)
+
+
+def operations(experiment: ModuleType, config: Any) -> float:
+    """Return the floating-point operations of all arms and seeds of ``config``."""
+    return float(config.seeds * sum(map(experiment.flops, _arms(experiment, config))))
+
+
+def _arms(experiment: ModuleType, config: Any) -> list[Any]:
+    return [dataclasses.replace(config, **c) for c in experiment.arms(config).values()]
+
+
+def estimate(experiment: ModuleType, config: Any, rate: Rate) -> dict[str, Share]:
+    """Return what each figure of a run of ``config`` costs at ``rate``, by the figure's name.
+
+    An experiment's ``figures(config)`` says which arms on how many seeds each needs; without it
+    all is one. Figures that share arms share their cost.
+    """
+    module = cast(Experiment, experiment)
+    everything = {"all": (list(module.arms(config)), config.seeds)}
+    figures = experiment.figures(config) if hasattr(experiment, "figures") else everything
+    batched = jax.default_backend() != "cpu"
+    return {
+        name: _share(experiment, config, rate, arms, seeds, batched)
+        for name, (arms, seeds) in figures.items()
+    }
+
+
+def _share(
+    experiment: ModuleType, config: Any, rate: Rate, arms: Sequence[str], seeds: int, batched: bool
+) -> Share:
+    module = cast(Experiment, experiment)
+    lanes, units = (seeds, 1) if batched else (1, seeds)
+    changes = module.arms(config)
+    durations: list[float] = []
+    stored = measured = 0.0
+    sizes: dict[float, tuple[float, float]] = {}  # arms of equal work have arrays of equal shapes
+    for arm in arms:
+        arm_config = dataclasses.replace(config, **changes[arm])
+        work = module.flops(arm_config)
+        if work not in sizes:
+            sizes[work] = _bytes(experiment, config, arm_config)
+        durations += [lanes * work / rate.operations] * units
+        stored += seeds * checkpoints.KEPT * sizes[work][0]
+        measured += seeds * sizes[work][1]
+    wall = {devices: makespan(durations, devices) for devices in DEVICES}
+    return Share(seeds * len(arms), sum(durations), wall, stored, measured)
+
+
+def _bytes(experiment: ModuleType, config: Any, arm_config: Any) -> tuple[float, float]:
+    """Return the bytes of an arm's state, and of all its records."""
+    module = cast(Experiment, experiment)
+    world, _ = load(experiment, config)
+    key = jax.random.key(0)
+    state = jax.eval_shape(lambda world: module.start(arm_config, world, key), world)
+    _, record = jax.eval_shape(
+        lambda world, state: module.advance(arm_config, world, state), world, state
+    )
+
+    def size(tree: Any) -> float:
+        found = jax.tree.map(lambda x: math.prod(x.shape) * x.dtype.itemsize, tree)
+        return float(sum(jax.tree.leaves(found)))
+
+    return size(state), size(record) * module.chunks(arm_config)
+
+
+def makespan(durations: Sequence[float], devices: int) -> float:
+    """Return when the last is done if each device takes the longest that is left, one by one.
+
+    Raises ValueError without devices.
+    """
+    if devices < 1:
+        raise ValueError(f"devices = {devices}: must be above 0")
+    free = [0.0] * devices
+    for duration in sorted(durations, reverse=True):
+        heapq.heappush(free, heapq.heappop(free) + duration)
+    return max(free)
+
+
+def describe(name: str, profile: str, config: Any, rate: Rate, shares: Mapping[str, Share]) -> str:
+    """Return the estimate as a table in plain text."""
+    device = jax.devices()[0]
+    kind = "core" if device.platform == "cpu" else "device"
+    what = "its sample" if rate.profile == "sample" else f"profile {rate.profile}"
+    lines = [
+        f"{name} {profile}, at {rate.operations:.2g} operations a second on a {kind} "
+        f"({device.device_kind}), timed on {rate.chunks} chunks of {rate.arm} ({what}) in "
+        f"{rate.seconds:.0f} s"
+    ]
+    frames = getattr(config, "frames", None)
+    if frames is not None:
+        share = next(iter(shares.values()))
+        lines.append(f"  {share.units * frames / share.seconds:,.0f} frames a second on a {kind}")
+    found = table(shares, kind)
+    rows = [["", *found.columns[1:]], *found.to_numpy().tolist()]
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    for row in rows:
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  " + "  ".join(cells).rstrip())
+    lines.append("  bytes are uncompressed; those of checkpoints are free again after the run")
+    return "\n".join(lines)
+
+
+def table(shares: Mapping[str, Share], kind: str) -> pd.DataFrame:
+    """Return the estimate in words, a row a figure; ``kind`` of hours: of a core, of a device."""
+    rows = [
+        {
+            "figure": figure,
+            "units": f"{found.units:,}",
+            f"{kind}-hours": f"{found.seconds / 3600:,.2f}",
+            **{f"days on {n}": f"{found.wall[n] / 86400:,.2f}" for n in DEVICES},
+            "checkpoints": f"{found.checkpoint_bytes / 2**30:,.2f} GiB",
+            "results": f"{found.result_bytes / 2**30:,.2f} GiB",
+        }
+        for figure, found in shares.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+if __name__ == "__main__":
+    _answer()

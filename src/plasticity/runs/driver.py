@@ -1,0 +1,209 @@
+"""Runs any experiment: in chunks, under a progress bar, checkpointed, resumable to the same bits.
+
+On a CPU every unit (one arm on one seed) runs in a worker process pinned to one core: measured,
+that beats both threads inside one process and batching seeds with `jax.vmap`, and it makes the
+bits independent of how many cores there are. On an accelerator the driver's own process runs the
+arms one after the other with all seeds batched.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple, cast
+
+import jax
+
+from plasticity import configuration
+from plasticity.runs import checkpoints, fingerprint, freshness, origin, pool, results
+from plasticity.runs.experiment import Experiment
+from plasticity.runs.pool import Unit
+from plasticity.runs.results import Run
+from plasticity.runs.units import (
+    _lanes,
+    _seeds,
+    is_done,
+    load,
+    require_none,
+    run_here,
+    run_in_workers,
+    units_of,
+)
+
+CHECKPOINT_SECONDS = 10.0
+"""A unit is checkpointed at the first chunk that ends this long after the last checkpoint.
+
+An experiment whose state is large may have a ``CHECKPOINT_SECONDS`` of its own.
+"""
+
+
+def run(
+    experiment: ModuleType,
+    config: Any,
+    profile: str,
+    *,
+    reuse: bool = True,
+    fresh: bool = False,
+    workers: int | None = None,
+    checkpoint_seconds: float | None = None,
+) -> Run:
+    """Run ``experiment`` with ``config``, or resume it, or return it if it is already recorded.
+
+    Args:
+        experiment: a module that keeps the contract of `Experiment`.
+        config: an instance of its ``Config``.
+        profile: the profile that ``config`` started from; names the run's folder.
+        reuse: return the recorded run if there is one of this very configuration and code.
+        fresh: discard an unfinished run of this folder instead of resuming it.
+        workers: processes on a CPU, one pinned to each core; by default one for every core.
+            0 runs in this process, unpinned: its bits are those of this many cores.
+        checkpoint_seconds: see `CHECKPOINT_SECONDS`; by default the experiment's own.
+
+    Raises:
+        checkpoints.CheckpointError: the folder is in use, damaged, or holds another unfinished run.
+        results.ResultsError: something cannot be written. Free space and call again: it resumes.
+        UnitsFailed: some units failed, with the reason of each, which is told at once too. Call
+            again to retry just them.
+    """
+    module = cast(Experiment, experiment)
+    name = experiment.__name__.rpartition(".")[2]
+    label = results.label(module.PROFILES, profile, config)
+    if reuse and not fresh and (found := recorded(experiment, name, label, config)):
+        return found
+    work = results.folder(name, label) / "unfinished"
+    with measured(
+        experiment, config, work,
+        fresh=fresh, workers=workers, checkpoint_seconds=checkpoint_seconds,
+    ) as (records, provenance):  # fmt: skip
+        table, arrays = module.summarize(config, records)
+        if profile != "quick":  # which is never committed: nobody will ask whether it is fresh
+            provenance["programs"] = freshness.programs(module, config)
+        return results.write(name, label, table, arrays, {"profile": profile, **provenance})
+
+
+def recorded(experiment: ModuleType, name: str, label: str, config: Any) -> Run | None:
+    """Return the recorded run if it is of this configuration and fresh against this code."""
+    try:
+        found = results.load(name, label)
+        same = configuration.from_dict(type(config), found.config) == config
+    except (FileNotFoundError, configuration.ConfigError):  # none, or one of fields since removed
+        return None
+    return found if same and freshness.is_fresh(found.provenance, experiment) else None
+
+
+def interval(experiment: ModuleType) -> float:
+    """Return the seconds between checkpoints: the experiment's own, or `CHECKPOINT_SECONDS`."""
+    return float(getattr(experiment, "CHECKPOINT_SECONDS", CHECKPOINT_SECONDS))
+
+
+class Measured(NamedTuple):
+    """What all units of a run measured, and where that comes from."""
+
+    records: results.Records
+    provenance: dict[str, Any]
+
+
+@contextmanager
+def measured(
+    experiment: ModuleType,
+    config: Any,
+    work: Path,
+    *,
+    fresh: bool = False,
+    workers: int | None = None,
+    checkpoint_seconds: float | None = None,
+) -> Iterator[Measured]:
+    """Run every unit of ``config`` in the folder ``work``, or resume it, and hand over the whole.
+
+    The folder stays locked as long as the caller has it, and is emptied when the caller is done; if
+    the caller raises, it keeps everything for the next attempt. Arguments and errors are those of
+    `run`.
+    """
+    module = cast(Experiment, experiment)
+    if checkpoint_seconds is None:
+        checkpoint_seconds = interval(experiment)
+    in_workers = jax.default_backend() == "cpu" and workers != 0
+    environment = origin.environment()
+    began = origin.now()
+    with checkpoints.locked(work) as lock:
+        if fresh:
+            _discard(work)
+        header = make_header(experiment, config, environment, in_workers, _is_batched(work))
+        checkpoints.open_header(work, header)
+        # A data error shows here, once, before any worker starts.
+        world, source = load(experiment, config)
+        parts = units_of(module, config, header["execution"]["batched"])
+        left = [unit for unit in parts if not is_done(module, config, unit, work)]
+        failed: dict[Unit, str] = {}
+        if left and in_workers:
+            cores = pool.usable_cores()[: workers or None][: len(left)]
+            failed = run_in_workers(
+                experiment, config, left, work, lock, cores, work, checkpoint_seconds
+            )
+        elif left:
+            failed = run_here(module, config, left, work, checkpoint_seconds)
+        require_none(failed, len(parts))
+        folders = {unit: checkpoints.UnitFolder(work, *unit) for unit in parts}
+        records = {
+            (unit.arm, seed): lane
+            for unit, folder in folders.items()
+            for seed, lane in _lanes(unit, folder.records()).items()
+        }
+        provenance = {
+            "config": header["config"],
+            "code": header["code"],
+            "data": source,
+            "world": checkpoints.digest(world),
+            "seeds": _seeds(config),
+            "execution": header["execution"],
+            "compute_seconds": round(sum(folder.seconds() for folder in folders.values()), 1),
+            "began": began,
+            "finished": origin.now(),
+            **environment,
+        }
+        yield Measured(records, provenance)
+        _discard(work)
+
+
+def make_header(
+    experiment: ModuleType,
+    config: Any,
+    environment: Mapping[str, Any],
+    in_workers: bool,
+    batched: bool,
+) -> dict[str, Any]:
+    """Return what every process that runs units of one run must have in common."""
+    return {
+        "config": configuration.to_dict(config),
+        "code": fingerprint.code_digest(experiment),
+        "environment": environment["packages"] | environment["device"],
+        "execution": {"processes": "one a core" if in_workers else "one", "batched": batched},
+    }
+
+
+def _is_batched(work: Path) -> bool:
+    """Return whether all seeds run at once: on an accelerator, unless jobs began them one by one.
+
+    Raises `checkpoints.CheckpointError` if the header is damaged.
+    """
+    if jax.default_backend() == "cpu":
+        return False
+    try:
+        return bool(checkpoints.read_header(work)["execution"]["batched"])
+    except FileNotFoundError:  # a new run
+        return True
+
+
+def _discard(work: Path) -> None:
+    """Empty the work folder but for its lock, which is held.
+
+    The header goes last: without one, units that a kill had left would pass for those of any run.
+    """
+    for path in sorted(work.iterdir(), key=lambda path: path.name == "header.json"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != "lock":
+            path.unlink()

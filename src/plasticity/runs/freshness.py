@@ -1,0 +1,180 @@
+"""Whether a recorded run is what today's code gives, and how that is proved.
+
+In this order, from cheap to dear:
+
+1. Today's code has the digest of the code that ran (`plasticity.runs.fingerprint`). Checked
+whenever a
+   run is shown; moving and renaming change nothing.
+2. Its programs are the same: every number that an arm records is made by the same operations
+   (`plasticity.runs.dataflow`), and ``summarize`` makes the same table of it. `prove` compares, in
+   some seconds an arm and without data, and notes the proof in ``run.json``.
+3. It gives the same bits: `plasticity.runs.reproduction`, which takes as long as the run's first
+seed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from plasticity import configuration
+from plasticity.runs import dataflow, files, fingerprint, origin, results
+from plasticity.runs.results import Run
+
+SEEDS = 2
+"""Of the made-up records on which ``summarize`` is compared."""
+
+
+class NotProved(files.ResultsError):
+    """Programs that are not those of a recorded run; the message says of which arms."""
+
+
+def is_fresh(provenance: Mapping[str, Any], experiment: Any) -> bool:
+    """Return whether today's code ran what ``provenance`` is of, or was proved equal to it."""
+    return proof(provenance, fingerprint.code_digest(experiment)) is not None
+
+
+def proof(provenance: Mapping[str, Any], code: str) -> str | None:
+    """Return what shows that ``code``, a digest, gives this run: None if nothing does.
+
+    "digest" if it ran it, "programs" if its programs are the same, "reproduction" if its bits are.
+    """
+    if provenance["code"] == code:
+        return "digest"
+    entries = [entry["by"] for entry in provenance.get("proofs", []) if entry["code"] == code]
+    return str(entries[-1]) if entries else None
+
+
+def prove(experiment: Any, label: str) -> Run:
+    """Compare the programs of every arm with those of a recorded run; note it if all are equal.
+
+    Returns the run with the new entry of ``proofs`` in its provenance. Raises FileNotFoundError if
+    there is no such run, `NotProved` if it has no programs stored or others, naming the arms.
+    """
+    name = experiment.__name__.rpartition(".")[2]
+    run = results.load(name, label)
+    stored = run.provenance.get("programs")
+    if stored is None:
+        raise NotProved(f"{name}/{label} has no programs stored: {_reproduce(run)}")
+    config = configuration.from_dict(experiment.Config, run.config)
+    today = programs(experiment, config)
+    arms = stored["arms"].keys() | today["arms"].keys()
+    changed = [arm for arm in sorted(arms) if stored["arms"].get(arm) != today["arms"].get(arm)]
+    if changed or stored["table"] != today["table"]:
+        what = f"{len(changed)} of {len(arms)} arms have other programs" if changed else (
+            "the arms' programs are the same, but summarize makes another table of their records"
+        )  # fmt: skip
+        elsewhere = configuration.differences(stored["traced_by"], today["traced_by"])
+        raise NotProved(
+            f"{name}/{label}: {what}{': ' if changed else ''}{', '.join(changed[:8])}"
+            f"{' ...' if len(changed) > 8 else ''}"
+            f"{f' (traced elsewhere: {elsewhere})' if elsewhere else ''}. {_reproduce(run)}"
+        )
+    environment = origin.environment()
+    names = ("commit", "uncommitted_source", "packages")
+    return results.add_proof(
+        run,
+        {"by": "programs", "code": fingerprint.code_digest(experiment)}
+        | {name: environment[name] for name in names}
+        | {"arms": len(arms), "date": origin.now()},
+    )
+
+
+def _reproduce(run: Run) -> str:
+    return (
+        "nothing was written. If numbers should be what they were, "
+        f"`plasticity reproduce {run.experiment} --profile {run.label}` compares them"
+    )
+
+
+def programs(experiment: Any, config: Any) -> dict[str, Any]:
+    """Return the hash of each arm's programs, that of the table, and what traced them.
+
+    What is hashed is one seed at a time on this kind of device, under a progress bar.
+    """
+    digests: dict[str, str] = {}
+    records: dict[str, Shapes] = {}
+    for arm, changes in tqdm(experiment.arms(config).items(), desc="programs", unit="arm"):
+        digests[arm], records[arm] = _trace(experiment, dataclasses.replace(config, **changes))
+        jax.clear_caches()  # type: ignore[no-untyped-call]  # hundreds of arms would fill the memory
+    versions = origin.environment()["packages"]
+    traced_by = {name: versions[name] for name in ("jax", "flax", "optax")}
+    return {
+        "arms": digests,
+        "table": _table_digest(experiment, config, records),
+        "traced_by": {"platform": jax.default_backend(), **traced_by},
+    }
+
+
+Shapes = dict[str, tuple[tuple[int, ...], str]]
+"""Name → (shape, type) of what an arm records, with a leading axis of chunks."""
+
+
+def _trace(experiment: Any, config: Any) -> tuple[str, Shapes]:
+    """Return the hash of an arm's programs and chunks, and the shapes of its records."""
+    world, chunks = experiment.shapes(config), experiment.chunks(config)
+
+    def start(world: Any, key: Any) -> Any:
+        return experiment.start(config, world, key)
+
+    def advance(world: Any, state: Any) -> Any:
+        return experiment.advance(config, world, state)
+
+    found = dataflow.recorded(start, advance, world, _of_callback)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    _, record = jax.eval_shape(advance, world, jax.eval_shape(start, world, key))
+    shapes = {name: ((chunks, *leaf.shape), str(leaf.dtype)) for name, leaf in record.items()}
+    return _sha256(sorted(found.items()), chunks), shapes
+
+
+def _sha256(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+LIBRARIES = {"jax", "jaxlib", "numpy", "flax", "optax"}
+"""What their functions do is said by their versions."""
+
+
+def _of_callback(function: Any) -> str:
+    """Return the hash of what a program calls on the host: its code, and what it is bound to.
+
+    A function is the definition that it stands in, with all that this reaches.
+    """
+    function = inspect.unwrap(getattr(function, "callback_func", function))  # jax wraps it
+    name = getattr(function, "__qualname__", type(function).__name__)
+    if function.__module__.partition(".")[0] in LIBRARIES:
+        return f"{function.__module__}.{name}"
+    top = name.partition(".")[0]
+    code = fingerprint.digest([fingerprint.Definition(function.__module__, top)])
+    bound = [cell.cell_contents for cell in function.__closure__ or ()]
+    return _sha256(code, [_of_callback(x) if hasattr(x, "__code__") else repr(x) for x in bound])
+
+
+def _table_digest(experiment: Any, config: Any, shapes: Mapping[str, Shapes]) -> str:
+    """Return the hash of what ``summarize`` makes of made-up records of the right shapes."""
+    config = dataclasses.replace(config, seeds=SEEDS)
+    seeds = range(config.first_seed, config.first_seed + SEEDS)
+    records = {
+        (arm, seed): dict(_made_up(arm, seed, of)) for arm, of in shapes.items() for seed in seeds
+    }
+    table, arrays = experiment.summarize(config, records)
+    kept = [
+        (name, array.shape, str(array.dtype), hashlib.sha256(array.tobytes()).hexdigest())
+        for name, array in sorted(arrays.items())
+    ]
+    return _sha256(table.to_csv(index=False), kept)
+
+
+def _made_up(arm: str, seed: int, shapes: Shapes) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield for each name an array of random numbers that depend on arm, seed and name alone."""
+    for name, (shape, kind) in shapes.items():
+        drawn = np.random.default_rng(zlib.crc32(f"{arm} {seed} {name}".encode()))
+        yield name, (drawn.uniform(1, 100, shape)).astype(kind)

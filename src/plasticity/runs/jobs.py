@@ -1,0 +1,110 @@
+"""One unit of a run as a job of its own: what a scheduler starts, on as many nodes as it has.
+
+The jobs of a run share its work folder, each on an arm and a seed of its own; a unit's bits are
+those that it has under `plasticity.runs.driver.run` on a CPU. When all are done,
+`plasticity.runs.driver.run` of the same settings finds them, and only collects and records.
+``papermill_runs/Snakefile`` is the workflow of these two steps.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+from plasticity import configuration, devices
+from plasticity.runs import checkpoints, driver, origin, pool, results, units
+from plasticity.runs.experiment import Experiment
+
+
+def unfinished(experiment: ModuleType, config: Any, profile: str) -> tuple[Path, list[pool.Unit]]:
+    """Return the folder of a run and its units that are not done; none if it is recorded."""
+    module = cast(Experiment, experiment)
+    name = experiment.__name__.rpartition(".")[2]
+    label = results.label(module.PROFILES, profile, config)
+    folder = results.folder(name, label)
+    if driver.recorded(experiment, name, label, config):
+        return folder, []
+    parts = units.units_of(module, config, batched=False)
+    work = folder / "unfinished"
+    return folder, [unit for unit in parts if not units.is_done(module, config, unit, work)]
+
+
+def run_unit(
+    experiment: ModuleType,
+    config: Any,
+    profile: str,
+    arm: str,
+    seed: int,
+    *,
+    checkpoint_seconds: float | None = None,
+) -> None:
+    """Run or resume one unit of a run, beside jobs that are at work on others.
+
+    Nothing happens if the unit is done or the run recorded. If another process is at work on this
+    unit, such as a job whose controller was killed, it is waited for.
+
+    Raises:
+        configuration.ConfigError: the run has no such unit.
+        checkpoints.CheckpointError: the folder is damaged, `plasticity.runs.driver.run` has it
+        alone, or
+            it holds a run of another configuration, code, environment or kind of node.
+        results.ResultsError: something cannot be written.
+        driver.UnitsFailed: the unit failed. Call again to retry it from its last checkpoint.
+    """
+    module = cast(Experiment, experiment)
+    unit = pool.Unit(arm, (seed,))
+    parts = units.units_of(module, config, batched=False)
+    if unit not in parts:
+        arms = ", ".join(module.arms(config))
+        seeds = ", ".join(str(part.seeds[0]) for part in parts if part.arm == parts[0].arm)
+        raise configuration.ConfigError(
+            f"no unit {arm} {seed}: choose an arm from {arms} and a seed from {seeds}"
+        )
+    folder, left = unfinished(experiment, config, profile)
+    if unit not in left:
+        return
+    work = folder / "unfinished"
+    seconds = driver.interval(experiment) if checkpoint_seconds is None else checkpoint_seconds
+    header = driver.make_header(
+        experiment, config, origin.environment(), in_workers=devices.is_cpu(), batched=False
+    )
+    with checkpoints.locked(work, shared=True) as lock:
+        checkpoints.open_header(work, header)
+        units.load(experiment, config)  # a data error shows here, before any worker starts
+        own = checkpoints.UnitFolder(work, *unit).path
+        with checkpoints.locked(own, wait=True):
+            pass
+        if devices.is_cpu():
+            with _own_core() as core:
+                failed = units.run_in_workers(
+                    experiment, config, [unit], work, lock, [core], own, seconds
+                )
+        else:
+            failed = units.run_here(module, config, [unit], work, seconds)
+    units.require_none(failed, 1)
+
+
+@contextmanager
+def _own_core() -> Iterator[int | None]:
+    """Hold a core that no other job on this machine holds, or any if none is left.
+
+    A scheduler may give each job cores of its own or show all of them to every job. The hold is a
+    name in Linux's abstract socket namespace: the kernel drops it when the process is gone.
+    """
+    cores = pool.usable_cores()
+    with socket.socket(socket.AF_UNIX) as holder:
+        free = (core for core in cores if core is not None and _hold(holder, core))
+        yield next(free, cores[os.getpid() % len(cores)])
+
+
+def _hold(holder: socket.socket, core: int) -> bool:
+    try:
+        holder.bind(f"\0plasticity-core-{core}")
+    except OSError:  # another job has it
+        return False
+    return True

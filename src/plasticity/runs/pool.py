@@ -1,0 +1,144 @@
+"""Worker processes that share the units of a run, one pinned to each core.
+
+Each is a `plasticity.runs.worker` at the other end of a pipe, and gets its next unit when it is
+done with the last. One that dies takes its unit with it and no other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Unit(NamedTuple):
+    """What is checkpointed and resumed on its own: an arm on one seed, or on all at once."""
+
+    arm: str
+    seeds: tuple[int, ...]
+
+
+def run(
+    job: Mapping[str, Any],
+    parts: Sequence[Unit],
+    lock: int,
+    cores: Sequence[int | None],
+    logs: Path,
+    *,
+    advanced: Callable[[int], object],
+    failed: Callable[[Unit, str], None],
+) -> None:
+    """Run the units, one worker on each core.
+
+    Args:
+        job: what `plasticity.runs.worker` reads first, but for its core.
+        parts: the units, in the order in which they should be begun.
+        lock: descriptor of the work folder's lock, which the workers hold as well.
+        cores: one worker for each; None is one that is not pinned.
+        logs: the folder for what the workers print, a file for each core.
+        advanced: called with the number of chunks whenever some are done.
+        failed: called with each unit that failed and the reason.
+    """
+    waiting, stopping = Waiting(parts), threading.Event()
+    processes: list[subprocess.Popen[str]] = []
+    threads: list[threading.Thread] = []
+    try:
+        for core in cores:
+            processes.append(_spawn({**job, "core": core}, logs, lock))
+            arguments = (processes[-1], waiting, advanced, failed, stopping)
+            threads.append(threading.Thread(target=_serve, args=arguments, daemon=True))
+            threads[-1].start()
+        for thread in threads:
+            while thread.is_alive():  # join in slices, so that Ctrl-C is heard
+                thread.join(0.2)
+    finally:
+        stopping.set()
+        for process in processes:
+            process.kill()
+        for thread in threads:  # each sees its worker's end, and closes the pipes
+            thread.join()
+    while unit := waiting.take(None):  # only if every worker died
+        failed(unit, "no worker left to run it")
+
+
+class Waiting:
+    """The units that no worker has begun, handed out so that few workers compile the same arm."""
+
+    def __init__(self, parts: Sequence[Unit]) -> None:
+        """Take the units in the order in which they should be begun."""
+        self.units, self.begun, self.lock = list(parts), set[str](), threading.Lock()
+
+    def take(self, arm: str | None) -> Unit | None:
+        """Return the next unit for a worker that has compiled ``arm``; None if none is left.
+
+        One of the same arm if there is any, else one of an arm that nobody has begun, else the
+        first that is left.
+        """
+        with self.lock:
+            if not self.units:
+                return None
+            same = [unit for unit in self.units if unit.arm == arm]
+            unbegun = [unit for unit in self.units if unit.arm not in self.begun]
+            unit = (same or unbegun or self.units)[0]
+            self.units.remove(unit)
+            self.begun.add(unit.arm)
+            return unit
+
+
+def usable_cores() -> list[int | None]:
+    """Return the cores that this process may use; a None for each where pinning is impossible."""
+    if hasattr(os, "sched_getaffinity"):
+        return list(sorted(os.sched_getaffinity(0)))
+    return [None] * (os.cpu_count() or 1)
+
+
+def _spawn(job: Mapping[str, Any], logs: Path, lock: int) -> subprocess.Popen[str]:
+    """Start a worker. It ends when its standard input does, so it never outlives this process."""
+    path = os.pathsep.join([p for p in sys.path if p])
+    with open(logs / f"worker_{job['core']}.log", "w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "plasticity.runs.worker"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+            pass_fds=[lock], env={**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"},
+        )  # fmt: skip
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(job) + "\n")
+    process.stdin.flush()
+    return process
+
+
+def _serve(
+    process: subprocess.Popen[str],
+    waiting: Waiting,
+    advanced: Callable[[int], object],
+    failed: Callable[[Unit, str], None],
+    stopping: threading.Event,
+) -> None:
+    """Hand units to one worker until none is left; tell of each chunk, and why a unit failed.
+
+    A worker that this process killed because it is ``stopping`` has failed at nothing.
+    """
+    with process:
+        assert process.stdin is not None and process.stdout is not None
+        arm = None
+        while unit := waiting.take(arm):
+            arm, last = unit.arm, 0
+            try:
+                process.stdin.write(json.dumps(unit) + "\n")
+                process.stdin.flush()
+                answers = (json.loads(line) for line in process.stdout)
+                while "done" in (message := next(answers)):
+                    advanced(message["done"] - last)
+                    last = message["done"]
+            except (BrokenPipeError, StopIteration):
+                if not stopping.is_set():
+                    reason = "its worker died (out of memory?); see its log in the work folder"
+                    failed(unit, reason)
+                return
+            if message["failed"]:
+                failed(unit, message["failed"])

@@ -1,0 +1,212 @@
+"""How far unfinished runs are, read from their work folders: what `plasticity status` prints.
+
+Nothing here talks to the process that runs: a unit's folder tells what it has done, whether it is
+at work and why it failed, after a kill too.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, NamedTuple, cast
+
+from plasticity import configuration
+from plasticity.runs import checkpoints, pool, results
+from plasticity.runs.experiment import Experiment
+from plasticity.runs.units import arm_config, units_of
+
+ArmState = Literal["done", "running", "failed", "waiting"]
+
+WATCH_SECONDS = 5.0
+"""How long `watch` waits before it looks again."""
+
+
+class Arm(NamedTuple):
+    """How far one arm is."""
+
+    name: str
+    seeds_done: int
+    seeds: int
+    chunks_done: int
+    chunks: int
+    seconds: float  # of compute behind its checkpoints
+    state: ArmState
+    failures: tuple[str, ...]  # the seeds and the reason, for each unit that failed
+
+
+def unfinished(name: str | None = None, label: str | None = None) -> list[Path]:
+    """Return the work folders of unfinished runs and reproductions.
+
+    ``name`` keeps those of one experiment, ``label`` those of one folder, or of a profile with the
+    runs whose settings differ from it.
+    """
+    found = [header.parent for header in results.root().glob("*/*/*/header.json")]
+    return sorted(
+        work
+        for work in found
+        if name in (None, work.parent.parent.name) and has_label(work.parent.name, label)
+    )
+
+
+def has_label(found: str, label: str | None) -> bool:
+    """Return whether a run's label is the one asked for, or of the profile asked for."""
+    return label is None or found == label or found.startswith(f"{label}-")
+
+
+def arms(module: ModuleType, work: Path) -> list[Arm]:
+    """Return how far each arm of an unfinished run is, in the order in which they are begun.
+
+    Raises `checkpoints.CheckpointError` if the folder is damaged.
+    """
+    experiment, config, batched = _what(module, work)
+    by_arm: dict[str, list[pool.Unit]] = {}
+    for unit in units_of(experiment, config, batched):
+        by_arm.setdefault(unit.arm, []).append(unit)
+    return [
+        _arm(work, units, experiment.chunks(arm_config(experiment, config, name)))
+        for name, units in by_arm.items()
+    ]
+
+
+def _what(module: ModuleType, work: Path) -> tuple[Experiment, Any, bool]:
+    header = checkpoints.read_header(work)
+    config = configuration.from_dict(module.Config, header["config"])
+    return cast(Experiment, module), config, header["execution"]["batched"]
+
+
+def _arm(work: Path, units: Sequence[pool.Unit], chunks: int) -> Arm:
+    folders = {unit: checkpoints.UnitFolder(work, *unit) for unit in units}
+    done = {unit: folder.chunks_done() for unit, folder in folders.items()}
+    reasons = {unit: folder.failure() for unit, folder in folders.items() if done[unit] < chunks}
+    failures = tuple(
+        f"seed {', '.join(map(str, unit.seeds))}: {why}" for unit, why in reasons.items() if why
+    )
+    state: ArmState = "waiting"
+    if not reasons:
+        state = "done"
+    elif any(folders[unit].is_running() for unit in reasons):
+        state = "running"
+    elif failures:
+        state = "failed"
+    return Arm(
+        units[0].arm,
+        sum(len(unit.seeds) for unit in units if unit not in reasons),
+        sum(len(unit.seeds) for unit in units),
+        sum(done.values()),
+        chunks * len(units),
+        sum(folder.seconds() for folder in folders.values()),
+        state,
+        failures,
+    )
+
+
+def line(module: ModuleType, work: Path, found: Sequence[Arm]) -> str:
+    """Write how far an unfinished run is and how long it will take from here."""
+    experiment, config, _ = _what(module, work)
+    cost = {
+        arm.name: arm.seeds * _flops(module, arm_config(experiment, config, arm.name))
+        for arm in found
+    }
+    spent = sum(cost[arm.name] * arm.chunks_done / arm.chunks for arm in found)
+    left = sum(cost.values()) - spent
+    seconds = sum(arm.seconds for arm in found)
+    rest = f", {duration(seconds * left / spent)} of compute left" if spent else ""
+    name, label = work.parent.parent.name, work.parent.name
+    what = "being reproduced, " if work.name == "reproducing" else ""
+    done, total = sum(arm.chunks_done for arm in found), sum(arm.chunks for arm in found)
+    running = checkpoints.in_use(work)
+    state = "running" if running else "stopped; the same command resumes it"
+    return f"{name} {label}: {what}{done} of {total} chunks{rest}; {state}"
+
+
+@cache
+def _flops(module: ModuleType, config: Any) -> float:
+    return float(module.flops(config))  # may trace the network, and `watch` asks again and again
+
+
+HEADINGS = ("seeds", "chunks", "time", "state")
+
+
+def table(found: Sequence[Arm], width: int, height: int | None = None) -> str:
+    """Write one row an arm, at most ``width`` wide: seeds and chunks done of all, time, state.
+
+    Below an arm that failed stands why, cut to the width. Names are never cut: where they leave no
+    room for the numbers, these stand below. With more than ``height`` lines only running and failed
+    arms are shown, as many as fit, and the others counted.
+    """
+    rows = {arm.name: _cells(arm) for arm in found}
+    sizes = [max(map(len, column)) for column in zip(HEADINGS, *rows.values(), strict=True)]
+    longest = max(len(name) for name in ("arm", *rows))
+    beside = longest + sum(2 + size for size in sizes) <= width
+
+    def row(name: str, cells: Sequence[str]) -> list[str]:
+        numbers = "  ".join(f"{c:>{n}}" for c, n in zip(cells[:-1], sizes[:-1], strict=True))
+        numbers = f"{numbers}  {cells[-1]}"
+        return [f"{name:<{longest}}  {numbers}"] if beside else [name, f"    {numbers}"]
+
+    blocks = {
+        arm.name: row(arm.name, rows[arm.name])
+        + [_cut(f"    failed: {why}", width) for why in arm.failures]
+        for arm in found
+    }
+    shown, head = list(found), row("arm", HEADINGS)
+    if height is not None and len(head) + sum(map(len, blocks.values())) > height:
+        room, shown = height - len(head) - 1, []
+        for arm in sorted(found, key=lambda arm: arm.state != "running"):
+            if arm.state in ("running", "failed") and len(blocks[arm.name]) <= room:
+                shown.append(arm)
+                room -= len(blocks[arm.name])
+    hidden = Counter(arm.state for arm in found if arm not in shown)
+    lines = head + [text for arm in shown for text in blocks[arm.name]]
+    if hidden:
+        lines.append("and " + ", ".join(f"{count} {state}" for state, count in hidden.items()))
+    return "\n".join(text.rstrip() for text in lines)
+
+
+def _cells(arm: Arm) -> tuple[str, str, str, str]:
+    return (
+        f"{arm.seeds_done}/{arm.seeds}",
+        f"{arm.chunks_done}/{arm.chunks}",
+        duration(arm.seconds) if arm.seconds else "",
+        arm.state,
+    )
+
+
+def _cut(text: str, width: int) -> str:
+    text = " ".join(text.splitlines())
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def duration(seconds: float) -> str:
+    """Return a time such as ``2 h 05 min``."""
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min" if minutes else "< 1 min"
+
+
+def watch(picture: Callable[[int, int | None], str], going_on: Callable[[], bool]) -> None:
+    """Print ``picture`` (of width and height) every few seconds until nothing is going on.
+
+    On a terminal each covers the last, and fits; elsewhere one is printed when it is another.
+    """
+    last = ""
+    while going_on():
+        terminal = sys.stdout.isatty()
+        width, height = screen()
+        text = picture(width, height - 2 if terminal else None)
+        if terminal:
+            print(f"\033[2J\033[H{text}", flush=True)
+        elif text != last:
+            print(text, flush=True)
+        last = text
+        time.sleep(WATCH_SECONDS)
+
+
+def screen() -> tuple[int, int]:
+    """Return the width and height to write for: the terminal's, or 100 and 24 without one."""
+    return shutil.get_terminal_size((100, 24))

@@ -1,0 +1,216 @@
+"""Recorded runs: where they lie, what stands in them, and whether they can be believed.
+
+A recorded run is a folder ``papermill_runs/<experiment>/<label>/`` with a tidy table
+(``results.csv``), named arrays (``arrays.npz``), for some a bank of parameters (``bank/``), and its
+provenance (``run.json``), which holds the hashes of the others. ``label`` is the profile, or the
+profile with a suffix if settings were overridden, so that a trial never overwrites a recorded run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from plasticity import configuration
+from plasticity.runs.files import ResultsError, npz_bytes, write_atomically
+
+FIDELITY = ("paper", "gpu", "laptop", "quick")
+"""Profiles from the most to the least faithful to the paper."""
+
+Records = Mapping[tuple[str, int], Mapping[str, np.ndarray]]
+"""(arm, seed) → name → array with one row a chunk."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its table, its arrays and where they come from."""
+
+    experiment: str
+    label: str
+    table: pd.DataFrame  # tidy: arm, swept settings, seed, step, metric, value
+    arrays: Mapping[str, np.ndarray]
+    provenance: Mapping[str, Any]  # what `run.json` holds
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The run's configuration as stored."""
+        return self.provenance["config"]  # type: ignore[no-any-return]
+
+    @property
+    def profile(self) -> str:
+        """The profile that the configuration started from."""
+        return str(self.provenance["profile"])
+
+    def select(self, **columns: object) -> pd.DataFrame:
+        """Return the rows in which every named column has the given value, ordered by step.
+
+        Raises KeyError, naming what there is, if none has: an empty selection is always a typo.
+        """
+        chosen = self.table
+        for name, value in columns.items():
+            known = self.table[name].unique()
+            chosen = chosen[chosen[name] == value]
+            if chosen.empty:
+                raise KeyError(f"no rows with {columns}; {name} is one of {sorted(known)}")
+        return chosen.sort_values(["seed", "step"])
+
+    def banks(self) -> list[str]:
+        """Return the arms whose parameters the run kept."""
+        files = [name for name in self.provenance["sha256"] if name.startswith("bank/")]
+        return [name.removeprefix("bank/").removesuffix(".npz") for name in files]
+
+    def bank(self, arm: str) -> dict[str, np.ndarray]:
+        """Return what the run kept of ``arm``: each parameter at every probe, (probes, ...).
+
+        Raises KeyError, naming what there is, if nothing was kept of it.
+        """
+        if arm not in self.banks():
+            known = ", ".join(self.banks()) or "none"
+            raise KeyError(f"no parameters of {arm!r} were kept; there are {known}")
+        path = folder(self.experiment, self.label) / "bank" / f"{arm}.npz"
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+
+    def describe(self) -> str:
+        """Return one line for a figure's foot: profile, seeds, data with record count, device."""
+        data, device = self.provenance["data"], self.provenance["device"]
+        seeds = len(self.provenance["seeds"])
+        plural = "" if seeds == 1 else "s"
+        return (
+            f"{self.profile} run · {seeds} seed{plural} · {data['records']:,} of "
+            f"{data['full_set']:,} {data.get('what', 'images')} ({data['dataset']}) · "
+            f"{device['kind']}"
+        )
+
+
+def root() -> Path:
+    """Return the folder of recorded runs: ``$PLASTICITY_RUNS``, or the nearest ``papermill_runs``.
+
+    Looked for in the working directory and above it; if there is none it will be created in the
+    working directory.
+    """
+    if chosen := os.environ.get("PLASTICITY_RUNS"):
+        return Path(chosen)
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "papermill_runs").is_dir():
+            return folder / "papermill_runs"
+    return here / "papermill_runs"
+
+
+def label(profiles: Mapping[str, Any], profile: str, config: Any) -> str:
+    """Return the name of the run's folder: the profile, with a suffix if settings differ from it.
+
+    Raises `configuration.ConfigError` for an unknown profile.
+    """
+    if config == configuration.resolve(profiles, profile):
+        return profile
+    return f"{profile}-{configuration.digest(config)[:8]}"
+
+
+def folder(experiment: str, run_label: str) -> Path:
+    """Return where the run lies, whether or not it exists."""
+    return root() / experiment / run_label
+
+
+def write(
+    experiment: str,
+    run_label: str,
+    table: pd.DataFrame,
+    arrays: Mapping[str, np.ndarray],
+    provenance: Mapping[str, Any],
+) -> Run:
+    """Record a finished run, each file atomically and ``run.json`` last.
+
+    Arrays named ``bank/<arm>/<name>`` go into a file for each arm, which `Run.bank` reads.
+    Until ``run.json`` is in place a reader sees the run that was there before, or none.
+    """
+    target = folder(experiment, run_label)
+    banks: dict[str, dict[str, np.ndarray]] = {}
+    for name in [name for name in arrays if name.startswith("bank/")]:
+        _, arm, path = name.split("/", 2)
+        banks.setdefault(arm, {})[path] = arrays[name]
+    kept = {name: array for name, array in arrays.items() if not name.startswith("bank/")}
+    files = {"results.csv": table.to_csv(index=False).encode(), "arrays.npz": npz_bytes(kept)}
+    files |= {f"bank/{arm}.npz": npz_bytes(bank) for arm, bank in banks.items()}
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    document = {"experiment": experiment, **provenance, "sha256": hashes}
+    files["run.json"] = _json(document)
+    for name, content in files.items():
+        write_atomically(target / name, content)
+    return load(experiment, run_label)
+
+
+def add_proof(run: Run, entry: Mapping[str, Any]) -> Run:
+    """Append ``entry`` to the list ``proofs`` of a run's provenance, atomically.
+
+    Raises `ResultsError` if the folder holds another run by now: the entry would not be about it.
+    """
+    found = load(run.experiment, run.label)
+    path = folder(run.experiment, run.label) / "run.json"
+    if found.provenance["sha256"] != run.provenance["sha256"]:
+        raise ResultsError(f"{path} was recorded again meanwhile: what was compared is gone")
+    entries = [*found.provenance.get("proofs", []), dict(entry)]
+    write_atomically(path, _json({**found.provenance, "proofs": entries}))
+    return load(run.experiment, run.label)
+
+
+def _json(document: Mapping[str, Any]) -> bytes:
+    return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def load(experiment: str, run_label: str) -> Run:
+    """Read a recorded run and check it against its hashes.
+
+    Raises FileNotFoundError if there is none, `ResultsError` if a file is damaged or edited.
+    """
+    source = folder(experiment, run_label)
+    try:
+        provenance = json.loads((source / "run.json").read_text(encoding="utf-8"))
+        contents = {name: (source / name).read_bytes() for name in provenance["sha256"]}
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(
+            f"{error.filename} is missing; record the run with "
+            f"`plasticity run {experiment} --profile {run_label.partition('-')[0]}`"
+        ) from None
+    except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+        raise ResultsError(f"{source / 'run.json'} is not a run's provenance: {error}") from None
+    for name, content in contents.items():
+        if hashlib.sha256(content).hexdigest() != provenance["sha256"][name]:
+            raise ResultsError(
+                f"{source / name} is not what the run wrote (its SHA-256 differs from run.json's): "
+                f"restore it from version control, or delete {source} and run again"
+            )
+    table = pd.read_csv(source / "results.csv")
+    with np.load(source / "arrays.npz", allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    return Run(experiment, run_label, table, arrays, provenance)
+
+
+def recorded(experiment: str) -> list[Run]:
+    """Return the experiment's recorded runs, the most faithful profile first."""
+    found = [
+        load(experiment, path.parent.name) for path in (root() / experiment).glob("*/run.json")
+    ]
+    return sorted(found, key=lambda run: (FIDELITY.index(run.profile), run.label))
+
+
+def best(experiment: str) -> Run:
+    """Return the recorded run nearest to the paper, overridden ones aside.
+
+    Raises FileNotFoundError, naming the command, if nothing is recorded.
+    """
+    for run in recorded(experiment):
+        if run.label == run.profile:
+            return run
+    raise FileNotFoundError(
+        f"no recorded run of {experiment}: `plasticity run {experiment} --profile laptop`"
+    )

@@ -1,0 +1,1 @@
+"""Problems to learn: images, classification MDPs, Atari games."""
