@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -224,6 +225,8 @@ class _Writer:
         """Write any part of a syntax tree."""
         if isinstance(node, list):
             return f"[{','.join(self.node(part, scope) for part in node)}]"
+        if isinstance(node, str):  # a message may name a module of ours, which may move
+            return repr(re.sub(r"\bplasticity(\.\w+)*\.(?=\w)", "", node))
         if not isinstance(node, ast.AST):
             return repr(node)
         if isinstance(node, _FUNCTIONS):
