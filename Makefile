@@ -57,7 +57,7 @@ HURRIED := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passe
 	--xla_cpu_use_fusion_emitters=false
 
 .PHONY: book
-book: $(STAMP) ## Run every chapter at the quick profile and build _build/html
+book: $(STAMP) ## Run every chapter at the quick study and build _build/html
 	rm -rf _build/html _build/jupyter_execute _build/.doctrees
 	$(BIN)/jupyter-book build . --all -W --keep-going
 	@test -f _build/html/index.html || { echo "error: no _build/html/index.html was written" >&2; exit 1; }
@@ -98,20 +98,13 @@ figure: $(STAMP) ## Draw the README's figure from the best recorded run
 	$(BIN)/python -c "import pathlib; from plasticity import figures, results; \
 	  figures.save_home_figure(results.best('optimizer_instability'), pathlib.Path('book/_static/home.png'))"
 
-# One product of everything that the grid has, as small as it gets. Compiling is nearly all of it; true and random
-# labels are the same program, which the cache compiles once.
-PRODUCT := datasets=mnist_5k,cifar10_train variants=true_label,random_label,sparse_reward n_images=100 \
-	mlp_width=8 channels=4 cnn_width=8 resnet_width=8 vit_width=16 vit_feed_forward=32 vit_heads=2 bins=11 \
-	batch_size=4 warmup=8 capacity=32 target_period=2 probe_every=4 probes=1 n_targets=1 probe_steps=50 \
-	probe_batch_size=4 sharpness_every=4 sharpness_order=2 proxy_examples=4
-
 .PHONY: product
 product: $(STAMP) ## Once through all of experiment interventions, tiny; records it (PLASTICITY_DATA=/path/to/data)
 	@test -f "$$PLASTICITY_DATA/cifar-10-batches-bin/data_batch_1.bin" || { \
 	  echo "error: make product needs CIFAR-10 in its binary version: make product PLASTICITY_DATA=/path/to/data," >&2; \
 	  echo "with cifar-10-batches-bin/data_batch_1.bin to 5 below that folder (book/rerun.md, Data)" >&2; exit 1; }
 	JAX_PLATFORMS=cpu XLA_FLAGS="$(HURRIED)" JAX_COMPILATION_CACHE_DIR="$(CURDIR)/$(VENV)/compiled" \
-	  $(BIN)/plasticity run interventions --profile paper --seeds 1 $(addprefix --set ,$(PRODUCT))
+	  $(BIN)/plasticity run interventions --study smoke
 
 .PHONY: format
 format: $(STAMP) ## Format sources and notebooks, strip notebook outputs
@@ -158,9 +151,9 @@ $(STAMP): requirements.lock pyproject.toml
 	  $(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock; \
 	  $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .; \
 	fi; \
-	mkdir -p $(JUPYTER_CONFIG_DIR) $(JUPYTER_DATA_DIR) $(JUPYTER_RUNTIME_DIR) $(MPLCONFIGDIR) $(IPYTHONDIR)/profile_default; \
+	mkdir -p $(JUPYTER_CONFIG_DIR) $(JUPYTER_DATA_DIR) $(JUPYTER_RUNTIME_DIR) $(MPLCONFIGDIR) $(IPYTHONDIR)/study_default; \
 	echo 'c.IPKernelApp.log_level = "ERROR"  # not a warning about TCP for every notebook' \
-	  >$(IPYTHONDIR)/profile_default/ipython_kernel_config.py; \
+	  >$(IPYTHONDIR)/study_default/ipython_kernel_config.py; \
 	touch $@
 
 # The extra `benchmark`, on top of the lock. uv takes PyTorch's CPU build; where uv finds none, or is not there, pip

@@ -45,8 +45,8 @@ SMALL = Case("mlp", 16, 0, 64, 64, ORDER, dataset="noise")
 
 
 def agents() -> tuple[Case, ...]:
-    """Return the agents of the falsification chapter at its laptop profile; CIFAR-10 if given."""
-    laptop = falsification.PROFILES["laptop"]
+    """Return the agents of the falsification chapter at its laptop study; CIFAR-10 if given."""
+    laptop = falsification.STUDIES["laptop"]
     sizes = {"mlp": (laptop.mlp_width, 0), "cnn": (laptop.cnn_width, laptop.channels)}
     return tuple(
         Case(

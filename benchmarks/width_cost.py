@@ -34,7 +34,7 @@ TURNS, STEPS = 3, 100
 
 def configuration(toy: bool) -> scaling.Config:
     """Return the laptop's settings, with the CNN at all widths."""
-    config = replace(scaling.PROFILES["laptop"], architectures=("mlp", "cnn"), exploding=False)
+    config = replace(scaling.STUDIES["laptop"], architectures=("mlp", "cnn"), exploding=False)
     if toy:
         config = replace(config, multiples=(1, 2), periods=(10,), n_images=100, proxy_examples=50)
     return config

@@ -95,7 +95,7 @@ printf '#!/bin/sh\nSLURM_CONF=%s exec %s "$@"\n' "$SLURM_CONF" "$(command -v sru
 chmod +x "$DIR/bin/srun"
 PATH=$DIR/bin:$PATH
 export PYTHONPATH=$DIR/package PLASTICITY_RUNS=$DIR/runs XDG_CACHE_HOME=$DIR/cache
-RUN="toy --profile quick --set seconds_a_chunk=0.1"
+RUN="toy --study quick --set seconds_a_chunk=0.1"
 cd "$DIR"
 TOY_DIES_ONCE=$DIR/died "$PYTHON" -m snakemake --snakefile "$REPOSITORY/papermill_runs/Snakefile" --nolock \
   --executor slurm --jobs 2 --retries 1 --config run="$RUN" \

@@ -293,10 +293,10 @@ def test_logging_does_not_change_what_is_trained(benchmark_module: Any) -> None:
 def test_agents_of_the_benchmark_are_those_of_the_chapter(
     benchmark_module: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """λ₁ is logged in training at the laptop profile of the falsification chapter."""
+    """λ₁ is logged in training at the laptop study of the falsification chapter."""
     speeds, ours = map(benchmark_module, ("curvature_speed", "curvature_jax"))
     monkeypatch.setenv("PLASTICITY_DATA", "somewhere")
-    laptop = speeds.falsification.PROFILES["laptop"]
+    laptop = speeds.falsification.STUDIES["laptop"]
     found = {(case.dataset, case.network): case for case in speeds.agents()}
     assert set(found) == {(d, n) for d in laptop.datasets for n in laptop.architectures}
     for case in found.values():

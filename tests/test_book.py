@@ -84,10 +84,10 @@ def imported(path: Path) -> set[str]:
 def test_an_experiment_has_its_four_places(name: str) -> None:
     assert (REPOSITORY / "book" / f"{name}.ipynb").exists()
     assert (REPOSITORY / "tests" / "experiments" / f"test_{name}.py").exists()
-    assert results.best(name).profile in ("laptop", "gpu", "paper")
+    assert results.best(name).study in ("laptop", "gpu", "paper")
     assert f"book/{name}" in (REPOSITORY / "_toc.yml").read_text()
     module = cli.experiment(name)
-    assert set(module.PROFILES) == {"quick", "laptop", "gpu", "paper"}
+    assert set(module.STUDIES) == {"quick", "laptop", "gpu", "paper"}
     assert all(module.CLAIMS)
 
 

@@ -23,13 +23,13 @@ TINY = [
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nonsense", "--profile", "quick"], "unknown experiment 'nonsense': choose from"),
-        (["optimizer_instability", "--profile", "quikc"], "unknown profile 'quikc'"),
-        (["optimizer_instability", "--profile", "quick", "--set", "widht=3"], "field 'widht'"),
-        (["optimizer_instability", "--profile", "quick", "--set", "width=wide"], "whole number"),
-        (["optimizer_instability", "--profile", "quick", "--seeds", "0"], "seeds = 0"),
-        # out of range in an arm though not in the profile: a quarter of 2 images is none
-        (["optimizer_instability", "--profile", "laptop", "--set", "batch_size=2"], "batch_size"),
+        (["nonsense", "--study", "quick"], "unknown experiment 'nonsense': choose from"),
+        (["optimizer_instability", "--study", "quikc"], "unknown study 'quikc'"),
+        (["optimizer_instability", "--study", "quick", "--set", "widht=3"], "field 'widht'"),
+        (["optimizer_instability", "--study", "quick", "--set", "width=wide"], "whole number"),
+        (["optimizer_instability", "--study", "quick", "--seeds", "0"], "seeds = 0"),
+        # out of range in an arm though not in the study: a quarter of 2 images is none
+        (["optimizer_instability", "--study", "laptop", "--set", "batch_size=2"], "batch_size"),
     ],
 )
 def test_bad_arguments_are_refused_before_any_work(
@@ -44,13 +44,13 @@ def test_a_data_problem_is_told_without_a_traceback(
     runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PLASTICITY_DATA", str(runs / "nowhere"))
-    assert cli.main(["run", "optimizer_instability", "--profile", "quick", *TINY]) == 1
+    assert cli.main(["run", "optimizer_instability", "--study", "quick", *TINY]) == 1
     assert "PLASTICITY_DATA" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_run_then_list_then_status(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["run", "optimizer_instability", "--profile", "quick", "--seeds", "1", *TINY]
+    arguments = ["run", "optimizer_instability", "--study", "quick", "--seeds", "1", *TINY]
     assert cli.main([*arguments, "--workers", "1"]) == 0
     out = capsys.readouterr().out
     assert "adam-dead-units: inconclusive" in out  # one seed decides nothing
@@ -63,14 +63,14 @@ def test_run_then_list_then_status(runs: Path, capsys: pytest.CaptureFixture[str
     assert cli.main(["list"]) == 0
     out = capsys.readouterr().out
     assert "estimated from" in out
-    for profile in optimizer_instability.PROFILES:
-        assert f"  {profile}" in out
+    for study in optimizer_instability.STUDIES:
+        assert f"  {study}" in out
 
 
 def test_status_tells_how_far_an_unfinished_run_is(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = optimizer_instability.PROFILES["quick"]
+    config = optimizer_instability.STUDIES["quick"]
     work = runs / "optimizer_instability" / "quick" / "unfinished"
     header = {
         "config": configuration.to_dict(config),
@@ -92,10 +92,10 @@ def test_the_product_is_all_of_the_grid_and_git_takes_its_run(repository: Path) 
     """If the folder has another name now: `make product`, and name it in .gitignore."""
     lines = (repository / "Makefile").read_text().replace("\\\n", " ").splitlines()
     (product,) = (line.partition(":=")[2] for line in lines if line.startswith("PRODUCT :="))
-    profiles = interventions.PROFILES
-    config = configuration.resolve(profiles, "paper", product.split(), seeds=1)
+    studies = interventions.STUDIES
+    config = configuration.resolve(studies, "paper", product.split(), seeds=1)
     assert len(interventions.arms(config)) == 4 * 2 * 7 * 3 * 2
-    label = results.label(profiles, "paper", config)
+    label = results.label(studies, "paper", config)
     folder = f"papermill_runs/interventions/{label}"
     if not (repository / ".git").exists():
         pytest.skip("no git checkout")
@@ -124,7 +124,7 @@ def test_run_needs_no_plotting_and_no_notebook_package() -> None:
         "sys.meta_path.insert(0, Refuse())\n"
         "from plasticity import cli\n"
         "cli._resolve(cli._parser().parse_args(\n"
-        "    ['run', 'optimizer_instability', '--profile', 'gpu']))\n"
+        "    ['run', 'optimizer_instability', '--study', 'gpu']))\n"
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
     done = subprocess.run(
@@ -133,23 +133,23 @@ def test_run_needs_no_plotting_and_no_notebook_package() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_notebook_of_an_unknown_profile_is_refused(
+def test_a_notebook_of_an_unknown_study_is_refused(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["notebook", "optimizer_instability", "--profile", "fast"]) == 2
-    assert "unknown profile 'fast'" in capsys.readouterr().err
+    assert cli.main(["notebook", "optimizer_instability", "--study", "fast"]) == 2
+    assert "unknown study 'fast'" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_plain_papermill_refuses_an_unknown_profile(repository: Path, tmp_path: Path) -> None:
+def test_plain_papermill_refuses_an_unknown_study(repository: Path, tmp_path: Path) -> None:
     """papermill itself checks no parameters: the chapter does."""
     chapter = repository / "book" / "optimizer_instability.ipynb"
     done = subprocess.run(
-        [sys.executable, "-m", "papermill", chapter, tmp_path / "o.ipynb", "-p", "profile", "fast"],
+        [sys.executable, "-m", "papermill", chapter, tmp_path / "o.ipynb", "-p", "study", "fast"],
         capture_output=True, text=True, cwd=repository, check=False,
     )  # fmt: skip
     assert done.returncode != 0
-    assert "unknown profile 'fast': choose from quick, laptop, gpu, paper" in done.stderr
+    assert "unknown study 'fast': choose from quick, laptop, gpu, paper" in done.stderr
 
 
 RECORDED = [run for name in cli.experiment_names() for run in results.recorded(name)]
@@ -157,17 +157,17 @@ RECORDED = [run for name in cli.experiment_names() for run in results.recorded(n
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "run", [r for r in RECORDED if r.label == r.profile != "quick"], ids=lambda run: run.experiment
+    "run", [r for r in RECORDED if r.label == r.study != "quick"], ids=lambda run: run.experiment
 )
-def test_a_chapter_runs_at_the_profiles_that_are_recorded(
+def test_a_chapter_runs_at_the_studies_that_are_recorded(
     repository: Path, tmp_path: Path, run: results.Run
 ) -> None:
     """Its own checks hold there too, and it needs no data that is not in the checkout."""
     chapter = repository / "book" / f"{run.experiment}.ipynb"
     environment = {name: value for name, value in os.environ.items() if name != "PLASTICITY_DATA"}
     done = subprocess.run(
-        [sys.executable, "-m", "papermill", chapter, tmp_path / "o.ipynb", "-p", "profile",
-         run.profile],
+        [sys.executable, "-m", "papermill", chapter, tmp_path / "o.ipynb", "-p", "study",
+         run.study],
         capture_output=True, text=True, cwd=repository, check=False, env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2_000:]
@@ -176,16 +176,16 @@ def test_a_chapter_runs_at_the_profiles_that_are_recorded(
 def test_costs_are_those_of_the_machine(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = optimizer_instability.PROFILES["paper"]
+    config = optimizer_instability.STUDIES["paper"]
     arms = [
         type(config)(**{**vars(config), **c}) for c in optimizer_instability.arms(config).values()
     ]
     hours = 2 * sum(optimizer_instability.flops(arm) for arm in arms) / 1e12 / 3600
     rate = cost.Rate(1e12, 20.0, 7, "default", "quick")
     monkeypatch.setattr(cost, "measure_on_a_core", lambda *arguments: rate)
-    assert cli.main(["cost", "optimizer_instability", "--profile", "paper", "--seeds", "2"]) == 0
+    assert cli.main(["cost", "optimizer_instability", "--study", "paper", "--seeds", "2"]) == 0
     out = capsys.readouterr().out
-    assert "7 chunks of default (profile quick)" in out
+    assert "7 chunks of default (study quick)" in out
     (row,) = (line.split() for line in out.splitlines() if line.split()[0] == "all")
     assert row[1:3] == [f"{2 * len(arms):,}", f"{hours:,.2f}"]
 

@@ -29,7 +29,7 @@ class Config:
         configuration.require_positive(self, "count")
 
 
-PROFILES = {"quick": Config()}
+STUDIES = {"quick": Config()}
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ PROFILES = {"quick": Config()}
 def test_assignments_are_read_as_the_field_declares(
     assignment: str, field: str, value: object
 ) -> None:
-    found = getattr(configuration.resolve(PROFILES, "quick", [assignment]), field)
+    found = getattr(configuration.resolve(STUDIES, "quick", [assignment]), field)
     assert found == value
     assert type(found) is type(value)
 
@@ -70,7 +70,7 @@ def test_assignments_are_read_as_the_field_declares(
 )
 def test_what_cannot_be_read_is_refused(assignment: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        configuration.resolve(PROFILES, "quick", [assignment])
+        configuration.resolve(STUDIES, "quick", [assignment])
 
 
 @pytest.mark.parametrize(
@@ -82,9 +82,9 @@ def test_python_values_of_the_wrong_type_are_refused(values: dict[str, Any]) -> 
         Config(**values)
 
 
-def test_an_unknown_profile_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="unknown profile 'quikc': choose from quick"):
-        configuration.resolve(PROFILES, "quikc")
+def test_an_unknown_study_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="unknown study 'quikc': choose from quick"):
+        configuration.resolve(STUDIES, "quikc")
 
 
 @given(

@@ -35,7 +35,7 @@ class Config:
         configuration.require_positive(self, "scale", "size", "chunks", "seeds")
 
 
-PROFILES = {"quick": Config(), "laptop": Config(chunks=12)}
+STUDIES = {"quick": Config(), "laptop": Config(chunks=12)}
 CLAIMS: dict[str, Any] = {}
 
 

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
 import importlib.util
 import json
-import pkgutil
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
-from types import ModuleType
+from pathlib import Path
 from typing import Any
 
-from plasticity import chapters as experiments
-from plasticity import configuration, devices
+from plasticity import chapters, configuration, devices
 from plasticity.chapters import claims
 from plasticity.chapters.probing import probed_agent
 from plasticity.runs import (
@@ -33,6 +30,7 @@ from plasticity.runs import (
     reproduction,
     results,
 )
+from plasticity.runs.experiment import Experiment, find
 from plasticity.runs.units import UnitsFailed
 from plasticity.worlds.image_files import DataError
 
@@ -65,49 +63,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def experiment_names() -> list[str]:
-    """Return the experiments: the modules of `plasticity.chapters`."""
-    return [module.name for module in pkgutil.iter_modules(experiments.__path__)]
+    """Return the experiments: the folders of `plasticity.chapters` that have something to run."""
+    return sorted(path.parent.name for path in Path(chapters.__path__[0]).glob("*/run.py"))
 
 
-def experiment(name: str) -> ModuleType:
-    """Return an experiment's module. Raises `configuration.ConfigError` for an unknown name."""
+def experiment(name: str) -> Experiment:
+    """Return an experiment by its name. Raises `configuration.ConfigError` for an unknown name."""
     if name not in experiment_names():
         raise configuration.ConfigError(
             f"unknown experiment {name!r}: choose from {', '.join(experiment_names())}"
         )
-    return importlib.import_module(f"plasticity.chapters.{name}")
+    return find(f"plasticity.chapters.{name}")
 
 
-def experiment_modules() -> dict[str, ModuleType]:
-    """Return every experiment's module by its name."""
+def all_experiments() -> dict[str, Experiment]:
+    """Return every experiment by its name."""
     return {name: experiment(name) for name in experiment_names()}
 
 
 def _run(options: argparse.Namespace) -> None:
     module, config = _resolve(options)
     finished = driver.run(
-        module, config, options.profile, fresh=options.fresh, workers=options.workers
+        module, config, options.study, fresh=options.fresh, workers=options.workers
     )
     print(f"{results.folder(options.name, finished.label)}: {finished.describe()}")
-    for verdict in claims.judge(finished, module.CLAIMS):
+    for verdict in claims.judge(finished, module.claims):
         print(verdict)
 
 
 def _units(options: argparse.Namespace) -> None:
     module, config = _resolve(options)
-    folder, left = jobs.unfinished(module, config, options.profile)
+    folder, left = jobs.unfinished(module, config, options.study)
     units = [{"arm": unit.arm, "seed": unit.seeds[0]} for unit in left]
     print(json.dumps({"folder": str(folder), "units": units}))
 
 
 def _unit(options: argparse.Namespace) -> None:
     module, config = _resolve(options)
-    jobs.run_unit(module, config, options.profile, options.arm, options.seed)
+    jobs.run_unit(module, config, options.study, options.arm, options.seed)
 
 
 def _prove(options: argparse.Namespace) -> None:
     module = experiment(options.name)
-    run = freshness.prove(module, options.profile)
+    run = freshness.prove(module, options.study)
     arms = run.provenance["proofs"][-1]["arms"]
     print(
         f"{results.folder(run.experiment, run.label)}: the same programs in all {arms} arms, and "
@@ -117,17 +115,17 @@ def _prove(options: argparse.Namespace) -> None:
 
 def _reproduce(options: argparse.Namespace) -> None:
     module = experiment(options.name)
-    configuration.resolve(module.PROFILES, options.profile.partition("-")[0])  # names them if not
+    configuration.resolve(module.studies, options.study.partition("-")[0])  # names them if not
     found = reproduction.reproduce(
-        module, options.profile, fresh=options.fresh, workers=options.workers
+        module, options.study, fresh=options.fresh, workers=options.workers
     )
     print(f"{results.folder(found.run.experiment, found.run.label)}: {found}")
 
 
-def _resolve(options: argparse.Namespace) -> tuple[ModuleType, Any]:
+def _resolve(options: argparse.Namespace) -> tuple[Experiment, Any]:
     module = experiment(options.name)
     overrides = {} if options.seeds is None else {"seeds": options.seeds}
-    config = configuration.resolve(module.PROFILES, options.profile, options.set, **overrides)
+    config = configuration.resolve(module.studies, options.study, options.set, **overrides)
     for changes in module.arms(config).values():  # an arm may be out of range where its base is not
         type(config)(**{**vars(config), **changes})
     return module, config
@@ -138,25 +136,22 @@ def _cost_of(options: argparse.Namespace) -> None:
     measure = cost.measure_on_a_core if devices.is_cpu() else cost.measure
     rate = measure(module, config, options.seconds)
     shares = cost.estimate(module, config, rate)
-    print(cost.describe(options.name, options.profile, config, rate, shares))
+    print(cost.describe(options.name, options.study, config, rate, shares))
 
 
 def _list(options: argparse.Namespace) -> None:
     for name in experiment_names():
         module = experiment(name)
         found = {run.label: run for run in results.recorded(name)}
-        summary = (module.__doc__ or "").strip().partition("\n")[0]
-        print(f"{name}: {summary}")
-        for profile, config in module.PROFILES.items():
-            print(
-                f"  {profile:8} {_cost(module, config, found):42} {_record(module, profile, found)}"
-            )
+        print(f"{name}: {module.question}")
+        for study, config in module.studies.items():
+            print(f"  {study:8} {_cost(module, config, found):42} {_record(module, study, found)}")
 
 
 def _cost(module: Any, config: Any, found: dict[str, results.Run]) -> str:
-    """Write what a profile costs: measured if it is recorded, else scaled from one that is."""
+    """Write what a study costs: measured if it is recorded, else scaled from one that is."""
     work = cost.operations(module, config)
-    for label in (*[p for p, c in module.PROFILES.items() if c == config], *found):
+    for label in (*[p for p, c in module.studies.items() if c == config], *found):
         if label in found:
             run = found[label]
             recorded = configuration.from_dict(module.Config, run.config)
@@ -167,10 +162,10 @@ def _cost(module: Any, config: Any, found: dict[str, results.Run]) -> str:
     return f"{work:.1e} floating-point operations"
 
 
-def _record(module: ModuleType, profile: str, found: dict[str, results.Run]) -> str:
-    if profile not in found:
+def _record(module: Experiment, study: str, found: dict[str, results.Run]) -> str:
+    if study not in found:
         return "not recorded"
-    provenance = found[profile].provenance
+    provenance = found[study].provenance
     age = "" if freshness.is_fresh(provenance, module) else ", older than the code"
     return f"recorded {provenance['finished'][:10]} on {provenance['device']['kind']}{age}"
 
@@ -178,7 +173,7 @@ def _record(module: ModuleType, profile: str, found: dict[str, results.Run]) -> 
 def _status(options: argparse.Namespace) -> None:
     if options.name is not None:
         experiment(options.name)  # names them if it is none
-    which = (options.name, options.profile)
+    which = (options.name, options.study)
     if options.watch:
         progress.watch(
             partial(_unfinished, *which),
@@ -187,7 +182,7 @@ def _status(options: argparse.Namespace) -> None:
     told = list(filter(None, [_unfinished(*which, progress.screen()[0])]))
     for name in [options.name] if options.name else experiment_names():
         for run in results.recorded(name):
-            if progress.has_label(run.label, options.profile):
+            if progress.has_label(run.label, options.study):
                 seconds = progress.duration(run.provenance["compute_seconds"])
                 told.append(f"{name} {run.label}: finished {run.provenance['finished']}, {seconds}")
     what = " of ".join(filter(None, ("nothing", " ".join(filter(None, which)))))
@@ -213,18 +208,18 @@ def _unfinished(name: str | None, label: str | None, width: int, height: int | N
 
 def _notebook(options: argparse.Namespace) -> None:
     module = experiment(options.name)
-    config = configuration.resolve(module.PROFILES, options.profile, first_seed=options.seed)
+    config = configuration.resolve(module.studies, options.study, first_seed=options.seed)
     if importlib.util.find_spec("papermill") is None:
         raise NotebookFailed('papermill is not installed: pip install "plasticity[book]"')
     import papermill
     from nbclient.exceptions import DeadKernelError
 
     source = results.root().parent / "book" / f"{options.name}.ipynb"
-    label = results.label(module.PROFILES, options.profile, config)
+    label = results.label(module.studies, options.study, config)
     target = results.folder(options.name, label) / "executed.ipynb"
     partial = target.with_name(".executing.ipynb")
     target.parent.mkdir(parents=True, exist_ok=True)
-    parameters = {"profile": options.profile, "seed": options.seed}
+    parameters = {"study": options.study, "seed": options.seed}
     unknown = set(parameters) - set(papermill.inspect_notebook(str(source)))
     if unknown:  # papermill would only warn, and run the defaults
         raise NotebookFailed(f"{source} has no parameter {', '.join(sorted(unknown))}")
@@ -280,11 +275,11 @@ def _probe(options: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="plasticity", description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    command = commands.add_parser("list", help="experiments, profiles, cost, what is recorded")
+    command = commands.add_parser("list", help="experiments, studies, cost, what is recorded")
     command.set_defaults(command=_list)
     command = commands.add_parser("status", help="progress of running and finished runs")
     command.add_argument("name", nargs="?", help="an experiment, with a table of its arms")
-    command.add_argument("--profile", help="laptop, gpu or paper, or the name of the run's folder")
+    command.add_argument("--study", help="laptop, gpu or paper, or the name of the run's folder")
     command.add_argument(
         "--watch", action="store_true", help="print it anew until nothing is running"
     )
@@ -314,7 +309,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("name", help="the experiment")
     command.add_argument(
-        "--profile", required=True, help="laptop, gpu or paper, or the name of the run's folder"
+        "--study", required=True, help="laptop, gpu or paper, or the name of the run's folder"
     )
     command.set_defaults(command=_prove)
 
@@ -323,7 +318,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("name", help="the experiment")
     command.add_argument(
-        "--profile", required=True, help="laptop, gpu or paper, or the name of the run's folder"
+        "--study", required=True, help="laptop, gpu or paper, or the name of the run's folder"
     )
     command.add_argument("--fresh", action="store_true", help="discard an unfinished reproduction")
     command.add_argument(
@@ -340,7 +335,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("notebook", help="execute an experiment's chapter by papermill")
     command.add_argument("name", help="the experiment")
-    command.add_argument("--profile", required=True, help="quick, laptop, gpu or paper")
+    command.add_argument("--study", required=True, help="quick, laptop, gpu or paper")
     command.add_argument("--seed", type=int, default=0, help="the first seed")
     command.set_defaults(command=_notebook)
 
@@ -358,8 +353,8 @@ def _parser() -> argparse.ArgumentParser:
 def _add_settings(command: argparse.ArgumentParser) -> None:
     """Add the words that name a run, as `_resolve` reads them."""
     command.add_argument("name", help="the experiment")
-    command.add_argument("--profile", required=True, help="quick, laptop, gpu or paper")
-    command.add_argument("--seeds", type=int, help="how many seeds, instead of the profile's")
+    command.add_argument("--study", required=True, help="quick, laptop, gpu or paper")
+    command.add_argument("--seeds", type=int, help="how many seeds, instead of the study's")
     command.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE",
         help="change a setting; the run then gets a folder of its own",

@@ -48,20 +48,20 @@ def require_positive(config: Any, *names: str) -> None:
 
 
 def resolve(
-    profiles: Mapping[str, C],
-    profile: str,
+    studies: Mapping[str, C],
+    study: str,
     assignments: Iterable[str] = (),
     **overrides: object,
 ) -> C:
-    """Return the configuration of ``profile`` with changes applied, checked.
+    """Return the configuration of ``study`` with changes applied, checked.
 
     ``assignments`` are texts ``field=value`` as typed on a command line; ``overrides`` are Python
-    values. Raises `ConfigError` for an unknown profile or field, an unreadable value, or a value
+    values. Raises `ConfigError` for an unknown study or field, an unreadable value, or a value
     out of range.
     """
-    if profile not in profiles:
-        raise ConfigError(f"unknown profile {profile!r}: choose from {', '.join(profiles)}")
-    config = profiles[profile]
+    if study not in studies:
+        raise ConfigError(f"unknown study {study!r}: choose from {', '.join(studies)}")
+    config = studies[study]
     changes = {**overrides, **parse(type(config), assignments)}
     _require_known(changes, _kinds(type(config)))
     # mypy cannot know that C is a dataclass; `_kinds` above would have failed if it were not.

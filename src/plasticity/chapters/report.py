@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
 import pandas as pd
@@ -14,6 +13,7 @@ from plasticity import configuration
 from plasticity.chapters import claims
 from plasticity.chapters.claims import Verdict
 from plasticity.runs import fingerprint, freshness, origin, results
+from plasticity.runs.experiment import Experiment
 from plasticity.runs.results import Run
 from plasticity.statistics import Interval
 
@@ -38,7 +38,7 @@ def provenance(run: Run) -> str:
     packages = ", ".join(f"{name} {version}" for name, version in p["packages"].items())
     return (
         f":::{{admonition}} Where these numbers come from\n:class: provenance\n"
-        f"`{run.experiment}`, profile `{run.profile}`, seeds {_seeds(p['seeds'])}, "
+        f"`{run.experiment}`, study `{run.study}`, seeds {_seeds(p['seeds'])}, "
         f"{p['data']['records']:,} of the {p['data']['full_set']:,} "
         f"{p['data'].get('what', 'images')} of "
         f"`{p['data']['dataset']}` (from {p['data']['origin']}). "
@@ -65,7 +65,7 @@ def _proved(run: Run) -> str:
 
 
 def scale(run: Run, paper: object) -> str:
-    """Return a sentence with every whole number in which a run differs from the paper's profile."""
+    """Return a sentence with every whole number in which a run differs from the paper's study."""
     config = configuration.from_dict(type(paper), run.config)
     changed = [
         f"{name.replace('_', ' ')} {value:,} instead of {getattr(paper, name):,}"
@@ -73,8 +73,8 @@ def scale(run: Run, paper: object) -> str:
         if isinstance(value, int) and not isinstance(value, bool) and value != getattr(paper, name)
     ]
     if not changed:
-        return "This run has the settings of the `paper` profile."
-    return f"**Scaled down** from the `paper` profile: {', '.join(changed)}."
+        return "This run has the settings of the `paper` study."
+    return f"**Scaled down** from the `paper` study: {', '.join(changed)}."
 
 
 def table(frame: pd.DataFrame) -> str:
@@ -89,12 +89,12 @@ def in_words(verdicts: Sequence[Verdict]) -> str:
     return f"Of {len(verdicts)} claims: {', '.join(parts)}."
 
 
-def judged(experiments: Mapping[str, ModuleType]) -> list[Verdict]:
+def judged(experiments: Mapping[str, Experiment]) -> list[Verdict]:
     """Return the verdicts of each experiment's best recorded run, of those that have one."""
     found = []
     for name, module in experiments.items():
         with contextlib.suppress(FileNotFoundError):
-            found += claims.judge(results.best(name), module.CLAIMS)
+            found += claims.judge(results.best(name), module.claims)
     return found
 
 
@@ -108,25 +108,25 @@ MANY = 8
 """More values than these are counted and not named."""
 
 
-def not_run(experiments: Mapping[str, ModuleType]) -> pd.DataFrame:
-    """Return what no recorded run covers, a row an experiment and profile, and how to run it.
+def not_run(experiments: Mapping[str, Experiment]) -> pd.DataFrame:
+    """Return what no recorded run covers, a row an experiment and study, and how to run it.
 
     A run with settings of its own covers nothing, for it may be too small to learn anything.
-    Columns: experiment, profile, what the profile has that no recorded run of the experiment has
+    Columns: experiment, study, what the study has that no recorded run of the experiment has
     (of networks, data sets and whatever else a run goes through), and the command.
     """
     rows = []
     for name, module in experiments.items():
-        runs = [run for run in results.recorded(name) if run.label == run.profile]
-        for profile, config in module.PROFILES.items():
-            if profile == "quick" or profile in {run.label for run in runs}:
+        runs = [run for run in results.recorded(name) if run.label == run.study]
+        for study, config in module.studies.items():
+            if study == "quick" or study in {run.label for run in runs}:
                 continue
             rows.append(
                 {
                     "experiment": name,
-                    "profile": profile,
+                    "study": study,
                     "beyond what is recorded": _beyond(config, [run.config for run in runs]),
-                    "command": f"`plasticity run {name} --profile {profile}`",
+                    "command": f"`plasticity run {name} --study {study}`",
                 }
             )
     return pd.DataFrame(rows)
@@ -145,7 +145,7 @@ def _beyond(config: object, recorded: Sequence[Mapping[str, Any]]) -> str:
     return "; ".join(parts) or "size and length alone"
 
 
-def run_table(experiments: Mapping[str, ModuleType]) -> pd.DataFrame:
+def run_table(experiments: Mapping[str, Experiment]) -> pd.DataFrame:
     """Return one row a recorded run: what it is, where and when it ran, whether it is fresh."""
     rows = []
     for name, module in experiments.items():
@@ -175,7 +175,7 @@ PROOFS = {
 """What a table says of the code by what proves it: see `plasticity.runs.freshness.proof`."""
 
 
-def _freshness(run: Run, experiment: ModuleType) -> str:
+def _freshness(run: Run, experiment: Experiment) -> str:
     return PROOFS[freshness.proof(run.provenance, fingerprint.code_digest(experiment))]
 
 

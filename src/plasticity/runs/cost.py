@@ -3,15 +3,13 @@
 A few chunks of one arm are timed, warm, and all the others scaled by their floating-point
 operations. That is an estimate for this machine and for others like it: it says hours or months,
 not minutes. An experiment may have a function ``sample(config)``, which returns settings of the
-same agent with chunks that are soon over; of the others the quick profile is timed, whose small
+same agent with chunks that are soon over; of the others the quick study is timed, whose small
 networks reach fewer operations a second than large ones would.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import heapq
-import importlib
 import json
 import math
 import os
@@ -19,8 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from types import ModuleType
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +25,7 @@ import pandas as pd
 
 from plasticity import configuration
 from plasticity.runs import checkpoints
-from plasticity.runs.experiment import Experiment
+from plasticity.runs.experiment import Experiment, find
 from plasticity.runs.results import Run
 from plasticity.runs.units import compiled, load
 
@@ -46,7 +43,7 @@ class Rate(NamedTuple):
     seconds: float  # that were timed
     chunks: int  # that were timed
     arm: str
-    profile: str  # or "sample", or the label of a recorded run
+    study: str  # or "sample", or the label of a recorded run
 
 
 class Share(NamedTuple):
@@ -59,27 +56,26 @@ class Share(NamedTuple):
     result_bytes: float  # of what all units measure, uncompressed
 
 
-def measure(experiment: ModuleType, config: Any, seconds: float = SECONDS) -> Rate:
+def measure(experiment: Experiment, config: Any, seconds: float = SECONDS) -> Rate:
     """Time warm chunks of the first arm of ``config``, for at least one chunk.
 
     On a CPU the time is that of the core, so that a busy machine does not look slow. Errors are
     those of the experiment's ``load`` and ``start``.
     """
-    module = cast(Experiment, experiment)
-    if hasattr(experiment, "sample"):
-        timed, profile = experiment.sample(config), "sample"
+    if experiment.sample is not None:
+        timed, study = experiment.sample(config), "sample"
     else:
-        timed, profile = module.PROFILES["quick"], "quick"
-    arm, changes = next(iter(module.arms(timed).items()))
-    arm_config = dataclasses.replace(timed, **changes)
+        timed, study = experiment.studies["quick"], "quick"
+    arm = next(iter(experiment.arms(timed)))
+    arm_config = experiment.arm(timed, arm)
     on_cpu = jax.default_backend() == "cpu"
     seeds = 1 if on_cpu else config.seeds
-    world, _ = module.load(timed)
+    world, _ = experiment.load(timed)
     start, advance = compiled(experiment, batched=seeds > 1)
     keys = [jax.random.key(seed) for seed in range(seeds)]
     state = start(arm_config, world, jnp.stack(keys) if seeds > 1 else keys[0])
     clock = time.process_time if on_cpu else time.perf_counter
-    total = module.chunks(arm_config)
+    total = experiment.chunks(arm_config)
     state, record = advance(arm_config, world, state)  # compiles; the first chunk is often another
     jax.device_get(record)
     began, done = clock(), 0
@@ -88,11 +84,11 @@ def measure(experiment: ModuleType, config: Any, seconds: float = SECONDS) -> Ra
         jax.device_get(record)
         done += 1
     spent = clock() - began
-    work = seeds * module.flops(arm_config) * done / total
-    return Rate(work / spent, spent, done, arm, profile)
+    work = seeds * experiment.flops(arm_config) * done / total
+    return Rate(work / spent, spent, done, arm, study)
 
 
-def measure_on_a_core(experiment: ModuleType, config: Any, seconds: float = SECONDS) -> Rate:
+def measure_on_a_core(experiment: Experiment, config: Any, seconds: float = SECONDS) -> Rate:
     """Do what `measure` does in a process pinned to one core, as the driver's workers are.
 
     Threads of one process that share two cores take longer for the same, all together. Raises
@@ -100,7 +96,7 @@ def measure_on_a_core(experiment: ModuleType, config: Any, seconds: float = SECO
     """
     load(experiment, config)  # a data error shows here, without a traceback
     job = {
-        "experiment": experiment.__name__,
+        "experiment": experiment.module,
         "config": configuration.to_dict(config),
         "seconds": seconds,
     }
@@ -120,12 +116,12 @@ def _answer() -> None:
     job = json.loads(sys.stdin.readline())
     if hasattr(os, "sched_setaffinity"):  # before jax counts the cores
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    experiment = importlib.import_module(job["experiment"])
+    experiment = find(job["experiment"])
     config = configuration.from_dict(experiment.Config, job["config"])
     print(json.dumps(measure(experiment, config, job["seconds"])))
 
 
-def of_run(experiment: ModuleType, run: Run) -> Rate:
+def of_run(experiment: Experiment, run: Run) -> Rate:
     """Return how fast a recorded run was, over all of its arms, chunks and seeds."""
     config = configuration.from_dict(experiment.Config, run.config)
     spent = run.provenance["compute_seconds"]
@@ -133,24 +129,23 @@ def of_run(experiment: ModuleType, run: Run) -> Rate:
     return Rate(operations(experiment, config) / spent, spent, chunks, "all arms", run.label)
 
 
-def operations(experiment: ModuleType, config: Any) -> float:
+def operations(experiment: Experiment, config: Any) -> float:
     """Return the floating-point operations of all arms and seeds of ``config``."""
     return float(config.seeds * sum(map(experiment.flops, _arms(experiment, config))))
 
 
-def _arms(experiment: ModuleType, config: Any) -> list[Any]:
-    return [dataclasses.replace(config, **c) for c in experiment.arms(config).values()]
+def _arms(experiment: Experiment, config: Any) -> list[Any]:
+    return [experiment.arm(config, name) for name in experiment.arms(config)]
 
 
-def estimate(experiment: ModuleType, config: Any, rate: Rate) -> dict[str, Share]:
+def estimate(experiment: Experiment, config: Any, rate: Rate) -> dict[str, Share]:
     """Return what each figure of a run of ``config`` costs at ``rate``, by the figure's name.
 
     An experiment's ``figures(config)`` says which arms on how many seeds each needs; without it
     all is one. Figures that share arms share their cost.
     """
-    module = cast(Experiment, experiment)
-    everything = {"all": (list(module.arms(config)), config.seeds)}
-    figures = experiment.figures(config) if hasattr(experiment, "figures") else everything
+    everything = {"all": (list(experiment.arms(config)), config.seeds)}
+    figures = experiment.figures(config) if experiment.figures else everything
     batched = jax.default_backend() != "cpu"
     return {
         name: _share(experiment, config, rate, arms, seeds, batched)
@@ -159,17 +154,15 @@ def estimate(experiment: ModuleType, config: Any, rate: Rate) -> dict[str, Share
 
 
 def _share(
-    experiment: ModuleType, config: Any, rate: Rate, arms: Sequence[str], seeds: int, batched: bool
+    experiment: Experiment, config: Any, rate: Rate, arms: Sequence[str], seeds: int, batched: bool
 ) -> Share:
-    module = cast(Experiment, experiment)
     lanes, units = (seeds, 1) if batched else (1, seeds)
-    changes = module.arms(config)
     durations: list[float] = []
     stored = measured = 0.0
     sizes: dict[float, tuple[float, float]] = {}  # arms of equal work have arrays of equal shapes
     for arm in arms:
-        arm_config = dataclasses.replace(config, **changes[arm])
-        work = module.flops(arm_config)
+        arm_config = experiment.arm(config, arm)
+        work = experiment.flops(arm_config)
         if work not in sizes:
             sizes[work] = _bytes(experiment, config, arm_config)
         durations += [lanes * work / rate.operations] * units
@@ -179,21 +172,20 @@ def _share(
     return Share(seeds * len(arms), sum(durations), wall, stored, measured)
 
 
-def _bytes(experiment: ModuleType, config: Any, arm_config: Any) -> tuple[float, float]:
+def _bytes(experiment: Experiment, config: Any, arm_config: Any) -> tuple[float, float]:
     """Return the bytes of an arm's state, and of all its records."""
-    module = cast(Experiment, experiment)
     world, _ = load(experiment, config)
     key = jax.random.key(0)
-    state = jax.eval_shape(lambda world: module.start(arm_config, world, key), world)
+    state = jax.eval_shape(lambda world: experiment.start(arm_config, world, key), world)
     _, record = jax.eval_shape(
-        lambda world, state: module.advance(arm_config, world, state), world, state
+        lambda world, state: experiment.advance(arm_config, world, state), world, state
     )
 
     def size(tree: Any) -> float:
         found = jax.tree.map(lambda x: math.prod(x.shape) * x.dtype.itemsize, tree)
         return float(sum(jax.tree.leaves(found)))
 
-    return size(state), size(record) * module.chunks(arm_config)
+    return size(state), size(record) * experiment.chunks(arm_config)
 
 
 def makespan(durations: Sequence[float], devices: int) -> float:
@@ -209,13 +201,13 @@ def makespan(durations: Sequence[float], devices: int) -> float:
     return max(free)
 
 
-def describe(name: str, profile: str, config: Any, rate: Rate, shares: Mapping[str, Share]) -> str:
+def describe(name: str, study: str, config: Any, rate: Rate, shares: Mapping[str, Share]) -> str:
     """Return the estimate as a table in plain text."""
     device = jax.devices()[0]
     kind = "core" if device.platform == "cpu" else "device"
-    what = "its sample" if rate.profile == "sample" else f"profile {rate.profile}"
+    what = "its sample" if rate.study == "sample" else f"study {rate.study}"
     lines = [
-        f"{name} {profile}, at {rate.operations:.2g} operations a second on a {kind} "
+        f"{name} {study}, at {rate.operations:.2g} operations a second on a {kind} "
         f"({device.device_kind}), timed on {rate.chunks} chunks of {rate.arm} ({what}) in "
         f"{rate.seconds:.0f} s"
     ]

@@ -12,8 +12,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 
@@ -33,17 +32,11 @@ from plasticity.runs.units import (
     units_of,
 )
 
-CHECKPOINT_SECONDS = 10.0
-"""A unit is checkpointed at the first chunk that ends this long after the last checkpoint.
-
-An experiment whose state is large may have a ``CHECKPOINT_SECONDS`` of its own.
-"""
-
 
 def run(
-    experiment: ModuleType,
+    experiment: Experiment,
     config: Any,
-    profile: str,
+    study: str,
     *,
     reuse: bool = True,
     fresh: bool = False,
@@ -53,14 +46,14 @@ def run(
     """Run ``experiment`` with ``config``, or resume it, or return it if it is already recorded.
 
     Args:
-        experiment: a module that keeps the contract of `Experiment`.
+        experiment: see `plasticity.runs.experiment.Experiment`.
         config: an instance of its ``Config``.
-        profile: the profile that ``config`` started from; names the run's folder.
+        study: the study that ``config`` started from; names the run's folder.
         reuse: return the recorded run if there is one of this very configuration and code.
         fresh: discard an unfinished run of this folder instead of resuming it.
         workers: processes on a CPU, one pinned to each core; by default one for every core.
             0 runs in this process, unpinned: its bits are those of this many cores.
-        checkpoint_seconds: see `CHECKPOINT_SECONDS`; by default the experiment's own.
+        checkpoint_seconds: between two checkpoints of a unit; by default the experiment's own.
 
     Raises:
         checkpoints.CheckpointError: the folder is in use, damaged, or holds another unfinished run.
@@ -68,35 +61,28 @@ def run(
         UnitsFailed: some units failed, with the reason of each, which is told at once too. Call
             again to retry just them.
     """
-    module = cast(Experiment, experiment)
-    name = experiment.__name__.rpartition(".")[2]
-    label = results.label(module.PROFILES, profile, config)
-    if reuse and not fresh and (found := recorded(experiment, name, label, config)):
+    label = results.label(experiment.studies, study, config)
+    if reuse and not fresh and (found := recorded(experiment, label, config)):
         return found
-    work = results.folder(name, label) / "unfinished"
+    work = results.folder(experiment.name, label) / "unfinished"
     with measured(
         experiment, config, work,
         fresh=fresh, workers=workers, checkpoint_seconds=checkpoint_seconds,
     ) as (records, provenance):  # fmt: skip
-        table, arrays = module.summarize(config, records)
-        if profile != "quick":  # which is never committed: nobody will ask whether it is fresh
-            provenance["programs"] = freshness.programs(module, config)
-        return results.write(name, label, table, arrays, {"profile": profile, **provenance})
+        table, arrays = experiment.summarize(config, records)
+        if study != "quick":  # which is never committed: nobody will ask whether it is fresh
+            provenance["programs"] = freshness.programs(experiment, config)
+        return results.write(experiment.name, label, table, arrays, {"study": study, **provenance})
 
 
-def recorded(experiment: ModuleType, name: str, label: str, config: Any) -> Run | None:
+def recorded(experiment: Experiment, label: str, config: Any) -> Run | None:
     """Return the recorded run if it is of this configuration and fresh against this code."""
     try:
-        found = results.load(name, label)
+        found = results.load(experiment.name, label)
         same = configuration.from_dict(type(config), found.config) == config
     except (FileNotFoundError, configuration.ConfigError):  # none, or one of fields since removed
         return None
     return found if same and freshness.is_fresh(found.provenance, experiment) else None
-
-
-def interval(experiment: ModuleType) -> float:
-    """Return the seconds between checkpoints: the experiment's own, or `CHECKPOINT_SECONDS`."""
-    return float(getattr(experiment, "CHECKPOINT_SECONDS", CHECKPOINT_SECONDS))
 
 
 class Measured(NamedTuple):
@@ -108,7 +94,7 @@ class Measured(NamedTuple):
 
 @contextmanager
 def measured(
-    experiment: ModuleType,
+    experiment: Experiment,
     config: Any,
     work: Path,
     *,
@@ -122,9 +108,8 @@ def measured(
     the caller raises, it keeps everything for the next attempt. Arguments and errors are those of
     `run`.
     """
-    module = cast(Experiment, experiment)
     if checkpoint_seconds is None:
-        checkpoint_seconds = interval(experiment)
+        checkpoint_seconds = experiment.checkpoint_seconds
     in_workers = jax.default_backend() == "cpu" and workers != 0
     environment = origin.environment()
     began = origin.now()
@@ -135,8 +120,8 @@ def measured(
         checkpoints.open_header(work, header)
         # A data error shows here, once, before any worker starts.
         world, source = load(experiment, config)
-        parts = units_of(module, config, header["execution"]["batched"])
-        left = [unit for unit in parts if not is_done(module, config, unit, work)]
+        parts = units_of(experiment, config, header["execution"]["batched"])
+        left = [unit for unit in parts if not is_done(experiment, config, unit, work)]
         failed: dict[Unit, str] = {}
         if left and in_workers:
             cores = pool.usable_cores()[: workers or None][: len(left)]
@@ -144,7 +129,7 @@ def measured(
                 experiment, config, left, work, lock, cores, work, checkpoint_seconds
             )
         elif left:
-            failed = run_here(module, config, left, work, checkpoint_seconds)
+            failed = run_here(experiment, config, left, work, checkpoint_seconds)
         require_none(failed, len(parts))
         folders = {unit: checkpoints.UnitFolder(work, *unit) for unit in parts}
         records = {
@@ -169,7 +154,7 @@ def measured(
 
 
 def make_header(
-    experiment: ModuleType,
+    experiment: Experiment,
     config: Any,
     environment: Mapping[str, Any],
     in_workers: bool,

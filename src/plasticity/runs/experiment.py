@@ -1,56 +1,79 @@
-"""The contract that an experiment keeps with what runs it."""
+"""An experiment as an object: its settings, its pure functions, and who judges what comes out."""
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import numpy as np
 import pandas as pd
 
-from plasticity.runs import results
-from plasticity.runs.results import Run
+from plasticity.runs.results import Records, Run
+
+CHECKPOINT_SECONDS = 10.0
+"""A unit is checkpointed at the first chunk that ends this long after the last checkpoint."""
+
+Arms = Mapping[str, Mapping[str, Any]]
+"""Name of an arm → the fields of the configuration that it changes."""
 
 
-class Experiment(Protocol):
-    """The contract of an experiment module; ``State`` and records are pytrees of arrays.
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """What it takes to run an experiment, to judge a run of it, and to say what it costs.
 
-    ``Config`` is a frozen dataclass with at least ``seeds`` and ``first_seed``; equal arms and
-    equal seeds give equal bits, and arms share the random numbers of a seed.
+    ``State`` and records are pytrees of arrays. Equal arms and equal seeds give equal bits, and
+    arms share the random numbers of a seed. A process that runs a part of it imports ``module`` and
+    takes its ``EXPERIMENT``::
+
+        EXPERIMENT = Experiment(__name__, Config, STUDIES, arms=arms, load=load, ...)
+
+    Two are the same only if they are one object, so that what is compiled for one is not another's.
     """
 
-    __name__: str
-    Config: type
-    PROFILES: Mapping[str, Any]
-    CLAIMS: Mapping[str, Callable[[Run], Any]]
+    module: str  # that has it as ``EXPERIMENT``; the last part is the experiment's name
+    Config: type[Any]  # a frozen dataclass with at least ``seeds`` and ``first_seed``
+    studies: Mapping[str, Any]  # name → a Config
+    # Pure functions of a Config.
+    arms: Callable[[Any], Arms]
+    load: Callable[[Any], tuple[Any, dict[str, object]]]  # the world for all arms, its source
+    shapes: Callable[[Any], Any]  # of an arm: what `load` gives it as shapes and types, unloaded
+    start: Callable[[Any, Any, jax.Array], Any]  # (config, world, key) → state; jitted
+    # (config, world, state) → state, what was measured in a chunk; jitted
+    advance: Callable[[Any, Any, Any], tuple[Any, dict[str, jax.Array]]]
+    chunks: Callable[[Any], int]  # of an arm
+    flops: Callable[[Any], float]  # about how many operations one seed of an arm takes
+    # (config, records) → the tidy table and the named arrays of the whole run. Of the first seed
+    # alone it returns that seed's rows, and every array whole or the first along the leading axis:
+    # what `plasticity.runs.reproduction` compares.
+    summarize: Callable[[Any, Records], tuple[pd.DataFrame, dict[str, np.ndarray]]]
+    claims: Mapping[str, Callable[[Run], Any]] = field(default_factory=dict)  # with their judges
+    checkpoint_seconds: float = CHECKPOINT_SECONDS  # more where a state is large
+    # For `plasticity.runs.cost`: settings of the same agents with chunks that are soon over, and
+    # the arms and the number of seeds that each figure of the paper needs.
+    sample: Callable[[Any], Any] | None = None
+    figures: Callable[[Any], dict[str, tuple[list[str], int]]] | None = None
 
-    def arms(self, config: Any) -> Mapping[str, Mapping[str, Any]]:
-        """Return the changes to the configuration that define each arm."""
+    @property
+    def name(self) -> str:
+        """The experiment's name: that of its chapter, its tests and its recorded runs."""
+        return self.module.rpartition(".")[2]
 
-    def load(self, config: Any) -> tuple[Any, dict[str, object]]:
-        """Return the arrays that training only reads, for all arms, and where they come from."""
+    @property
+    def question(self) -> str:
+        """The first line of what the module says of itself."""
+        text = importlib.import_module(self.module).__doc__ or ""
+        return text.strip().partition("\n")[0]
 
-    def shapes(self, config: Any) -> Any:
-        """Return what `load` would give one arm as shapes and types, without loading anything."""
+    def arm(self, config: Any, arm: str) -> Any:
+        """Return the configuration of one arm."""
+        return dataclasses.replace(config, **self.arms(config)[arm])
 
-    def start(self, config: Any, world: Any, key: jax.Array) -> Any:
-        """Return the state before the first chunk. Pure; jitted by the driver."""
 
-    def advance(self, config: Any, world: Any, state: Any) -> tuple[Any, dict[str, jax.Array]]:
-        """Return the state after one chunk and what was measured. Pure; jitted by the driver."""
-
-    def chunks(self, config: Any) -> int:
-        """Return how many chunks the run of one arm has."""
-
-    def flops(self, config: Any) -> float:
-        """Return about how many floating-point operations one seed of one arm takes."""
-
-    def summarize(
-        self, config: Any, records: results.Records
-    ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-        """Return the tidy table and the named arrays of the whole run.
-
-        Of the first seed alone it returns that seed's rows, and every array either whole or the
-        first along the leading axis: what `plasticity.runs.reproduction` compares.
-        """
+def find(module: str) -> Experiment:
+    """Return the experiment of a module. Raises AttributeError if it has none."""
+    found: Experiment = importlib.import_module(module).EXPERIMENT
+    return found

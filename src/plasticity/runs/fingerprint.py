@@ -15,9 +15,8 @@ import hashlib
 import importlib.util
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 ROOTS = ("Config", "arms", "start", "advance", "chunks", "summarize")
@@ -43,15 +42,30 @@ class _Imported(NamedTuple):
     member: str | None  # None: the module itself
 
 
-def code_digest(experiment: ModuleType) -> str:
-    """Return the SHA-256 (hex) of every definition that the experiment's running parts reach."""
-    roots = (Definition(experiment.__name__, name) for name in ROOTS)
-    return digest(root for root in roots if root.name in _definitions(root.module))
+def code_digest(experiment: Any) -> str:
+    """Return the SHA-256 (hex) of every definition that the experiment's running parts reach.
+
+    ``experiment`` is a `plasticity.runs.experiment.Experiment`.
+    """
+    parts = [_defined(getattr(experiment, name)) for name in ROOTS]
+    return digest([root for roots, _ in parts for root in roots], [text for _, text in parts])
 
 
-def digest(roots: Iterable[Definition]) -> str:
-    """Return the SHA-256 (hex) of what ``roots`` reach, written as this module's docstring says."""
-    texts = "\n".join(text for _, text in _reached(roots))
+def _defined(value: Any) -> tuple[list[Definition], str]:
+    """Return the definitions that a function, class or partial application consists of, and how."""
+    if isinstance(value, partial):
+        given = [*value.args, *(value.keywords[name] for name in sorted(value.keywords))]
+        parts = [_defined(part) for part in (value.func, *given)]
+        text = f"partial({','.join(text for _, text in parts)};{sorted(value.keywords)})"
+        return [root for roots, _ in parts for root in roots], text
+    if hasattr(value, "__qualname__"):
+        return [Definition(value.__module__, value.__qualname__.partition(".")[0])], "definition"
+    return [], repr(value)
+
+
+def digest(roots: Iterable[Definition], more: Iterable[str] = ()) -> str:
+    """Return the SHA-256 (hex) of what ``roots`` reach, as written here, and of ``more``."""
+    texts = "\n".join([*more, *(text for _, text in _reached(roots))])
     return hashlib.sha256(texts.encode()).hexdigest()
 
 

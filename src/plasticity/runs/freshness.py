@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from plasticity import configuration
 from plasticity.runs import dataflow, files, fingerprint, origin, results
+from plasticity.runs.experiment import Experiment
 from plasticity.runs.results import Run
 
 SEEDS = 2
@@ -37,7 +38,7 @@ class NotProved(files.ResultsError):
     """Programs that are not those of a recorded run; the message says of which arms."""
 
 
-def is_fresh(provenance: Mapping[str, Any], experiment: Any) -> bool:
+def is_fresh(provenance: Mapping[str, Any], experiment: Experiment) -> bool:
     """Return whether today's code ran what ``provenance`` is of, or was proved equal to it."""
     return proof(provenance, fingerprint.code_digest(experiment)) is not None
 
@@ -53,13 +54,13 @@ def proof(provenance: Mapping[str, Any], code: str) -> str | None:
     return str(entries[-1]) if entries else None
 
 
-def prove(experiment: Any, label: str) -> Run:
+def prove(experiment: Experiment, label: str) -> Run:
     """Compare the programs of every arm with those of a recorded run; note it if all are equal.
 
     Returns the run with the new entry of ``proofs`` in its provenance. Raises FileNotFoundError if
     there is no such run, `NotProved` if it has no programs stored or others, naming the arms.
     """
-    name = experiment.__name__.rpartition(".")[2]
+    name = experiment.name
     run = results.load(name, label)
     stored = run.provenance.get("programs")
     if stored is None:
@@ -91,19 +92,19 @@ def prove(experiment: Any, label: str) -> Run:
 def _reproduce(run: Run) -> str:
     return (
         "nothing was written. If numbers should be what they were, "
-        f"`plasticity reproduce {run.experiment} --profile {run.label}` compares them"
+        f"`plasticity reproduce {run.experiment} --study {run.label}` compares them"
     )
 
 
-def programs(experiment: Any, config: Any) -> dict[str, Any]:
+def programs(experiment: Experiment, config: Any) -> dict[str, Any]:
     """Return the hash of each arm's programs, that of the table, and what traced them.
 
     What is hashed is one seed at a time on this kind of device, under a progress bar.
     """
     digests: dict[str, str] = {}
     records: dict[str, Shapes] = {}
-    for arm, changes in tqdm(experiment.arms(config).items(), desc="programs", unit="arm"):
-        digests[arm], records[arm] = _trace(experiment, dataclasses.replace(config, **changes))
+    for arm in tqdm(experiment.arms(config), desc="programs", unit="arm"):
+        digests[arm], records[arm] = _trace(experiment, experiment.arm(config, arm))
         jax.clear_caches()  # type: ignore[no-untyped-call]  # hundreds of arms would fill the memory
     versions = origin.environment()["packages"]
     traced_by = {name: versions[name] for name in ("jax", "flax", "optax")}
@@ -118,7 +119,7 @@ Shapes = dict[str, tuple[tuple[int, ...], str]]
 """Name → (shape, type) of what an arm records, with a leading axis of chunks."""
 
 
-def _trace(experiment: Any, config: Any) -> tuple[str, Shapes]:
+def _trace(experiment: Experiment, config: Any) -> tuple[str, Shapes]:
     """Return the hash of an arm's programs and chunks, and the shapes of its records."""
     world, chunks = experiment.shapes(config), experiment.chunks(config)
 
@@ -158,7 +159,7 @@ def _of_callback(function: Any) -> str:
     return _sha256(code, [_of_callback(x) if hasattr(x, "__code__") else repr(x) for x in bound])
 
 
-def _table_digest(experiment: Any, config: Any, shapes: Mapping[str, Shapes]) -> str:
+def _table_digest(experiment: Experiment, config: Any, shapes: Mapping[str, Shapes]) -> str:
     """Return the hash of what ``summarize`` makes of made-up records of the right shapes."""
     config = dataclasses.replace(config, seeds=SEEDS)
     seeds = range(config.first_seed, config.first_seed + SEEDS)

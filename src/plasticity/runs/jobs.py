@@ -13,31 +13,28 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 from plasticity import configuration, devices
 from plasticity.runs import checkpoints, driver, origin, pool, results, units
 from plasticity.runs.experiment import Experiment
 
 
-def unfinished(experiment: ModuleType, config: Any, profile: str) -> tuple[Path, list[pool.Unit]]:
+def unfinished(experiment: Experiment, config: Any, study: str) -> tuple[Path, list[pool.Unit]]:
     """Return the folder of a run and its units that are not done; none if it is recorded."""
-    module = cast(Experiment, experiment)
-    name = experiment.__name__.rpartition(".")[2]
-    label = results.label(module.PROFILES, profile, config)
-    folder = results.folder(name, label)
-    if driver.recorded(experiment, name, label, config):
+    label = results.label(experiment.studies, study, config)
+    folder = results.folder(experiment.name, label)
+    if driver.recorded(experiment, label, config):
         return folder, []
-    parts = units.units_of(module, config, batched=False)
+    parts = units.units_of(experiment, config, batched=False)
     work = folder / "unfinished"
-    return folder, [unit for unit in parts if not units.is_done(module, config, unit, work)]
+    return folder, [unit for unit in parts if not units.is_done(experiment, config, unit, work)]
 
 
 def run_unit(
-    experiment: ModuleType,
+    experiment: Experiment,
     config: Any,
-    profile: str,
+    study: str,
     arm: str,
     seed: int,
     *,
@@ -56,20 +53,21 @@ def run_unit(
         results.ResultsError: something cannot be written.
         driver.UnitsFailed: the unit failed. Call again to retry it from its last checkpoint.
     """
-    module = cast(Experiment, experiment)
     unit = pool.Unit(arm, (seed,))
-    parts = units.units_of(module, config, batched=False)
+    parts = units.units_of(experiment, config, batched=False)
     if unit not in parts:
-        arms = ", ".join(module.arms(config))
+        arms = ", ".join(experiment.arms(config))
         seeds = ", ".join(str(part.seeds[0]) for part in parts if part.arm == parts[0].arm)
         raise configuration.ConfigError(
             f"no unit {arm} {seed}: choose an arm from {arms} and a seed from {seeds}"
         )
-    folder, left = unfinished(experiment, config, profile)
+    folder, left = unfinished(experiment, config, study)
     if unit not in left:
         return
     work = folder / "unfinished"
-    seconds = driver.interval(experiment) if checkpoint_seconds is None else checkpoint_seconds
+    seconds = checkpoint_seconds
+    if seconds is None:
+        seconds = experiment.checkpoint_seconds
     header = driver.make_header(
         experiment, config, origin.environment(), in_workers=devices.is_cpu(), batched=False
     )
@@ -85,7 +83,7 @@ def run_unit(
                     experiment, config, [unit], work, lock, [core], own, seconds
                 )
         else:
-            failed = units.run_here(module, config, [unit], work, seconds)
+            failed = units.run_here(experiment, config, [unit], work, seconds)
     units.require_none(failed, 1)
 
 

@@ -13,13 +13,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 from plasticity import configuration
 from plasticity.runs import checkpoints, pool, results
 from plasticity.runs.experiment import Experiment
-from plasticity.runs.units import arm_config, units_of
+from plasticity.runs.units import units_of
 
 ArmState = Literal["done", "running", "failed", "waiting"]
 
@@ -43,7 +42,7 @@ class Arm(NamedTuple):
 def unfinished(name: str | None = None, label: str | None = None) -> list[Path]:
     """Return the work folders of unfinished runs and reproductions.
 
-    ``name`` keeps those of one experiment, ``label`` those of one folder, or of a profile with the
+    ``name`` keeps those of one experiment, ``label`` those of one folder, or of a study with the
     runs whose settings differ from it.
     """
     found = [header.parent for header in results.root().glob("*/*/*/header.json")]
@@ -55,29 +54,30 @@ def unfinished(name: str | None = None, label: str | None = None) -> list[Path]:
 
 
 def has_label(found: str, label: str | None) -> bool:
-    """Return whether a run's label is the one asked for, or of the profile asked for."""
+    """Return whether a run's label is the one asked for, or of the study asked for."""
     return label is None or found == label or found.startswith(f"{label}-")
 
 
-def arms(module: ModuleType, work: Path) -> list[Arm]:
+def arms(experiment: Experiment, work: Path) -> list[Arm]:
     """Return how far each arm of an unfinished run is, in the order in which they are begun.
 
     Raises `checkpoints.CheckpointError` if the folder is damaged.
     """
-    experiment, config, batched = _what(module, work)
+    config, batched = _settings(experiment, work)
     by_arm: dict[str, list[pool.Unit]] = {}
     for unit in units_of(experiment, config, batched):
         by_arm.setdefault(unit.arm, []).append(unit)
     return [
-        _arm(work, units, experiment.chunks(arm_config(experiment, config, name)))
+        _arm(work, units, experiment.chunks(experiment.arm(config, name)))
         for name, units in by_arm.items()
     ]
 
 
-def _what(module: ModuleType, work: Path) -> tuple[Experiment, Any, bool]:
+def _settings(experiment: Experiment, work: Path) -> tuple[Any, bool]:
+    """Return an unfinished run's configuration, and whether its seeds are batched."""
     header = checkpoints.read_header(work)
-    config = configuration.from_dict(module.Config, header["config"])
-    return cast(Experiment, module), config, header["execution"]["batched"]
+    config = configuration.from_dict(experiment.Config, header["config"])
+    return config, header["execution"]["batched"]
 
 
 def _arm(work: Path, units: Sequence[pool.Unit], chunks: int) -> Arm:
@@ -106,12 +106,11 @@ def _arm(work: Path, units: Sequence[pool.Unit], chunks: int) -> Arm:
     )
 
 
-def line(module: ModuleType, work: Path, found: Sequence[Arm]) -> str:
+def line(experiment: Experiment, work: Path, found: Sequence[Arm]) -> str:
     """Write how far an unfinished run is and how long it will take from here."""
-    experiment, config, _ = _what(module, work)
+    config, _ = _settings(experiment, work)
     cost = {
-        arm.name: arm.seeds * _flops(module, arm_config(experiment, config, arm.name))
-        for arm in found
+        arm.name: arm.seeds * _flops(experiment, experiment.arm(config, arm.name)) for arm in found
     }
     spent = sum(cost[arm.name] * arm.chunks_done / arm.chunks for arm in found)
     left = sum(cost.values()) - spent
@@ -126,8 +125,10 @@ def line(module: ModuleType, work: Path, found: Sequence[Arm]) -> str:
 
 
 @cache
-def _flops(module: ModuleType, config: Any) -> float:
-    return float(module.flops(config))  # may trace the network, and `watch` asks again and again
+def _flops(experiment: Experiment, config: Any) -> float:
+    return float(
+        experiment.flops(config)
+    )  # may trace the network, and `watch` asks again and again
 
 
 HEADINGS = ("seeds", "chunks", "time", "state")

@@ -13,8 +13,7 @@ import dataclasses
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -57,7 +56,7 @@ class Difference(NamedTuple):
 
 
 def reproduce(
-    experiment: ModuleType,
+    experiment: Experiment,
     label: str,
     *,
     fresh: bool = False,
@@ -72,7 +71,7 @@ def reproduce(
     with all of its seeds: the bits of a batch are those of the whole batch.
 
     Args:
-        experiment: a module that keeps the contract of `plasticity.runs.experiment.Experiment`.
+        experiment: see `plasticity.runs.experiment.Experiment`.
         label: the name of the run's folder, such as ``laptop``.
         fresh: discard an unfinished reproduction instead of resuming it.
         workers: see `plasticity.runs.driver.run`.
@@ -84,9 +83,8 @@ def reproduce(
         NotReproduced: the data or some numbers differ. Nothing is written.
         checkpoints.CheckpointError, results.ResultsError, driver.UnitsFailed: as for a run.
     """
-    module = cast(Experiment, experiment)
-    run = results.load(experiment.__name__.rpartition(".")[2], label)
-    recorded: Any = configuration.from_dict(module.Config, run.config)
+    run = results.load(experiment.name, label)
+    recorded: Any = configuration.from_dict(experiment.Config, run.config)
     seeds = recorded.seeds if run.provenance["execution"]["batched"] else 1
     config = dataclasses.replace(recorded, seeds=seeds)
     if checkpoints.digest(units.load(experiment, config)[0]) != run.provenance["world"]:
@@ -99,7 +97,7 @@ def reproduce(
         experiment, config, work,
         fresh=fresh, workers=workers, checkpoint_seconds=checkpoint_seconds,
     ) as (records, provenance):  # fmt: skip
-        table, arrays = module.summarize(config, records)
+        table, arrays = experiment.summarize(config, records)
         # Both tables from their text, each number read as exactly what its digits say.
         was = _read((results.folder(run.experiment, label) / "results.csv").read_bytes())
         was = was[was.seed.isin(provenance["seeds"])]
@@ -232,8 +230,8 @@ def _elsewhere(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def _remedy(run: Run) -> str:
-    settings = "" if run.label == run.profile else " and the settings of its run.json"
+    settings = "" if run.label == run.study else " and the settings of its run.json"
     return (
         "Nothing was written. If the change is meant, record the run again: "
-        f"`plasticity run {run.experiment} --profile {run.profile} --fresh`{settings}"
+        f"`plasticity run {run.experiment} --study {run.study} --fresh`{settings}"
     )

@@ -2,8 +2,8 @@
 
 A recorded run is a folder ``papermill_runs/<experiment>/<label>/`` with a tidy table
 (``results.csv``), named arrays (``arrays.npz``), for some a bank of parameters (``bank/``), and its
-provenance (``run.json``), which holds the hashes of the others. ``label`` is the profile, or the
-profile with a suffix if settings were overridden, so that a trial never overwrites a recorded run.
+provenance (``run.json``), which holds the hashes of the others. ``label`` is the study, or the
+study with a suffix if settings were overridden, so that a trial never overwrites a recorded run.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ import pandas as pd
 from plasticity import configuration
 from plasticity.runs.files import ResultsError, npz_bytes, write_atomically
 
-FIDELITY = ("paper", "gpu", "laptop", "quick")
-"""Profiles from the most to the least faithful to the paper."""
+FIDELITY = ("paper", "gpu", "night", "laptop", "quick")
+"""The studies of an experiment's whole question, from the most to the least faithful to the paper.
+
+Others, such as a search for a setting, ask a question of their own.
+"""
 
 Records = Mapping[tuple[str, int], Mapping[str, np.ndarray]]
 """(arm, seed) → name → array with one row a chunk."""
@@ -45,9 +48,9 @@ class Run:
         return self.provenance["config"]  # type: ignore[no-any-return]
 
     @property
-    def profile(self) -> str:
-        """The profile that the configuration started from."""
-        return str(self.provenance["profile"])
+    def study(self) -> str:
+        """The study that the configuration started from."""
+        return str(self.provenance["study"])
 
     def select(self, **columns: object) -> pd.DataFrame:
         """Return the rows in which every named column has the given value, ordered by step.
@@ -80,12 +83,12 @@ class Run:
             return {name: stored[name] for name in stored.files}
 
     def describe(self) -> str:
-        """Return one line for a figure's foot: profile, seeds, data with record count, device."""
+        """Return one line for a figure's foot: study, seeds, data with record count, device."""
         data, device = self.provenance["data"], self.provenance["device"]
         seeds = len(self.provenance["seeds"])
         plural = "" if seeds == 1 else "s"
         return (
-            f"{self.profile} run · {seeds} seed{plural} · {data['records']:,} of "
+            f"{self.study} run · {seeds} seed{plural} · {data['records']:,} of "
             f"{data['full_set']:,} {data.get('what', 'images')} ({data['dataset']}) · "
             f"{device['kind']}"
         )
@@ -106,14 +109,14 @@ def root() -> Path:
     return here / "papermill_runs"
 
 
-def label(profiles: Mapping[str, Any], profile: str, config: Any) -> str:
-    """Return the name of the run's folder: the profile, with a suffix if settings differ from it.
+def label(studies: Mapping[str, Any], study: str, config: Any) -> str:
+    """Return the name of the run's folder: the study, with a suffix if settings differ from it.
 
-    Raises `configuration.ConfigError` for an unknown profile.
+    Raises `configuration.ConfigError` for an unknown study.
     """
-    if config == configuration.resolve(profiles, profile):
-        return profile
-    return f"{profile}-{configuration.digest(config)[:8]}"
+    if config == configuration.resolve(studies, study):
+        return study
+    return f"{study}-{configuration.digest(config)[:8]}"
 
 
 def folder(experiment: str, run_label: str) -> Path:
@@ -179,7 +182,7 @@ def load(experiment: str, run_label: str) -> Run:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(
             f"{error.filename} is missing; record the run with "
-            f"`plasticity run {experiment} --profile {run_label.partition('-')[0]}`"
+            f"`plasticity run {experiment} --study {run_label.partition('-')[0]}`"
         ) from None
     except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
         raise ResultsError(f"{source / 'run.json'} is not a run's provenance: {error}") from None
@@ -196,21 +199,27 @@ def load(experiment: str, run_label: str) -> Run:
 
 
 def recorded(experiment: str) -> list[Run]:
-    """Return the experiment's recorded runs, the most faithful profile first."""
+    """Return the experiment's recorded runs, those of the whole question first."""
     found = [
         load(experiment, path.parent.name) for path in (root() / experiment).glob("*/run.json")
     ]
-    return sorted(found, key=lambda run: (FIDELITY.index(run.profile), run.label))
+    return sorted(found, key=lambda run: (*_rank(run), run.label))
+
+
+def _rank(run: Run) -> tuple[bool, int]:
+    """Return what orders runs: whole ones first, the most faithful at the top."""
+    whole = run.label in FIDELITY
+    return not whole, FIDELITY.index(run.label) if whole else 0
 
 
 def best(experiment: str) -> Run:
-    """Return the recorded run nearest to the paper, overridden ones aside.
+    """Return the recorded run nearest to the paper, those of other studies and settings aside.
 
     Raises FileNotFoundError, naming the command, if nothing is recorded.
     """
     for run in recorded(experiment):
-        if run.label == run.profile:
+        if run.label in FIDELITY:
             return run
     raise FileNotFoundError(
-        f"no recorded run of {experiment}: `plasticity run {experiment} --profile laptop`"
+        f"no recorded run of {experiment}: `plasticity run {experiment} --study laptop`"
     )

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
-from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,10 +25,10 @@ class UnitsFailed(RuntimeError):
     """Some units of a run failed; all others are kept."""
 
 
-def units_of(module: Experiment, config: Any, batched: bool) -> list[Unit]:
+def units_of(experiment: Experiment, config: Any, batched: bool) -> list[Unit]:
     """Return the parts of a run: each arm on each seed, or on all seeds at once if ``batched``."""
     lanes = [tuple(_seeds(config))] if batched else [(seed,) for seed in _seeds(config)]
-    return [Unit(arm, lane) for arm in module.arms(config) for lane in lanes]
+    return [Unit(arm, lane) for arm in experiment.arms(config) for lane in lanes]
 
 
 def require_none(failed: Mapping[Unit, str], count: int) -> None:
@@ -43,10 +41,10 @@ def require_none(failed: Mapping[Unit, str], count: int) -> None:
         )
 
 
-def is_done(module: Experiment, config: Any, unit: Unit, work: Path) -> bool:
+def is_done(experiment: Experiment, config: Any, unit: Unit, work: Path) -> bool:
     """Return whether the last state of a unit is there."""
     done = checkpoints.UnitFolder(work, *unit).chunks_done()
-    return done >= module.chunks(arm_config(module, config, unit.arm))
+    return done >= experiment.chunks(experiment.arm(config, unit.arm))
 
 
 def _seeds(config: Any) -> list[int]:
@@ -64,29 +62,29 @@ def _lanes(unit: Unit, records: Mapping[str, np.ndarray]) -> dict[int, dict[str,
 
 
 def advance_unit(
-    module: Experiment, config: Any, unit: Unit, work: Path, checkpoint_seconds: float
+    experiment: Experiment, config: Any, unit: Unit, work: Path, checkpoint_seconds: float
 ) -> Iterator[int]:
     """Run or resume one unit; yield the chunks done so far, first those found, then one by one."""
     folder = checkpoints.UnitFolder(work, *unit)
     done = folder.chunks_done()
     yield done
-    if done < module.chunks(arm_config(module, config, unit.arm)):
+    if done < experiment.chunks(experiment.arm(config, unit.arm)):
         with folder.begun():
-            yield from _advance(module, config, unit, folder, checkpoint_seconds)
+            yield from _advance(experiment, config, unit, folder, checkpoint_seconds)
 
 
 def _advance(
-    module: Experiment,
+    experiment: Experiment,
     config: Any,
     unit: Unit,
     folder: checkpoints.UnitFolder,
     checkpoint_seconds: float,
 ) -> Iterator[int]:
-    changed = arm_config(module, config, unit.arm)
+    changed = experiment.arm(config, unit.arm)
     _forget_other_arms(changed)
-    done, total = folder.chunks_done(), module.chunks(changed)
-    world, _ = load(cast(ModuleType, module), config)
-    start, advance = compiled(cast(ModuleType, module), batched=len(unit.seeds) > 1)
+    done, total = folder.chunks_done(), experiment.chunks(changed)
+    world, _ = load(experiment, config)
+    start, advance = compiled(experiment, batched=len(unit.seeds) > 1)
     keys = [jax.random.key(seed) for seed in unit.seeds]
     state = start(changed, world, jnp.stack(keys) if len(keys) > 1 else keys[0])
     if done:
@@ -105,20 +103,22 @@ def _advance(
 
 
 @lru_cache(maxsize=4)
-def load(module: ModuleType, config: Any) -> tuple[Any, dict[str, object]]:
+def load(experiment: Experiment, config: Any) -> tuple[Any, dict[str, object]]:
     """Return what the experiment's own ``load`` does, once a process and configuration."""
-    return cast(tuple[Any, dict[str, object]], module.load(config))
+    return experiment.load(config)
 
 
 @lru_cache(maxsize=4)
-def compiled(module: ModuleType, batched: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def compiled(
+    experiment: Experiment, batched: bool
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Return jitted ``start`` and ``advance``; batched ones map over the seeds' leading axis."""
 
     def start(config: Any, world: Any, key: Any) -> Any:
-        return module.start(config, world, key)
+        return experiment.start(config, world, key)
 
     def advance(config: Any, world: Any, state: Any) -> Any:
-        return module.advance(config, world, state)
+        return experiment.advance(config, world, state)
 
     if batched:
         start, advance = _over_seeds(start), _over_seeds(advance)
@@ -143,14 +143,9 @@ def _over_seeds(function: Callable[..., Any]) -> Callable[..., Any]:
     return batched
 
 
-def arm_config(module: Experiment, config: Any, arm: str) -> Any:
-    """Return the configuration of one arm."""
-    return dataclasses.replace(config, **module.arms(config)[arm])
-
-
-def _bar(module: Experiment, config: Any, parts: list[Unit]) -> tqdm[Any]:
+def _bar(experiment: Experiment, config: Any, parts: list[Unit]) -> tqdm[Any]:
     """Return a progress bar that counts chunks over all units, with the time left."""
-    total = sum(module.chunks(arm_config(module, config, unit.arm)) for unit in parts)
+    total = sum(experiment.chunks(experiment.arm(config, unit.arm)) for unit in parts)
     terminal = sys.stderr.isatty()
     return tqdm(
         total=total, unit="chunk", mininterval=0.2 if terminal else 10.0, dynamic_ncols=terminal
@@ -158,16 +153,16 @@ def _bar(module: Experiment, config: Any, parts: list[Unit]) -> tqdm[Any]:
 
 
 def run_here(
-    module: Experiment, config: Any, parts: list[Unit], work: Path, checkpoint_seconds: float
+    experiment: Experiment, config: Any, parts: list[Unit], work: Path, checkpoint_seconds: float
 ) -> dict[Unit, str]:
     """Run every unit in this process. A unit's failure is noted, and the next one runs."""
     failed: dict[Unit, str] = {}
-    with _bar(module, config, parts) as bar:
+    with _bar(experiment, config, parts) as bar:
         for unit in parts:
             bar.set_description(unit.arm)
             last = 0
             try:
-                for done in advance_unit(module, config, unit, work, checkpoint_seconds):
+                for done in advance_unit(experiment, config, unit, work, checkpoint_seconds):
                     bar.update(done - last)
                     last = done
             except files.ResultsError:  # the next unit would find the disk as full
@@ -186,7 +181,7 @@ def _note(failed: dict[Unit, str], work: Path, unit: Unit, reason: str) -> None:
 
 
 def run_in_workers(
-    experiment: ModuleType,
+    experiment: Experiment,
     config: Any,
     parts: list[Unit],
     work: Path,
@@ -200,13 +195,13 @@ def run_in_workers(
     What the workers print goes to the folder ``logs``, a file for each core.
     """
     job = {
-        "experiment": experiment.__name__,
+        "experiment": experiment.module,
         "config": configuration.to_dict(config),
         "work": str(work.absolute()),
         "checkpoint_seconds": checkpoint_seconds,
     }
     failed: dict[Unit, str] = {}
-    with _bar(cast(Experiment, experiment), config, parts) as bar:
+    with _bar(experiment, config, parts) as bar:
         note = partial(_note, failed, work)
         pool.run(job, parts, lock, cores, logs, advanced=bar.update, failed=note)
     return failed

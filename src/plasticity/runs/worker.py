@@ -16,9 +16,6 @@ import sys
 import threading
 from typing import Any
 
-from plasticity.runs import pool
-from plasticity.runs.units import advance_unit
-
 
 def main() -> None:
     """Serve units until standard input ends."""
@@ -42,20 +39,21 @@ def _listen(units: queue.SimpleQueue[Any]) -> None:
 
 
 def _work(job: dict[str, Any], units: queue.SimpleQueue[Any], answer: Any) -> None:
-    import importlib
     import traceback
     from pathlib import Path
 
     from plasticity import configuration
+    from plasticity.runs import experiment, pool
+    from plasticity.runs import units as work
 
-    module: Any = importlib.import_module(job["experiment"])
-    config = configuration.from_dict(module.Config, job["config"])
+    chosen = experiment.find(job["experiment"])
+    config = configuration.from_dict(chosen.Config, job["config"])
     while True:
         arm, seeds = units.get()
         unit, reason = pool.Unit(arm, tuple(seeds)), None
         try:
-            for done in advance_unit(
-                module, config, unit, Path(job["work"]), job["checkpoint_seconds"]
+            for done in work.advance_unit(
+                chosen, config, unit, Path(job["work"]), job["checkpoint_seconds"]
             ):
                 answer({"done": done})
         except Exception as error:

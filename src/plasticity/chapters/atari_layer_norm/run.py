@@ -82,7 +82,7 @@ class Config(atari_agent.AgentConfig):
 SPREAD = ("freeway", "enduro", "asterix", "breakout", "pong", "kangaroo")
 """Games from all parts of Fig. 7, named before any of them was played."""
 
-PROFILES: Mapping[str, Config] = {
+STUDIES: Mapping[str, Config] = {
     "quick": Config(
         games=("freeway",), target_period=800, capacity=2_000, warmup=200, epsilon_frames=2_400,
         frames=4_800, chunk_frames=2_400, evaluation_episodes=1, covariance_examples=64,
@@ -92,6 +92,17 @@ PROFILES: Mapping[str, Config] = {
         games=("freeway", "krull"), target_period=8_000, warmup=2_000, epsilon_frames=40_000,
         frames=128_000, chunk_frames=32_000, evaluation_episodes=2, covariance_examples=256,
         examples=128, order=32, seeds=2,
+    ),
+    # the middle one of every three bars of Fig. 7, on smaller screens
+    "laptop_19_games": Config(
+        games=(
+            "bowling", "atlantis", "amidar", "gravitar", "pitfall", "asteroids", "hero",
+            "beam_rider", "breakout", "kung_fu_master", "crazy_climber", "boxing", "krull", "alien",
+            "jamesbond", "time_pilot", "gopher", "video_pinball", "space_invaders",
+        ),
+        size=44, episode_frames=18_000, target_period=8_000, warmup=2_000, epsilon_frames=40_000,
+        frames=64_000, chunk_frames=32_000, evaluation_episodes=4, covariance_examples=256,
+        examples=128, order=32, seeds=1,
     ),
     "gpu": Config(
         games=SPREAD, target_period=32_000, epsilon_frames=400_000, frames=4_000_000,

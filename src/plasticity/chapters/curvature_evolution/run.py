@@ -78,7 +78,7 @@ class Config(mdp_agent.AgentConfig):
 FIG_2 = 5
 """Target updates after which Fig. 2 shows the spectrum."""
 
-PROFILES: Mapping[str, Config] = {
+STUDIES: Mapping[str, Config] = {
     "quick": Config(
         n_images=1_000, mlp_width=64, batch_size=64, learning_rate=3e-3, target_period=250,
         updates=16, examples=256, order=16, covariance_examples=128, walk_scales=(1.0, 100.0),
@@ -253,7 +253,7 @@ def distance(params: Any, origin: Any) -> Array:
 ARRAYS = ("nodes", "weights", "cosines")
 """What of a measurement is not a scalar: kept as arrays."""
 
-SWEPT = ("variant", "architecture", "layer_norm")
+SWEPT = ("variant", "architecture", "layer_norm", "optimizer")
 """Columns of the table beside arm, process and seed."""
 
 

@@ -128,7 +128,6 @@ def task_curves(run: Run, metric: str = "accuracy", dataset: str | None = None) 
     """
     dataset = dataset or str(run.table.dataset.iloc[0])
     table = run.select(dataset=dataset, metric=metric)
-    table = table.assign(intervention=table.arm.str.split("-", n=4).str[-1])
     columns = list(table[["variant", "encoding"]].drop_duplicates().sort_values(
         ["variant", "encoding"], ascending=[False, True]).itertuples(index=False))  # fmt: skip
     architectures = list(run.select(dataset=dataset).architecture.unique())

@@ -113,8 +113,14 @@ def each(table: pd.DataFrame) -> Iterator[Any]:
 
 
 def named(cells: pd.DataFrame) -> list[str]:
-    """Return the interventions of a table in the order of `INTERVENTIONS`."""
-    return [name for name in INTERVENTIONS if name in set(cells.intervention)]
+    """Return the interventions of a table in the order of `INTERVENTIONS`.
+
+    Raises KeyError for one that has no colour: a figure would leave it out without a word.
+    """
+    names = set(cells.intervention)
+    if unknown := names - INTERVENTIONS.keys():
+        raise KeyError(f"no colour for {', '.join(sorted(unknown))}: give it one in INTERVENTIONS")
+    return [name for name in INTERVENTIONS if name in names]
 
 
 def _rows(cells: pd.DataFrame, variant: str) -> pd.DataFrame:

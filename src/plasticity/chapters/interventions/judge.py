@@ -20,12 +20,11 @@ from plasticity.statistics import Interval
 def agents(run: Run) -> pd.DataFrame:
     """Return one row an agent: its cell, every metric at the last probe, and what it lost.
 
-    Beside the columns of `probed_agent.at_end` there are ``intervention`` (in a search the learning
-    rate), ``log_td_loss``, the logarithm of the largest TD loss of a single batch in all of
-    training, and ``ever_diverged``: its parameters at any probe, or its probe at the last one.
+    Beside the columns of `probed_agent.at_end` there are ``log_td_loss``, the logarithm of the
+    largest TD loss of a single batch in all of training, and ``ever_diverged``: its parameters at
+    any probe, or its probe at the last one.
     """
     table = probed_agent.at_end(run.table, ["arm", *SWEPT, "seed"])
-    table["intervention"] = table.arm.str.split("-", n=len(CELL) - 1).str[-1]
     by_agent = run.table.groupby(["arm", "seed", "metric"]).value.max().unstack()
     index = pd.MultiIndex.from_frame(table[["arm", "seed"]])
     table["log_td_loss"] = np.log(by_agent.td_loss_max.reindex(index).to_numpy())

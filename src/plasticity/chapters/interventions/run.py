@@ -12,14 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
-import numpy as np
-import pandas as pd
 
 from plasticity import configuration
 from plasticity.agents import mdp_agent
 from plasticity.chapters.probing import probed_agent, two_hot_probe
 from plasticity.chapters.probing.probed_agent import State, World
-from plasticity.runs.results import Records
 from plasticity.worlds import classification_mdp, image_files
 
 INTERVENTIONS: Mapping[str, Mapping[str, Any]] = {
@@ -46,6 +43,8 @@ class Config(probed_agent.Config):
     interventions: tuple[str, ...] = tuple(INTERVENTIONS)
     # "significantly different optimizer hyperparameters from the regression parameterization"
     two_hot_learning_rate: float = 1e-3  # not in the paper
+    # which of `INTERVENTIONS` an arm has; they are what changes the agent, and this names it
+    intervention: str = "none"
     # instead of the grid: agents without intervention under these learning rates, both outputs
     search: tuple[float, ...] = ()
     # what a two-hot network is probed by: Eq. (4), or the cross-entropy that it learns by
@@ -72,17 +71,37 @@ class Config(probed_agent.Config):
         )
 
 
-PROFILES: Mapping[str, Config] = {
+LAPTOP = Config(
+    datasets=("mnist_5k",), architectures=("mlp", "cnn"), n_images=1_000, mlp_width=64,
+    channels=16, cnn_width=64, probes=4, n_targets=2, bins=51, value_low=-25.0,
+    value_high=25.0, seeds=5,
+)  # fmt: skip
+
+STUDIES: Mapping[str, Config] = {
     "quick": Config(
         variants=("true_label",), datasets=("mnist_5k",), architectures=("mlp",),
         interventions=("none", "layer_norm", "shrink_and_perturb"), n_images=500, mlp_width=64,
         target_period=500, probe_every=2_000, probes=2, n_targets=2, probe_steps=800,
         bins=51, value_low=-25.0, value_high=25.0, seeds=2,
     ),
-    "laptop": Config(
-        datasets=("mnist_5k",), architectures=("mlp", "cnn"), n_images=1_000, mlp_width=64,
-        channels=16, cnn_width=64, probes=4, n_targets=2, bins=51, value_low=-25.0,
-        value_high=25.0, seeds=5,
+    "laptop": LAPTOP,
+    # CIFAR-10's images in place of MNIST's
+    "laptop_cifar": replace(
+        LAPTOP, variants=("true_label",), datasets=("cifar10_train",), architectures=("mlp",)
+    ),
+    # two-hot networks probed by the loss that they learn by
+    "laptop_own_loss": replace(
+        LAPTOP, architectures=("mlp",), encodings=("two_hot",), probe_loss="own"
+    ),
+    # "significantly different optimizer hyperparameters": which?
+    "two_hot_search": replace(LAPTOP, encodings=("two_hot",), search=(1e-3, 3e-4, 1e-4), seeds=2),
+    # every combination once, too small to learn anything: it shows that each of them runs
+    "smoke": Config(
+        variants=("true_label", "random_label", "sparse_reward"), n_images=100, mlp_width=8,
+        cnn_width=8, channels=4, resnet_width=8, vit_width=16, vit_feed_forward=32, vit_heads=2,
+        bins=11, batch_size=4, target_period=2, warmup=8, capacity=32, probe_every=4, probes=1,
+        n_targets=1, probe_steps=50, probe_batch_size=4, sharpness_every=4, sharpness_order=2,
+        proxy_examples=4, seeds=1,
     ),
     "gpu": Config(probes=20, n_targets=3, seeds=5),
     "paper": Config(datasets=("mnist_train", "cifar10_train")),
@@ -90,7 +109,7 @@ PROFILES: Mapping[str, Config] = {
 """In 20 periods of the target no value gets above 20: quick and laptop have bins up to 25."""
 
 CELL = ("variant", "dataset", "architecture", "encoding", "intervention")
-"""What names an arm of the grid, in this order, joined by dashes."""
+"""What names an arm of the grid, in this order, joined by dashes; a column each in the table."""
 
 
 def arm_name(*cell: str) -> str:
@@ -118,33 +137,8 @@ def arms(config: Config) -> dict[str, dict[str, Any]]:
                         base["learning_rate"] = config.two_hot_learning_rate
                     for name in config.interventions:
                         arm = arm_name(variant, dataset, architecture, encoding, name)
-                        found[arm] = base | dict(INTERVENTIONS[name])
+                        found[arm] = base | {"intervention": name, **INTERVENTIONS[name]}
     return found
-
-
-def load(config: Config) -> tuple[World, dict[str, object]]:
-    """Return the images and targets of all arms, and where the images come from."""
-    return probed_agent.load(replace(config, **changes) for changes in arms(config).values())
-
-
-def shapes(config: Config) -> World:
-    """Return the shapes and types of what `load` gives one arm, without loading anything."""
-    return probed_agent.shapes(config)
-
-
-def chunks(config: Config) -> int:
-    """Return how many times `advance` is called."""
-    return probed_agent.chunks(config)
-
-
-def flops(config: Config) -> float:
-    """Return the floating-point operations of one seed of one arm, to estimate its cost."""
-    return probed_agent.flops(config)
-
-
-def start(config: Config, world: World, key: jax.Array) -> State:
-    """Return an agent before its first step."""
-    return probed_agent.start(config, world, key)
 
 
 def advance(config: Config, world: World, state: State) -> tuple[State, dict[str, jax.Array]]:
@@ -155,10 +149,5 @@ def advance(config: Config, world: World, state: State) -> tuple[State, dict[str
     return state, record
 
 
-SWEPT = ("variant", "dataset", "architecture", "encoding", "learning_rate")
+SWEPT = ("variant", "dataset", "architecture", "encoding", "intervention", "learning_rate")
 """Columns of the table beside arm and seed."""
-
-
-def summarize(config: Config, records: Records) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """Return the table and the arrays of `probed_agent.tidy`."""
-    return probed_agent.tidy(config, arms(config), SWEPT, records)

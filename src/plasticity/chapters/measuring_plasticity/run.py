@@ -8,16 +8,10 @@ size, probed under several settings to find those that the paper does not state.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import jax
-import numpy as np
-import pandas as pd
-
 from plasticity.chapters.probing import probed_agent
-from plasticity.chapters.probing.probed_agent import State, World
-from plasticity.runs.results import Records
 from plasticity.worlds import classification_mdp
 
 
@@ -31,7 +25,7 @@ class Config(probed_agent.Config):
     calibration_images: int = 4_660  # the CIFAR-10 records that development has
 
 
-PROFILES: Mapping[str, Config] = {
+STUDIES: Mapping[str, Config] = {
     "quick": Config(
         variants=("random_label",), n_images=500, mlp_width=64, target_period=500,
         probe_every=2_000, probes=2, n_targets=2, probe_steps=800, seeds=2,
@@ -95,40 +89,5 @@ def arms(config: Config) -> dict[str, dict[str, Any]]:
     return found
 
 
-def load(config: Config) -> tuple[World, dict[str, object]]:
-    """Return the images and targets of all arms, and where the images come from."""
-    return probed_agent.load(replace(config, **changes) for changes in arms(config).values())
-
-
-def shapes(config: Config) -> World:
-    """Return the shapes and types of what `load` gives one arm, without loading anything."""
-    return probed_agent.shapes(config)
-
-
-def chunks(config: Config) -> int:
-    """Return how many times `advance` is called."""
-    return probed_agent.chunks(config)
-
-
-def flops(config: Config) -> float:
-    """Return the floating-point operations of one seed of one arm, to estimate its cost."""
-    return probed_agent.flops(config)
-
-
-def start(config: Config, world: World, key: jax.Array) -> State:
-    """Return an agent before its first step."""
-    return probed_agent.start(config, world, key)
-
-
-def advance(config: Config, world: World, state: State) -> tuple[State, dict[str, jax.Array]]:
-    """Train until the next probe, probe, and take statistics."""
-    return probed_agent.advance(config, world, state)
-
-
 SWEPT = ("variant", "dataset", "architecture", "layer_norm", "learning_rate", "probe_batch_size")
 """Columns of the table beside arm and seed."""
-
-
-def summarize(config: Config, records: Records) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """Return the table and the arrays of `probed_agent.tidy`."""
-    return probed_agent.tidy(config, arms(config), SWEPT, records)

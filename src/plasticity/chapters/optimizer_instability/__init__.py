@@ -1,1 +1,11 @@
 """Abrupt changes of task make Adam kill its own units (§4.1, A.1, Fig. 1)."""
+
+from plasticity.chapters.optimizer_instability import judge, run
+from plasticity.runs.experiment import Experiment
+
+EXPERIMENT = Experiment(
+    __name__, run.Config, run.STUDIES, arms=run.arms, load=run.load, shapes=run.shapes,
+    start=run.start, advance=run.advance, chunks=run.chunks, flops=run.flops,
+    summarize=run.summarize, claims=judge.CLAIMS,
+)  # fmt: skip
+"""What it takes to run this chapter's experiment and to judge it."""

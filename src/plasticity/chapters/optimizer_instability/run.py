@@ -81,7 +81,7 @@ class Config:
         return optimizers.AdamSettings(self.b1, self.b2, self.eps, self.eps_root)
 
 
-PROFILES: Mapping[str, Config] = {
+STUDIES: Mapping[str, Config] = {
     "quick": Config(
         n_images=500, width=128, batch_size=64, steps_per_period=500, periods=12, seeds=3
     ),

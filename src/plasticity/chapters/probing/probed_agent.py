@@ -7,7 +7,7 @@ statistics are taken. Experiments differ in their arms, and in what they make of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -22,7 +22,8 @@ from plasticity.agents import dqn, mdp_agent
 from plasticity.measure import curvature, gradients, inner_products, probe, snapshot
 from plasticity.networks import architectures
 from plasticity.runs import checkpoints
-from plasticity.runs.results import Records
+from plasticity.runs.experiment import Arms, Experiment
+from plasticity.runs.results import Records, Run
 from plasticity.shapes import Array, Float, Int
 from plasticity.worlds import classification_mdp, image_sets
 from plasticity.worlds.classification_mdp import MDP
@@ -84,6 +85,32 @@ class State(NamedTuple):
     probe_key: Array  # the same at every probe: equal minibatches, so that probes are paired
     proxy_key: Array  # the same at every measurement of curvature: equal examples and directions
     chunk: Int[Array, ""]
+
+
+def experiment(
+    module: str,
+    config: type[Config],
+    studies: Mapping[str, Config],
+    arms: Callable[[Any], Arms],
+    swept: Iterable[str],
+    claims: Mapping[str, Callable[[Run], Any]],
+    advance: Callable[..., Any] | None = None,
+) -> Experiment:
+    """Return the experiment that trains and probes these arms.
+
+    ``swept`` names the fields in which arms differ: columns of the table beside arm and seed.
+    ``advance`` stands in for this module's own. The rest is what `Experiment` says.
+    """
+    return Experiment(
+        module, config, studies, arms=arms, load=partial(load_arms, arms), shapes=shapes,
+        start=start, advance=advance or globals()["advance"], chunks=chunks, flops=flops,
+        summarize=partial(tidy, arms, tuple(swept)), claims=claims,
+    )  # fmt: skip
+
+
+def load_arms(arms: Callable[[Any], Arms], config: Config) -> tuple[World, dict[str, object]]:
+    """Return the images and targets of all arms, and where the images come from."""
+    return load(replace(config, **changes) for changes in arms(config).values())
 
 
 def load(configs: Iterable[mdp_agent.AgentConfig]) -> tuple[World, dict[str, object]]:
@@ -333,7 +360,7 @@ ARRAYS = ("loss", "curve", "noise", "sharpness_trace")
 
 
 def tidy(
-    config: Config, arms: Mapping[str, Mapping[str, Any]], swept: Iterable[str], records: Records
+    arms: Callable[[Any], Arms], swept: tuple[str, ...], config: Config, records: Records
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """Return rows (arm, swept settings, seed, step, metric, value) and arrays of all agents.
 
@@ -341,12 +368,12 @@ def tidy(
     probes, windows), ``sharpness_trace/<arm>`` (seeds, probes, moments), and for the bank
     ``bank/<arm>/<path>`` (probes, ...), the parameters of the first seed.
     """
-    swept = list(swept)
+    changes = arms(config)
     frames: list[pd.DataFrame] = []
     stacks: dict[str, list[np.ndarray]] = {}
     bank: dict[str, np.ndarray] = {}
     for (arm, seed), record in records.items():
-        arm_config = replace(config, **arms[arm])
+        arm_config = replace(config, **changes[arm])
         scalars = {k: v for k, v in record.items() if k not in ARRAYS and "/" not in k}
         step = arm_config.probe_every * np.arange(len(record["probe_loss"]))
         frame = pd.DataFrame({"step": step, **scalars}).melt("step", var_name="metric")

@@ -7,18 +7,12 @@ probed before and after. A curve is the plasticity lost against width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
-
-import jax
-import numpy as np
-import pandas as pd
 
 from plasticity import configuration
 from plasticity.agents import mdp_agent
 from plasticity.chapters.probing import probed_agent
-from plasticity.chapters.probing.probed_agent import State, World
-from plasticity.runs.results import Records
 from plasticity.worlds import image_files
 
 
@@ -49,7 +43,7 @@ class Config(probed_agent.Config):
             configuration.require(min(values) > 0, f"{name} = {values}: each must be above 0")
 
 
-PROFILES: Mapping[str, Config] = {
+STUDIES: Mapping[str, Config] = {
     "quick": Config(
         datasets=("mnist_5k",), architectures=("mlp",), periods=(500,), base_width=32,
         multiples=(1, 4), n_images=500, probe_every=4_000, probes=1, n_targets=2,
@@ -93,40 +87,5 @@ def arms(config: Config) -> dict[str, dict[str, Any]]:
     return found
 
 
-def load(config: Config) -> tuple[World, dict[str, object]]:
-    """Return the images and targets of all arms, and where the images come from."""
-    return probed_agent.load(replace(config, **changes) for changes in arms(config).values())
-
-
-def shapes(config: Config) -> World:
-    """Return the shapes and types of what `load` gives one arm, without loading anything."""
-    return probed_agent.shapes(config)
-
-
-def chunks(config: Config) -> int:
-    """Return how many times `advance` is called."""
-    return probed_agent.chunks(config)
-
-
-def flops(config: Config) -> float:
-    """Return the floating-point operations of one seed of one arm, to estimate its cost."""
-    return probed_agent.flops(config)
-
-
-def start(config: Config, world: World, key: jax.Array) -> State:
-    """Return an agent before its first step."""
-    return probed_agent.start(config, world, key)
-
-
-def advance(config: Config, world: World, state: State) -> tuple[State, dict[str, jax.Array]]:
-    """Train until the next probe, probe, and take statistics."""
-    return probed_agent.advance(config, world, state)
-
-
 SWEPT = ("dataset", "architecture", "target_period", "discount", "mlp_width", "channels")
 """Columns of the table beside arm and seed."""
-
-
-def summarize(config: Config, records: Records) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """Return the table and the arrays of `probed_agent.tidy`."""
-    return probed_agent.tidy(config, arms(config), SWEPT, records)

@@ -1,0 +1,542 @@
+"""The grid's arms, what its tables say of made-up agents, its judges, its recorded runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from plasticity import cli, configuration, statistics
+from plasticity.agents import mdp_agent
+from plasticity.chapters.claims import LEDGER
+from plasticity.chapters.interventions import judge as judging
+from plasticity.chapters.interventions import run as experiment
+from plasticity.chapters.interventions import words
+from plasticity.chapters.interventions.run import INTERVENTIONS, Config
+from plasticity.chapters.printed import interventions
+from plasticity.chapters.probing import probed_agent, two_hot_probe
+from plasticity.runs import results
+from plasticity.runs.results import Run
+
+NETWORKS = ("mlp", "cnn", "resnet", "vit")
+TINY = Config(
+    datasets=("mnist_5k",), n_images=60, mlp_width=8, batch_size=8, target_period=10, warmup=20,
+    capacity=50, probe_every=20, probes=1, n_targets=1, probe_steps=500, probe_batch_size=8,
+    seeds=4, sharpness_every=10, sharpness_order=3, proxy_examples=60, two_hot_learning_rate=3e-4,
+)  # fmt: skip
+
+
+# Arms.
+
+
+def test_an_arm_is_every_combination_and_one_change_at_a_time() -> None:
+    arms = experiment.arms(TINY)
+    assert len(arms) == 2 * 1 * 4 * 2 * 7
+    own = {field.name for field in fields(mdp_agent.AgentConfig)}
+    for name, changes in arms.items():
+        cell = dict(zip(experiment.CELL, name.split("-"), strict=True))
+        intervention = cell.pop("intervention")
+        assert {field: changes[field] for field in cell} == cell
+        rate = {"learning_rate": 3e-4} if cell["encoding"] == "two_hot" else {}
+        assert changes == {**cell, **rate, **INTERVENTIONS[intervention]}
+        arm = replace(TINY, **changes)
+        assert arm.learning_rate == (3e-4 if cell["encoding"] == "two_hot" else 1e-3)
+        base = replace(TINY, **cell, **rate)
+        changed = {field for field in own if getattr(arm, field) != getattr(base, field)}
+        assert changed == INTERVENTIONS[intervention].keys()
+        assert len(changed) == (intervention != "none")
+
+
+def test_interventions_are_those_of_the_paper() -> None:
+    assert INTERVENTIONS["weight_decay"] == {"weight_decay": 1e-5}  # §6.2
+    printed = set(interventions().intervention)
+    assert printed == INTERVENTIONS.keys() - {"reset_optimizer"}  # which is of B.1, in no heat map
+
+
+@pytest.mark.parametrize(
+    ("study", "count"), [("quick", 6), ("laptop", 56), ("gpu", 224), ("paper", 224)]
+)
+def test_studies_have_their_arms(study: str, count: int) -> None:
+    assert len(experiment.arms(experiment.STUDIES[study])) == count
+
+
+def test_a_search_is_over_learning_rates_alone() -> None:
+    config = replace(TINY, search=(1e-3, 1e-5), architectures=("mlp",), variants=("true_label",))
+    arms = experiment.arms(config)
+    assert list(arms) == [
+        f"true_label-mnist_5k-mlp-{encoding}-{rate}"
+        for encoding in ("regression", "two_hot")
+        for rate in ("0.001", "1e-05")
+    ]
+    for name, changes in arms.items():
+        assert changes["learning_rate"] == float(name.split("-", 4)[4])
+        assert changes.keys() == {"learning_rate", *experiment.CELL} - {"intervention"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"interventions": ()}, "interventions: needs at least one"),
+        ({"variants": ()}, "variants: needs at least one"),
+        ({"datasets": ()}, "datasets: needs at least one"),
+        ({"architectures": ()}, "architectures: needs at least one"),
+        ({"encodings": ()}, "encodings: needs at least one"),
+        ({"interventions": ("none", "dropout")}, "'dropout' is none of none, reset_last_layer"),
+        ({"search": (1e-3, 0.0)}, "learning rates must be above 0"),
+        ({"two_hot_learning_rate": 0.0}, "two_hot_learning_rate = 0.0: must be above 0"),
+    ],
+)
+def test_grids_that_cannot_run_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(configuration.ConfigError, match=message):
+        replace(TINY, **changes)
+
+
+# Tables.
+
+
+def record(
+    final: float, initial: float = 0.2, accuracy: float = 0.5, td: float = 1.0, diverged: float = 0
+) -> dict[str, np.ndarray]:
+    """Make up what one agent measured at its two probes."""
+    loss = np.array([initial, final])
+    return {
+        "probe_loss": loss, "loss": loss[:, None], "curve": np.ones((2, 10)),
+        "noise": np.ones((2, 10)), "sharpness_trace": np.ones((2, 2)),
+        "accuracy": np.array([0.1, accuracy]), "td_loss_max": np.array([np.nan, td]),
+        "diverged": np.array([0.0, diverged]),
+    }  # fmt: skip
+
+
+def made_up(config: Config, agent: Callable[[dict[str, str], int], dict[str, np.ndarray]]) -> Run:
+    """Make up a run, its agents by their cell and seed."""
+    agents = {
+        (arm, seed): agent(dict(zip(experiment.CELL, arm.split("-", 4), strict=True)), seed)
+        for arm in experiment.arms(config)
+        for seed in range(config.seeds)
+    }
+    table, arrays = experiment.summarize(config, agents)
+    provenance = {"study": "quick", "config": configuration.to_dict(config)}
+    return Run("interventions", "quick", table, arrays, provenance)
+
+
+Effects = dict[tuple[str, str, str], float]
+"""By architecture, encoding and intervention."""
+
+
+def population(
+    effects: Effects,
+    metric: str = "final",
+    variants: tuple[str, ...] = ("true_label", "random_label"),
+) -> Run:
+    """Make up agents whose ``metric`` differs from that of none by these effects, on average.
+
+    Seeds differ by far more, all arms of a seed alike, so that only pairing shows the effects.
+    """
+
+    def agent(cell: dict[str, str], seed: int) -> dict[str, np.ndarray]:
+        where = cell["architecture"], cell["encoding"], cell["intervention"]
+        effect = effects.get(where, 0.0)
+        if cell["variant"] not in variants and where in effects:
+            effect = -0.3
+        plain = where[1:] == ("none", "regression")
+        scatter = 0.0 if plain else 0.001 * (-1) ** seed  # zero on average, of four seeds
+        value = 0.5 + 0.1 * seed + effect + scatter
+        return record(**{"final": 0.9, metric: np.exp(value) if metric == "td" else value})
+
+    # fewer arms, to be fast
+    names = tuple(dict.fromkeys(("none", *(intervention for _, _, intervention in effects))))
+    return made_up(replace(TINY, interventions=names), agent)
+
+
+def test_an_agents_row_has_its_cell_and_what_it_lost() -> None:
+    run = made_up(
+        replace(TINY, search=(1e-3, 1e-5), seeds=2),
+        lambda cell, seed: record(0.25 + 0.25 * seed, td=4.0, diverged=float(seed)),
+    )
+    table = judging.agents(run)
+    assert len(table) == 2 * 4 * 2 * 2 * 2
+    assert set(table.intervention) == {"0.001", "1e-05"}
+    np.testing.assert_allclose(table.learning_rate, table.intervention.astype(float))
+    np.testing.assert_allclose(table.plasticity_loss, 0.05 + 0.25 * table.seed, atol=1e-6)
+    np.testing.assert_allclose(table.log_td_loss, np.log(4.0))
+    assert (table.ever_diverged == (table.seed == 1)).all()
+    assert set(table.step) == {20}
+
+
+def test_cells_stand_beside_the_papers() -> None:
+    """Of the diverged seeds none is averaged; those of MNIST are numbers of Figs. 9 and 11."""
+    run = made_up(TINY, lambda cell, seed: record(0.3 + 0.1 * seed, diverged=float(seed == 3)))
+    table = judging.cells(run)
+    assert len(table) == len(experiment.arms(TINY))
+    assert set(table.diverged) == {1}
+    for row in table.itertuples():
+        assert row.final == statistics.mean_interval(np.float32([0.3, 0.4, 0.5]))
+        np.testing.assert_allclose(row.initial.estimate, 0.2, rtol=1e-6)
+        np.testing.assert_allclose(row.change.estimate, 0.2, rtol=1e-6)
+        np.testing.assert_allclose(row.accuracy.estimate, 0.5, rtol=1e-6)
+    one = table[(table.variant == "true_label") & (table.architecture == "mlp")].set_index(
+        ["encoding", "intervention"]
+    )
+    theirs = one[["paper_initial", "paper_final", "paper_change", "paper_spread"]]
+    for cell, printed in {
+        ("regression", "none"): (0.25, 0.59, 0.34, 0.24),
+        ("regression", "layer_norm"): (0.17, 0.60, 0.43, 0.28),
+        ("two_hot", "none"): (0.23, 0.27, 0.04, 0.12),
+        ("two_hot", "shrink_and_perturb"): (0.20, 0.29, 0.09, 0.11),
+    }.items():
+        assert tuple(theirs.loc[cell]) == printed
+    assert theirs.loc["regression", "reset_optimizer"].isna().all()
+    assert theirs.drop(index="reset_optimizer", level=1).notna().all(axis=None)
+    same = ["dataset", "architecture", "encoding", "intervention", *theirs.columns]
+    for _, both in table[same].groupby(same[:4]):  # of both rewards
+        assert len(both) == 2 and len(both.drop_duplicates()) == 1
+
+
+def test_an_arm_of_which_all_agents_diverged_is_unknown() -> None:
+    few = replace(TINY, seeds=2, interventions=("none", "layer_norm", "shrink_and_perturb"))
+    run = made_up(few, lambda cell, seed: record(np.nan, diverged=1.0))
+    table = judging.cells(run)
+    assert set(table.change) == {statistics.UNKNOWN} and set(table.diverged) == {2}
+    assert judging.contrast(run, "mlp", "layer_norm").size == 0
+    assert judging.power(run).empty
+    for name, judge in judging.CLAIMS.items():
+        lacks = name in ("weight-decay-nothing", "reset-helps")
+        assert judge(run).status == ("not run" if lacks else "inconclusive")
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ((-0.1, -0.1, -0.1), "supported"),  # one that is worse is not enough, whichever it be
+        ((0.1, 0.1, -0.1), "contradicted"),  # enough without it
+        ((0.1, -0.1, -0.1), "inconclusive"),
+    ],
+)
+def test_an_architecture_that_is_unknown_could_be_anywhere(
+    changes: tuple[float, ...], status: str
+) -> None:
+    """The first one always diverges."""
+
+    def agent(cell: dict[str, str], seed: int) -> dict[str, np.ndarray]:
+        effect = {"mlp": np.nan, **dict(zip(NETWORKS[1:], changes, strict=True))}
+        changed = cell["encoding"] == "two_hot"
+        return record(0.5 + 0.001 * seed * changed + effect[cell["architecture"]] * changed)
+
+    run = made_up(replace(TINY, interventions=("none",)), agent)
+    assert judging.judge_two_hot(run).status == status
+
+
+def test_an_agent_whose_probe_diverged_is_counted_and_not_averaged() -> None:
+    """Its own parameters are finite: from them the probe's optimizer goes astray."""
+    few = replace(TINY, interventions=("none", "layer_norm"), encodings=("regression",))
+    run = made_up(few, lambda cell, seed: record(np.inf if seed == 2 else 0.3))
+    table = judging.cells(run)
+    assert set(table.diverged) == {1}
+    assert {interval.n for interval in table.final} == {3}
+    assert len(judging.contrast(run, "mlp", "layer_norm")) == 3
+
+
+# Contrasts.
+
+
+def test_a_contrast_is_paired_by_seed_and_averaged_over_the_grid() -> None:
+    config = replace(
+        TINY, datasets=("mnist_5k", "cifar10_train"), encodings=("regression",),
+        interventions=("none", "layer_norm", "weight_decay"),
+    )  # fmt: skip
+
+    def agent(cell: dict[str, str], seed: int) -> dict[str, np.ndarray]:
+        helped = cell["intervention"] == "layer_norm"
+        by_cell = {"true_label": 0.01, "random_label": 0.03}[cell["variant"]]
+        by_cell *= {"mnist_5k": 1, "cifar10_train": 3}[cell["dataset"]]
+        initial = 0.1 if helped else 0.2  # what counts is the change
+        final = initial + 0.1 * seed + helped * (seed + 1) * by_cell
+        lost = helped and seed == 1 and cell["dataset"] == "mnist_5k"
+        return record(final, initial, diverged=float(lost))
+
+    run = made_up(config, agent)
+    found = judging.contrast(run, "mlp", "layer_norm")
+    mean = (0.01 + 0.03) * (1 + 3) / 4
+    np.testing.assert_allclose(found, mean * np.array([1, 3, 4]), atol=1e-6)  # without seed 1
+    hard = judging.contrast(run, "cnn", "layer_norm", variant="random_label")
+    np.testing.assert_allclose(hard, 0.06 * np.array([1, 3, 4]), atol=1e-6)
+    assert not judging.contrast(run, "mlp", "weight_decay").any()
+    against = judging.contrast(run, "mlp", "none", against=("layer_norm", "regression"))
+    np.testing.assert_allclose(against, -found, atol=1e-6)
+    levels = judging.contrast(run, "mlp", "layer_norm", metric="initial_loss")
+    np.testing.assert_allclose(levels, -0.1, atol=1e-6)
+    with pytest.raises(KeyError):
+        judging.contrast(run, "mlp", "dropout")
+    everything = judging.contrasts(run, intervention="layer_norm")
+    assert list(everything) == list(NETWORKS)
+    assert everything["mlp"] == statistics.mean_interval(found)
+
+
+def test_the_power_of_a_contrast_is_that_of_its_seeds() -> None:
+    effects = {("mlp", "regression", "layer_norm"): 0.3, ("cnn", "two_hot", "none"): 0.2}
+    run = population(effects)
+    found = judging.power(run).set_index(["architecture", "encoding", "intervention"])
+    assert len(found) == 4 * (2 * 2 - 1)
+    values = judging.contrast(run, "mlp", "layer_norm")
+    row = found.loc["mlp", "regression", "layer_norm"]
+    assert row.difference == statistics.mean_interval(values)
+    assert row.detectable == statistics.detectable_difference(values)
+    # two-hot itself is compared with regression, what it is combined with is compared with it
+    np.testing.assert_allclose(found.loc["cnn", "two_hot", "none"].difference.estimate, 0.2)
+    combined = found.loc["cnn", "two_hot", "layer_norm"].difference.estimate
+    np.testing.assert_allclose(combined, -0.2, atol=1e-6)
+
+
+# Judges.
+
+
+def every(intervention: str, encoding: str, *effects: float) -> Effects:
+    """By architecture, in the order of `NETWORKS`."""
+    return {
+        (network, encoding, intervention): effect
+        for network, effect in zip(NETWORKS, effects, strict=True)
+    }
+
+
+TWO_HOT, SHRUNK = ("none", "two_hot"), ("shrink_and_perturb", "regression")
+DECAYED, RESET = ("weight_decay", "regression"), ("reset_last_layer", "regression")
+NORMED = ("layer_norm", "regression")
+
+
+@pytest.mark.parametrize(
+    ("claim", "effects", "status"),
+    [
+        ("two-hot-best", every(*TWO_HOT, -0.1, -0.1, -0.1, -0.1), "supported"),
+        ("two-hot-best", every(*TWO_HOT, -0.1, 0.1, -0.1, -0.1), "supported"),  # one may be worse
+        ("two-hot-best", every(*TWO_HOT, -0.1, 0.1, 0.1, -0.1), "contradicted"),
+        ("two-hot-best", every(*TWO_HOT, -0.1, 0.1, 0.0, -0.1), "inconclusive"),
+        ("shrink-perturb-worst", every(*SHRUNK, 0.1, 0.1, 0.1, 0.1), "supported"),
+        ("shrink-perturb-worst", every(*SHRUNK, 0.1, -0.1, 0.1, 0.1), "supported"),
+        ("shrink-perturb-worst", every(*SHRUNK, -0.1, -0.1, 0.1, 0.1), "contradicted"),
+        ("shrink-perturb-worst", every(*SHRUNK, 0.0, -0.1, 0.1, 0.1), "inconclusive"),
+        ("weight-decay-nothing", every(*DECAYED, 0.0, 0.0, 0.0, 0.0), "inconclusive"),
+        ("weight-decay-nothing", every(*DECAYED, 0.1, 0.1, -0.1, -0.1), "contradicted"),
+        ("weight-decay-nothing", every(*DECAYED, 0.1, 0.1, 0.1, -0.1), "supported"),
+        ("reset-helps", every(*RESET, -0.1, 0.1, -0.1, -0.1), "supported"),  # except the CNN
+        ("reset-helps", every(*RESET, -0.1, -0.1, -0.1, 0.1), "contradicted"),
+        ("reset-helps", every(*RESET, -0.1, -0.1, 0.0, -0.1), "inconclusive"),
+        ("layer-norm-helps", every(*NORMED, -0.1, -0.1, -0.1, -0.1), "supported"),
+        ("layer-norm-helps", every(*NORMED, -0.1, 0.1, -0.1, 0.0), "contradicted"),
+        ("layer-norm-helps", every(*NORMED, -0.1, -0.1, -0.1, 0.0), "inconclusive"),
+    ],
+)
+def test_the_judges_of_changes_follow_the_ledger(claim: str, effects: Effects, status: str) -> None:
+    verdict = judging.CLAIMS[claim](population(effects))
+    assert (verdict.claim.id, verdict.status) == (claim, status)
+
+
+@pytest.mark.parametrize(
+    ("harm", "status"),
+    [
+        ((0.0, 0.0, -0.1, 0.1), "supported"),
+        ((0.0, 0.0, 0.0, 0.3), "contradicted"),
+        ((0.0, 0.0, 0.0, 0.2), "inconclusive"),
+    ],
+)
+def test_the_judge_of_shrinking_under_two_hot_compares_under_two_hot(
+    harm: tuple[float, ...], status: str
+) -> None:
+    base = every("none", "two_hot", 0.5, -0.5, 0.5, 0.5)
+    shrunk = {
+        (network, "two_hot", "shrink_and_perturb"): base[network, "two_hot", "none"] + effect
+        for network, effect in zip(NETWORKS, harm, strict=True)
+    }
+
+    def agent(cell: dict[str, str], seed: int) -> dict[str, np.ndarray]:
+        where = cell["architecture"], cell["encoding"], cell["intervention"]
+        scatter = 0.01 * (-1) ** seed * (where[2] == "none")
+        return record(1.0 + scatter + (base | shrunk).get(where, 0.0))
+
+    few = replace(TINY, interventions=("none", "shrink_and_perturb"), encodings=("two_hot",))
+    verdict = judging.judge_categorical(made_up(few, agent))
+    assert verdict.status == status and len(verdict.conditions) == 4
+
+
+@pytest.mark.parametrize(
+    ("effects", "status"),
+    [
+        ((-0.1, -0.1, -0.1, -0.1), "supported"),
+        ((-0.1, 0.1, -0.1, -0.1), "contradicted"),
+        ((-0.1, 0.0, -0.1, -0.1), "inconclusive"),
+    ],
+)
+def test_the_judge_of_the_task_looks_at_the_hard_reward(
+    effects: tuple[float, ...], status: str
+) -> None:
+    """On the easy one shrinking hurts here, whatever it does on the hard one."""
+    made = population(every(*SHRUNK, *effects), "accuracy", ("random_label",))
+    assert judging.judge_task(made).status == status
+    assert judging.hard(made) == "random_label"
+
+
+@pytest.mark.parametrize(
+    ("effects", "status"),
+    [
+        (every(*NORMED, -1, -1, -1, -1) | every(*TWO_HOT, -1, -1, -1, -1), "supported"),
+        (every(*NORMED, -1, -1, -1, -1) | every(*TWO_HOT, -1, -1, 1, -1), "contradicted"),
+        (every(*NORMED, -1, 1, -1, -1) | every(*TWO_HOT, -1, -1, -1, -1), "contradicted"),
+        (every(*NORMED, -1, -1, -1, 0) | every(*TWO_HOT, -1, -1, -1, -1), "inconclusive"),
+    ],
+)
+def test_the_judge_of_the_loss_takes_ratios_of_its_largest(effects: Effects, status: str) -> None:
+    verdict = judging.judge_td_loss(population(effects, "td"))
+    assert verdict.status == status and len(verdict.conditions) == 8
+    for condition in verdict.conditions:
+        estimate = condition.measured.estimate
+        np.testing.assert_allclose(estimate, np.exp(np.round(np.log(estimate))), rtol=1e-4)
+
+
+def test_what_a_run_lacks_is_not_judged() -> None:
+    """The quick study has three interventions; a search has none to compare with."""
+    few = replace(TINY, interventions=("none", "layer_norm"), encodings=("regression",))
+    run = made_up(few, lambda cell, seed: record(0.3 - 0.1 * (cell["intervention"] != "none")))
+    found = {name: judge(run).status for name, judge in judging.CLAIMS.items()}
+    assert found.pop("layer-norm-helps") == "supported"
+    assert found.pop("td-loss-stability") == "inconclusive"  # the half of it that there is
+    assert set(found.values()) == {"not run"}
+    run = made_up(replace(TINY, search=(1e-3,)), lambda cell, seed: record(0.3))
+    assert {judge(run).status for judge in judging.CLAIMS.values()} == {"not run"}
+
+
+def test_this_experiment_decides_the_claims_that_the_ledger_gives_it() -> None:
+    mine = {name for name, claim in LEDGER.items() if claim.experiment == "interventions"}
+    assert judging.CLAIMS.keys() == mine
+
+
+def test_the_pareto_front_is_what_no_other_point_beats() -> None:
+    points = {
+        (0.9, 0.5): True,  # best of the good
+        (0.5, 0.1): True,  # least of the bad
+        (0.7, 0.3): True,  # between the two
+        (0.6, 0.3): False,  # as bad as the last, less good
+        (0.7, 0.4): False,  # as good, worse
+        (0.4, 0.6): False,
+    }
+    good, bad = np.array(list(points)).T
+    assert judging.pareto(good, bad).tolist() == list(points.values())
+    twice = judging.pareto(np.repeat(good, 2), np.repeat(bad, 2))  # equals do not beat
+    assert twice.tolist() == np.repeat(list(points.values()), 2).tolist()
+    assert judging.pareto(good[:1], bad[:1]).all()
+
+
+@pytest.mark.slow
+def test_the_whole_of_it_through_driver_and_command_line(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = configuration.to_dict(replace(TINY, seeds=1)) | {
+        "variants": "true_label", "datasets": "mnist_5k", "architectures": "mlp",
+        "encodings": "two_hot", "interventions": "reset_last_layer", "search": "",
+    }  # fmt: skip
+    settings |= {name: str(v).lower() for name, v in settings.items() if isinstance(v, bool)}
+    default = configuration.to_dict(experiment.STUDIES["quick"])
+    changed = {name: value for name, value in settings.items() if value != default[name]}
+    options = [part for name, value in changed.items() for part in ("--set", f"{name}={value}")]
+    arguments = ["run", "interventions", "--study", "quick", *options, "--workers", "1"]
+    assert cli.main(arguments) == 0
+    assert "reset-helps: not run" in capsys.readouterr().out
+    (label,) = [path.name for path in (runs / "interventions").iterdir()]
+    table = judging.cells(results.load("interventions", label))
+    assert list(table.intervention) == ["reset_last_layer"] and list(table.diverged) == [0]
+
+
+COMMITTED = [run for run in results.recorded("interventions") if run.study != "quick"]
+
+
+@pytest.mark.parametrize("run", COMMITTED, ids=lambda run: run.label)
+@pytest.mark.skipif(
+    "PLASTICITY_DATA" not in os.environ,
+    reason="the run's CIFAR-10 images are not shipped: point PLASTICITY_DATA at the folder",
+)
+def test_recorded_runs_are_of_these_images(run: Run) -> None:
+    config = configuration.from_dict(Config, run.config)
+    few = replace(config, architectures=("mlp",), interventions=("none",), n_targets=1)
+    _, source = experiment.load(few)
+    assert source["images"] == run.provenance["data"]["images"]
+
+
+# Probes by the loss that an agent learns by.
+
+
+def test_a_two_hot_network_is_probed_by_its_own_loss_if_asked() -> None:
+    """Against a plain loop: cross-entropy is descended, squared errors of values are recorded."""
+    config = replace(
+        TINY, encoding="two_hot", bins=5, value_low=-3.0, value_high=3.0, n_targets=2, probes=0,
+        probe_steps=50, probe_loss="own",
+    )  # fmt: skip
+    world, _ = probed_agent.load([config])
+    state = experiment.start(config, world, jax.random.key(3))
+    found = two_hot_probe.record(config, world, state)
+    agent, images = mdp_agent.agent(config), world.images[mdp_agent.image_key(config)]
+    support = jnp.linspace(-3.0, 3.0, 5)
+    offset = agent.values(state.agent.params, images).mean()
+
+    @jax.jit
+    def step(params: Any, opt_state: Any, batch: Any, goal: Any) -> Any:
+        def surprise(params: Any) -> Any:
+            logits = agent.apply(params, images[batch]).reshape(8, 10, 5)
+            return -(goal * (logits - jax.nn.logsumexp(logits, -1, keepdims=True))).sum(-1).mean()
+
+        update, opt_state = agent.optimizer.update(jax.grad(surprise)(params), opt_state, params)
+        return optax.apply_updates(params, update), opt_state
+
+    for n, key in enumerate(jax.random.split(state.probe_key, 2)):
+        wanted = np.asarray(world.targets[mdp_agent.network_key(config)][n] + offset)
+        place = (wanted + 3.0) / 1.5  # on a grid of bins a value lies between two whole numbers
+        weights = np.maximum(0, 1 - np.abs(place[..., None] - np.arange(5)))
+        np.testing.assert_allclose(weights @ support, wanted, atol=1e-5)
+        params, opt_state = state.agent.params, agent.optimizer.init(state.agent.params)
+        errors = []
+        for batch in jax.random.randint(key, (50, 8), 0, 60):
+            missed = agent.values(params, images[batch]) - wanted[batch]
+            errors.append(float((missed**2).mean()))
+            params, opt_state = step(params, opt_state, batch, weights[batch])
+        final = ((agent.values(params, images) - wanted) ** 2).mean()
+        np.testing.assert_allclose(found["loss"][n], final, rtol=1e-4)
+        if n == 0:
+            first = errors
+    np.testing.assert_allclose(found["curve"][0], np.mean([first, errors]), rtol=1e-4)
+    advanced = experiment.advance(config, world, state)[1]
+    np.testing.assert_allclose(advanced["loss"], found["loss"], rtol=1e-5)
+    squared = probed_agent.probe_record(config, world, state.agent, state.probe_key)
+    assert np.all(np.abs(squared["loss"] - found["loss"]) > 1e-3)
+
+
+def test_both_losses_of_a_probe_stand_side_by_side_and_are_compared_by_seed() -> None:
+    few = replace(TINY, architectures=("mlp", "cnn"), interventions=("none", "layer_norm"))
+    lost = {("two_hot", "none"): 0.3, ("regression", "none"): 0.1}
+    run = made_up(
+        few,
+        lambda cell, seed: record(
+            0.3 + 0.05 * seed + lost.get((cell["encoding"], cell["intervention"]), 0.0)
+        ),
+    )
+    only = replace(few, architectures=("mlp",), encodings=("two_hot",), probe_loss="own")
+    own = made_up(only, lambda cell, seed: record(0.25 + 0.05 * seed, initial=0.22))
+    values = judging.own_loss_contrast(run, own, "mlp")
+    np.testing.assert_allclose(values, np.full(4, (0.25 - 0.22) - (0.4 - 0.2)), atol=1e-6)
+    table = words.probe_loss_table(judging.cells(run), judging.cells(own))
+    assert len(table) == 2 * 2 + 2 and set(table.network.str[:3]) == {"MLP"}
+    first, last = table.iloc[0].tolist(), table.iloc[-1].tolist()
+    assert first[1:3] == ["two-hot", "none"] and last[1:3] == ["regression", "none"]
+    assert first[3].startswith("0.20 [0.20, 0.20] → 0.67 [0.57, 0.78]") and first[4].startswith(
+        "0.22 ["
+    )
+    assert last[3] == last[4]
+
+
+def test_own_loss_needs_a_fresh_optimizer_state() -> None:
+    with pytest.raises(configuration.ConfigError, match="probe_loss = 'own'"):
+        replace(TINY, probe_loss="own", probe_state="carried")

@@ -1,0 +1,244 @@
+"""The experiment against a slow obvious version of itself, and its judges against made-up runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pandas as pd
+import pytest
+
+from plasticity import configuration, statistics
+from plasticity.chapters.optimizer_instability import judge as judging
+from plasticity.chapters.optimizer_instability import run as experiment
+from plasticity.chapters.optimizer_instability.run import Config
+from plasticity.runs import checkpoints, freshness, results
+from plasticity.runs.results import Run
+
+TINY = Config(
+    n_images=60, width=16, batch_size=8, steps_per_period=12, periods=3, window=4,
+    accuracy_sample=40, seeds=2,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world() -> experiment.World:
+    """Sixty digits."""
+    return experiment.load(TINY)[0]
+
+
+def test_training_is_a_plain_loop_of_adam_steps(world: experiment.World) -> None:
+    key = jax.random.key(1)
+    state = experiment.start(TINY, world, key)
+    labels = experiment.draw_labels(TINY, key, world.labels)
+    trained, trace = experiment.train(TINY, world.inputs, labels, state, key, 10, traced=True)
+
+    model = experiment.network(TINY)
+    optimizer = optax.adam(1e-3, b1=0.9, b2=0.999, eps=1e-9)
+    params, opt_state = state.params, optimizer.init(state.params)
+
+    def loss(p: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+        logits = model.apply(p, x).output
+        return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(len(y)), y])
+
+    for step, batch in enumerate(jax.random.randint(key, (10, 8), 0, 60)):
+        value, gradient = jax.value_and_grad(loss)(params, world.inputs[batch], labels[batch])
+        update, opt_state = optimizer.update(gradient, opt_state)
+        params = optax.apply_updates(params, update)
+        for name, expected in (
+            ("step_loss", value),
+            ("gradient_norm", optax.tree.norm(gradient)),
+            ("update_norm", optax.tree.norm(update)),
+        ):
+            np.testing.assert_allclose(trace[name][step], expected, rtol=1e-4)
+    # Adam divides by a root: its updates keep about half of float32's digits where v is small
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), trained.params, params)
+
+
+def test_watching_a_step_does_not_change_it(world: experiment.World) -> None:
+    key = jax.random.key(2)
+    state = experiment.start(TINY, world, key)
+    seen, unseen = (
+        experiment.train(TINY, world.inputs, world.labels, state, key, 6, traced=traced)[0]
+        for traced in (True, False)
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), seen.params, unseen.params
+    )
+
+
+def test_arms_of_one_seed_share_their_start_and_their_labels(world: experiment.World) -> None:
+    key, losses = jax.random.key(3), []
+    for changes in experiment.arms(TINY).values():
+        config = dataclasses.replace(TINY, **changes)
+        state = experiment.start(config, world, key)
+        _, record = experiment.advance(config, world, state)
+        losses.append(float(record["step_loss"][0]))
+    assert len(losses) == 4
+    assert len(set(losses)) == 1
+
+
+def test_labels_are_drawn_anew_each_period_and_kept_within_it(world: experiment.World) -> None:
+    config = dataclasses.replace(TINY, steps_per_period=300, learning_rate=3e-3, window=50)
+    state = experiment.start(config, world, jax.random.key(0))
+    advance = jax.jit(experiment.advance, static_argnums=0)
+    for period in range(2):
+        state, record = advance(config, world, state)
+        assert record["accuracy"] > 0.9
+        assert record["step_loss"][0] > 1.5  # the old labels do not help
+        assert record["step_loss"][-1] < 0.5
+        assert int(state.period) == period + 1
+        assert record["displacement"] > 0
+
+
+def test_permuted_labels_keep_their_counts(world: experiment.World) -> None:
+    config = dataclasses.replace(TINY, label_draw="permuted")
+    labels = experiment.draw_labels(config, jax.random.key(0), world.labels)
+    assert not np.array_equal(labels, world.labels)
+    np.testing.assert_array_equal(np.sort(labels), np.sort(world.labels))
+
+
+def test_evaluation_counts_dead_units_and_hits(world: experiment.World) -> None:
+    params = experiment.start(TINY, world, jax.random.key(0)).params
+    hidden = params["params"]["Dense_0"]
+    hidden["bias"] = hidden["bias"].at[:4].set(-1e3)
+    output = params["params"]["Dense_2"]
+    output["kernel"], output["bias"] = 0 * output["kernel"], jax.nn.one_hot(7, 10)
+    record = experiment.evaluate(TINY, world.inputs, jnp.full(60, 7), params, jax.random.key(0))
+    assert record["dead_units_layer_1"] == 4 / 16
+    assert record["accuracy"] == 1.0
+    np.testing.assert_allclose(record["loss"], np.log(np.e + 9) - 1, rtol=1e-6)
+    record = experiment.evaluate(TINY, world.inputs, jnp.full(60, 6), params, jax.random.key(0))
+    assert record["accuracy"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"b2": 1.0}, r"b2 = 1.0: must lie in \[0, 1\)"),
+        ({"eps_root": -1e-3}, "eps_root"),
+        ({"width": 0}, "width = 0: must be above 0"),
+        ({"window": 7}, "two windows must fit"),
+        ({"first_seed": -1}, "first_seed"),
+    ],
+)
+def test_settings_that_cannot_run_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(configuration.ConfigError, match=message):
+        dataclasses.replace(TINY, **changes)
+
+
+def test_the_arms_are_the_two_by_two_and_its_surroundings() -> None:
+    main = experiment.arms(TINY)
+    assert list(main) == ["default", "b2_only", "eps_root_only", "tuned"]
+    assert main["b2_only"] == main["default"] | {"b2": 0.9}
+    assert main["eps_root_only"] == main["default"] | {"eps_root": 1e-3}
+    config = experiment.STUDIES["laptop"]
+    around = {
+        "width": ("width_half", "width_double"),
+        "steps_per_period": ("budget_half", "budget_double"),
+        "batch_size": ("batch_quarter", "batch_double"),
+        "eps_root": ("eps_root_tenfold",),
+    }
+    tuned, arms = dataclasses.replace(config, **main["tuned"]), experiment.arms(config)
+    assert set(arms) == set(main) | {name for names in around.values() for name in names}
+    for field, names in around.items():
+        for name in names:
+            arm = dataclasses.replace(config, **arms[name])
+            assert getattr(arm, field) != getattr(tuned, field)
+            periods = {field: getattr(tuned, field), "periods": tuned.periods}
+            assert dataclasses.replace(arm, **periods) == tuned
+
+
+def record(accuracy: list[float], **traces: Any) -> dict[str, np.ndarray]:
+    """Make up what one network measured."""
+    periods, window = len(accuracy), TINY.window
+    scalars = {name: np.array(accuracy) for name in ("accuracy", "loss", "displacement")}
+    flat = {name: np.ones((periods, 2 * window)) for name in experiment.TRACES}
+    return scalars | {"dead_units": 1 - np.array(accuracy)} | flat | traces
+
+
+def made_up(records: results.Records) -> Run:
+    """Make up a run of ``records``."""
+    table, arrays = experiment.summarize(TINY, records)
+    data = {"records": 60, "full_set": 5_000, "dataset": "mnist_5k"}
+    provenance = {
+        "study": "quick", "data": data, "device": {"kind": "none"}, "seeds": [0, 1, 2],
+        "config": configuration.to_dict(TINY),
+    }  # fmt: skip
+    return Run("optimizer_instability", "quick", table, arrays, provenance)
+
+
+def test_a_spike_is_the_largest_after_over_the_median_before() -> None:
+    trace = np.ones((3, 8))
+    trace[0, 4:] = [2.0, 2.0, 4.0, 100.0]  # before the first switch: median 3
+    trace[1, :4] = [1.0, 30.0, 5.0, 1.0]  # after it: largest 30
+    trace[1, 4:] = 0.0  # a dead network takes no steps
+    run = made_up({("tuned", 0): record([0.9, 0.9, 0.9], update_norm=trace)})
+    spikes = run.select(metric="update_spike")
+    assert list(spikes.step) == [12, 24]
+    np.testing.assert_array_equal(spikes.value, [10.0, np.nan])
+
+
+def test_collapse_is_half_of_the_best_so_far_by_every_clock() -> None:
+    run = made_up({("tuned", 0): record([0.4, 1.0, 0.45]), ("tuned", 1): record([1.0, 0.9, 0.6])})
+    first, second = judging.times_to_collapse(run).to_dict("records")
+    assert (first["collapsed"], first["step"], first["switches"]) == (True, 36, 2)
+    np.testing.assert_allclose(first["memorised"], (0.3 + 0.9) / 0.9)
+    np.testing.assert_allclose(first["distance"], 1.4)
+    assert (second["collapsed"], second["step"], second["switches"]) == (False, 36, 2)
+
+
+def fates(default: float, tuned: float, spike: float = 3.0) -> Run:
+    """Make up a run in which the two arms end with the accuracies given, on every seed."""
+    records = {}
+    for seed in range(5):
+        for arm, end, height in (("default", default, 4.0 * spike), ("tuned", tuned, 4.0)):
+            jump = np.ones((3, 8))
+            jump[1:, 0] = height * (1 + 0.01 * seed * (arm == "tuned"))
+            records[arm, seed] = record([1.0, 0.95, end + 0.001 * seed], update_norm=jump)
+    return made_up(records)
+
+
+@pytest.mark.parametrize(
+    ("run", "statuses"),
+    [
+        (fates(0.1, 0.95), ["supported", "supported", "supported"]),
+        (fates(0.95, 0.95), ["contradicted", "inconclusive", "supported"]),
+        (fates(0.1, 0.5), ["supported", "contradicted", "supported"]),
+        (fates(0.1, 0.95, spike=0.5), ["supported", "supported", "contradicted"]),
+    ],
+)
+def test_judges_follow_the_ledger(run: Run, statuses: list[str]) -> None:
+    assert [judge(run).status for judge in judging.CLAIMS.values()] == statuses
+
+
+def test_a_mechanism_never_met_is_inconclusive() -> None:
+    records = {(arm, s): record([0.5, 0.5, 0.5]) for arm in ("default", "tuned") for s in (0, 1)}
+    verdict = judging.judge_mechanism(made_up(records))
+    assert verdict.status == "inconclusive"
+    assert verdict.conditions[0].measured.n == statistics.UNKNOWN.n == 0
+
+
+COMMITTED = [run for run in results.recorded("optimizer_instability") if run.study != "quick"]
+
+
+@pytest.mark.parametrize("run", COMMITTED, ids=lambda run: run.label)
+def test_recorded_runs_are_of_this_code_this_study_and_these_data(run: Run) -> None:
+    """If this fails: `plasticity reproduce ...` if the change should leave every bit as it was.
+
+    It proves so with one seed. If numbers change, as is meant, record again: `plasticity run ...
+    --fresh`.
+    """
+    config = configuration.from_dict(Config, run.config)
+    assert freshness.is_fresh(run.provenance, experiment)
+    assert config == experiment.STUDIES[run.study]
+    assert run.provenance["world"] == checkpoints.digest(experiment.load(config)[0])
+    assert run.provenance["uncommitted_source"] is False
+    arms = experiment.arms(config)
+    assert len(run.table.groupby(["arm", "seed"])) == len(arms) * config.seeds
+    assert isinstance(run.table, pd.DataFrame)
+    assert np.isfinite(run.select(metric="accuracy").value).all()

@@ -1,0 +1,359 @@
+"""The driver at toy size, as it is used: killed, resumed, refused, out of space."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy
+
+from plasticity import configuration
+from plasticity.runs import checkpoints, driver, pool, results
+from plasticity.runs.files import ResultsError
+from plasticity.runs.units import UnitsFailed, _lanes, advance_unit, compiled, units_of
+
+CHILD = """
+import json, sys
+import toy
+from plasticity import configuration, driver
+config = configuration.from_dict(toy.Config, json.loads(sys.argv[1]))
+driver.run(toy, config, "quick", checkpoint_seconds=0.0)
+"""
+
+
+def child(config: toy.Config, runs: Path, **environment: str) -> subprocess.Popen[str]:
+    """Start a driver of its own process group, with two workers, that checkpoints every chunk."""
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, json.dumps(configuration.to_dict(config))],
+        env={**os.environ, "PLASTICITY_RUNS": str(runs), "PYTHONPATH": path, **environment},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    """Wait for a driver that is expected to succeed."""
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+
+
+def run_here(config: toy.Config, study: str = "quick", **options: object) -> results.Run:
+    """Run in this process, checkpointing every chunk."""
+    return driver.run(
+        toy, config, study, workers=0, checkpoint_seconds=0.0, **options  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def test_records_the_whole_run_with_its_provenance(runs: Path) -> None:
+    run = run_here(toy.Config())
+    assert len(run.table) == 2 * 2 * 6
+    assert set(run.arrays) == {"narrow", "wide"}
+    assert run.arrays["wide"].shape == (2, 6, 64)
+    assert run.config == configuration.to_dict(toy.Config())
+    assert run.provenance["seeds"] == [0, 1]
+    assert {"commit", "packages", "device", "code", "world", "began"} <= set(run.provenance)
+    assert not list((runs / "toy" / "quick" / "unfinished").glob("*/"))  # nothing left but the lock
+
+
+def test_equal_seeds_give_equal_bits_and_other_seeds_others(runs: Path) -> None:
+    first = run_here(toy.Config())
+    again = run_here(toy.Config(), reuse=False)
+    other = run_here(dataclasses.replace(toy.Config(), first_seed=1))
+    np.testing.assert_array_equal(first.arrays["narrow"], again.arrays["narrow"])
+    np.testing.assert_array_equal(first.arrays["narrow"][1], other.arrays["narrow"][0])
+    assert not np.array_equal(first.arrays["narrow"][1], other.arrays["narrow"][1])
+
+
+def test_a_batch_of_seeds_measures_what_single_seeds_do(runs: Path) -> None:
+    config, work = toy.Config(), runs / "batched"
+    single = run_here(config)
+    for unit in units_of(toy, config, batched=True):  # type: ignore[arg-type]
+        assert list(advance_unit(toy, config, unit, work, 0.0))[-1] == 6  # type: ignore[arg-type]
+        lanes = _lanes(unit, checkpoints.UnitFolder(work, *unit).records())
+        for seed, record in lanes.items():
+            np.testing.assert_allclose(
+                record["position"], single.arrays[unit.arm][seed], rtol=1e-5, atol=1e-4
+            )
+
+
+def test_reuses_a_recorded_run_only_if_configuration_and_code_are_the_same(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run_here(toy.Config())
+    assert run_here(toy.Config()).provenance == first.provenance
+    assert run_here(toy.Config(), reuse=False).provenance["began"] >= first.provenance["began"]
+    monkeypatch.setattr("plasticity.runs.fingerprint.code_digest", lambda module: "edited")
+    assert run_here(toy.Config()).provenance["code"] == "edited"
+
+
+def test_overridden_settings_get_a_folder_of_their_own(runs: Path) -> None:
+    run_here(toy.Config())
+    other = run_here(dataclasses.replace(toy.Config(), scale=2.0))
+    assert other.label.startswith("quick-")
+    assert results.load("toy", "quick").config["scale"] == 1.0
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_resumes_to_the_same_bits(runs: Path, tmp_path: Path) -> None:
+    config = toy.Config(chunks=8, seconds_a_chunk=0.1, size=100_000)
+    finish(child(config, tmp_path / "unbroken"))
+    work = runs / "toy" / results.label(toy.STUDIES, "quick", config) / "unfinished"
+    for kill in range(4):
+        process, before = child(config, runs), chunks_done(config, work)
+        while chunks_done(config, work) < before + 3:
+            assert process.poll() is None, process.stderr.read()  # type: ignore[union-attr]
+            time.sleep(0.002)
+        time.sleep(0.03 * kill)  # early and late in a chunk, computing and writing
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert not (work.parent / "run.json").exists()
+    finish(child(config, runs))
+    (unbroken,) = (tmp_path / "unbroken").glob("toy/*/run.json")
+    resumed = json.loads((work.parent / "run.json").read_text())
+    assert resumed["sha256"] == json.loads(unbroken.read_text())["sha256"]
+
+
+def chunks_done(config: toy.Config, work: Path) -> int:
+    """Return the chunks behind the newest states of all units."""
+    units = units_of(toy, config, batched=False)  # type: ignore[arg-type]
+    return sum(checkpoints.UnitFolder(work, *unit).chunks_done() for unit in units)
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_of_a_write_it_resumes_to_the_same_bits(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Die inside each kind of write, at the moment when its temporary file is half written.
+
+    In turn: the header, a record, a state, the arrays and the provenance of the finished run. Each
+    attempt resumes what the one before it left.
+    """
+    config = toy.Config(chunks=3)
+    expected = run_here(config, study="laptop").provenance["sha256"]
+    code = (
+        "import os, toy\n"
+        "from plasticity import driver, results, checkpoints\n"
+        "import orbax.checkpoint as ocp\n"
+        "count = 0\n"
+        "def dying(write):\n"
+        "    def half(*arguments, **options):\n"
+        "        global count\n"
+        "        count += 1\n"
+        "        if count == {n}:\n"
+        "            if write is os.replace:\n"
+        "                os.truncate(arguments[0], os.path.getsize(arguments[0]) // 2)\n"
+        "            os._exit(9)\n"
+        "        return write(*arguments, **options)\n"
+        "    return half\n"
+        "{patch}\n"
+        "driver.run(toy, toy.Config(chunks=3), 'quick', workers=0, checkpoint_seconds=0.0)\n"
+    )
+    replace = "os.replace = dying(os.replace)"
+    rename = "os.rename = dying(os.rename)"
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    for patch, n in ((replace, 1), (replace, 4), (rename, 2), (replace, 11), (replace, 3)):
+        process = subprocess.run(
+            [sys.executable, "-c", code.format(patch=patch, n=n)],
+            env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert process.returncode == 9, process.stderr  # it did die there
+    assert run_here(config).provenance["sha256"] == expected
+
+
+def interrupt(config: toy.Config, runs: Path, chunks: int) -> Path:
+    """Leave an unfinished run of ``config`` whose first unit has ``chunks`` chunks; its folder."""
+    work = results.folder("toy", results.label(toy.STUDIES, "quick", config)) / "unfinished"
+    steps = iter(range(chunks))
+
+    def stop_after(*arguments: object, **options: object) -> None:
+        if next(steps, None) is None:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tqdm.std.tqdm.update", stop_after)
+        with pytest.raises(KeyboardInterrupt):
+            run_here(config)
+    return work
+
+
+def test_an_unfinished_run_of_another_configuration_or_code_is_not_resumed(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = interrupt(toy.Config(), runs, 3)
+    header = json.loads((work / "header.json").read_text())
+    header["config"]["scale"] = 3.0
+    (work / "header.json").write_text(json.dumps(header))
+    with pytest.raises(
+        checkpoints.CheckpointError, match=r"another config \(scale: 3.0 → 1.0\).*--fresh"
+    ):
+        run_here(toy.Config())
+    assert run_here(toy.Config(), fresh=True).config["scale"] == 1.0
+    interrupt(dataclasses.replace(toy.Config(), scale=4.0), runs, 3)
+    monkeypatch.setattr("plasticity.runs.fingerprint.code_digest", lambda module: "edited")
+    with pytest.raises(checkpoints.CheckpointError, match="another code"):
+        run_here(dataclasses.replace(toy.Config(), scale=4.0))
+
+
+def test_a_kill_while_a_run_is_discarded_leaves_its_header(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left of its units must not pass for another run's."""
+    work = interrupt(toy.Config(), runs, 3)
+
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("plasticity.runs.driver.shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_here(toy.Config(), fresh=True)
+    assert (work / "header.json").exists() and (work / "narrow").exists()
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "exchange"])
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_serves(
+    runs: Path, damage: str
+) -> None:
+    expected = run_here(toy.Config(), study="laptop").provenance["sha256"]
+    work = interrupt(toy.Config(), runs, 4)
+    state = max((work / "narrow" / "0").glob("state_*"))
+    files = [path for path in state.rglob("*") if path.is_file() and path.stat().st_size]
+    if damage == "exchange":  # readable, complete, and not the state that belongs here
+        shutil.rmtree(state)
+        shutil.copytree(min(state.parent.glob("state_*")), state)
+        files = []
+    for path in files:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        if damage == "remove":
+            path.unlink()
+        else:
+            path.write_bytes(content[: len(content) // 2] if damage == "truncate" else content)
+    with pytest.raises(UnitsFailed, match=r"is damaged.*checkpoint before it"):
+        run_here(toy.Config())
+    shutil.rmtree(state)
+    assert run_here(toy.Config()).provenance["sha256"] == expected
+
+
+def test_a_damaged_record_costs_its_unit_and_no_other(runs: Path) -> None:
+    expected = run_here(toy.Config(), study="laptop").provenance["sha256"]
+    work = interrupt(toy.Config(), runs, 8)
+    record = min((work / "narrow" / "0").glob("records_*.npz"))
+    record.write_bytes(record.read_bytes()[:-40])
+    with pytest.raises(checkpoints.CheckpointError, match="only this unit starts over"):
+        run_here(toy.Config())
+    shutil.rmtree(work / "narrow" / "0")
+    assert run_here(toy.Config()).provenance["sha256"] == expected
+
+
+def test_two_drivers_do_not_share_a_folder(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with (
+        checkpoints.locked(runs / "toy" / "quick" / "unfinished"),
+        pytest.raises(checkpoints.CheckpointError, match="in use by another process"),
+    ):
+        run_here(toy.Config())
+
+
+def test_an_unwritable_folder_is_named(runs: Path) -> None:
+    runs.write_text("a file where the folder should be")
+    with pytest.raises(ResultsError, match=r"cannot write .*PLASTICITY_RUNS"):
+        run_here(toy.Config())
+
+
+@pytest.mark.parametrize("limit", [3_000, 40_000])
+def test_a_full_disk_is_named_and_nothing_is_lost(runs: Path, limit: int) -> None:
+    """A limit on file size stands in for the full disk; the second lets a few writes through."""
+    expected = run_here(toy.Config(), study="laptop").provenance["sha256"]
+    config = dataclasses.replace(toy.Config(), size=64)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(ResultsError, match="Free space"):
+            run_here(dataclasses.replace(config, size=60_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert run_here(config).provenance["sha256"] == expected
+    assert len(run_here(dataclasses.replace(config, size=60_000)).arrays) == 2
+
+
+@pytest.mark.slow
+def test_one_failed_arm_does_not_spoil_the_others(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = toy.Config(fail_arm="wide", chunks=2)
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    with pytest.raises(UnitsFailed, match=r"(?s)2 of 4 units failed.*told to fail"):
+        driver.run(toy, config, "quick")
+    work = results.folder("toy", results.label(toy.STUDIES, "quick", config)) / "unfinished"
+    assert checkpoints.UnitFolder(work, "narrow", (1,)).chunks_done() == 2
+    monkeypatch.setenv("TOY_MENDED", "1")
+    assert driver.run(toy, config, "quick").arrays["wide"].shape == (2, 2, 64)
+
+
+def test_an_edited_result_is_not_believed(runs: Path) -> None:
+    run_here(toy.Config())
+    path = runs / "toy" / "quick" / "results.csv"
+    path.write_text(path.read_text().replace("narrow", "Narrow"))
+    with pytest.raises(ResultsError, match=r"results.csv is not what the run wrote"):
+        results.load("toy", "quick")
+
+
+def test_an_empty_selection_is_an_error(runs: Path) -> None:
+    run = run_here(toy.Config())
+    assert len(run.select(arm="wide", seed=1)) == 6
+    with pytest.raises(KeyError, match="narrow"):
+        run.select(arm="wiide")
+
+
+def test_workers_keep_to_an_arm_that_they_have_compiled() -> None:
+    parts = [pool.Unit(arm, (seed,)) for arm in "abc" for seed in range(3)]
+    waiting = pool.Waiting(parts)
+    first, second = waiting.take(None), waiting.take(None)
+    assert first is not None and second is not None
+    assert (first.arm, second.arm) == ("a", "b")
+    for expected, arm in zip("aabbcccx", "aabbaccc", strict=True):
+        unit = waiting.take(arm)
+        assert (unit.arm if unit else "x") == expected
+    assert waiting.take("a") is None
+
+
+def test_what_was_compiled_for_an_arm_goes_when_the_next_begins(runs: Path) -> None:
+    config = toy.Config(seeds=2)
+    assert len(toy.arms(config)) > 1
+    driver.run(toy, config, "quick", workers=0)
+    start, advance = compiled(toy, batched=False)
+    assert start._cache_size() == advance._cache_size() == 1  # type: ignore[attr-defined]
+
+
+def test_a_worker_helps_with_the_last_arm() -> None:
+    waiting = pool.Waiting([pool.Unit("a", (seed,)) for seed in range(2)])
+    assert waiting.take(None) is not None
+    assert waiting.take("other") == pool.Unit("a", (1,))
+
+
+def test_an_experiment_says_how_often_it_is_checkpointed(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+    save = checkpoints.UnitFolder.save
+
+    def count(folder: checkpoints.UnitFolder, chunk: int, *rest: object) -> None:
+        saved.append(chunk)
+        save(folder, chunk, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(checkpoints.UnitFolder, "save", count)
+    driver.run(toy, toy.Config(seeds=1), "quick", workers=0)
+    assert saved == [6, 6]  # each arm ends within the driver's own interval
+    monkeypatch.setattr(toy, "CHECKPOINT_SECONDS", 0.0, raising=False)
+    driver.run(toy, toy.Config(seeds=1, scale=2.0), "quick", workers=0)
+    assert saved[2:] == [1, 2, 3, 4, 5, 6] * 2

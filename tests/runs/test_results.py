@@ -1,0 +1,139 @@
+"""Runs on disk: what is written is what is read, and a damaged run is not believed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from plasticity import configuration
+from plasticity.runs import files, origin, results
+
+TABLE = pd.DataFrame(
+    {"arm": ["a", "b"], "seed": [0, 0], "step": [1, 1], "metric": "x", "value": [0.1, 1 / 3]}
+)
+ARRAYS = {"trace/a": np.arange(6.0).reshape(2, 3)}
+PROVENANCE = {
+    "study": "laptop", "seeds": [0], "data": {"records": 5, "full_set": 10, "dataset": "toy"},
+    "device": {"kind": "a machine"}, "config": {},
+}  # fmt: skip
+
+
+def write(label: str = "laptop", **changes: object) -> results.Run:
+    """Record a made-up run."""
+    return results.write("toy", label, TABLE, ARRAYS, {**PROVENANCE, **changes})
+
+
+def test_what_is_written_is_what_is_read(runs: Path) -> None:
+    run = write()
+    pd.testing.assert_frame_equal(run.table, TABLE)
+    np.testing.assert_array_equal(run.arrays["trace/a"], ARRAYS["trace/a"])
+    assert {path.name for path in (runs / "toy" / "laptop").iterdir()} == {
+        "results.csv", "arrays.npz", "run.json",
+    }  # fmt: skip
+
+
+def test_equal_runs_are_equal_bytes(runs: Path) -> None:
+    write("laptop")
+    write("gpu", study="gpu")
+    for name in ("results.csv", "arrays.npz"):
+        first, second = ((runs / "toy" / label / name).read_bytes() for label in ("laptop", "gpu"))
+        assert first == second
+
+
+@pytest.mark.parametrize("name", ["results.csv", "arrays.npz"])
+def test_damage_is_found(runs: Path, name: str) -> None:
+    write()
+    path = runs / "toy" / "laptop" / name
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(files.ResultsError, match=f"{name} is not what the run wrote.*delete"):
+        results.load("toy", "laptop")
+
+
+def test_broken_provenance_and_absent_runs_are_named(runs: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"run\.json is missing.*--study laptop"):
+        results.load("toy", "laptop-0badc0de")
+    write()
+    path = runs / "toy" / "laptop" / "run.json"
+    path.write_text(path.read_text()[:50])
+    with pytest.raises(files.ResultsError, match=r"run\.json is not a run's provenance"):
+        results.load("toy", "laptop")
+    path.write_text(json.dumps({"no": "hashes"}))
+    with pytest.raises(files.ResultsError):
+        results.load("toy", "laptop")
+
+
+def test_the_best_run_is_the_one_nearest_to_the_paper_and_no_trial(runs: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no recorded run of toy"):
+        results.best("toy")
+    write("quick", study="quick")
+    write("paper-0badc0de", study="paper")
+    write("laptop")
+    assert results.best("toy").label == "laptop"
+    assert [run.label for run in results.recorded("toy")] == ["paper-0badc0de", "laptop", "quick"]
+
+
+def test_a_run_describes_itself(runs: Path) -> None:
+    assert write().describe() == "laptop run · 1 seed · 5 of 10 images (toy) · a machine"
+
+
+def test_labels_tell_trials_from_studies() -> None:
+    import toy
+
+    assert results.label(toy.STUDIES, "quick", toy.Config()) == "quick"
+    other = results.label(toy.STUDIES, "quick", toy.Config(scale=2.0))
+    assert other == f"quick-{configuration.digest(toy.Config(scale=2.0))[:8]}"
+    with pytest.raises(configuration.ConfigError, match="unknown study"):
+        results.label(toy.STUDIES, "slow", toy.Config())
+
+
+def test_runs_are_found_from_below_the_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PLASTICITY_RUNS", raising=False)
+    (tmp_path / "papermill_runs").mkdir()
+    (tmp_path / "book").mkdir()
+    monkeypatch.chdir(tmp_path / "book")
+    assert results.root() == tmp_path / "papermill_runs"
+
+
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "results.csv"
+    files.write_atomically(path, b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(files.ResultsError, match=r"No space left on device.*it resumes"):
+        files.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_provenance_says_what_computed(repository: Path) -> None:
+    found = origin.environment()
+    assert set(origin.PACKAGES) <= set(found["packages"])
+    assert found["device"]["kind"]
+    if (repository / ".git").exists():
+        assert len(found["commit"]) == 40
+
+
+def test_a_bank_is_a_file_for_each_arm_read_on_demand(runs: Path) -> None:
+    kernels = {"bank/a/params/kernel": np.ones((3, 2)), "bank/b/params/bias": np.zeros((3, 4))}
+    run = results.write("toy", "laptop", TABLE, {**ARRAYS, **kernels}, PROVENANCE)
+    assert set(run.arrays) == {"trace/a"}
+    assert run.banks() == ["a", "b"]
+    np.testing.assert_array_equal(run.bank("a")["params/kernel"], np.ones((3, 2)))
+    with pytest.raises(KeyError, match="no parameters of 'c' were kept; there are a, b"):
+        run.bank("c")
+    (runs / "toy" / "laptop" / "bank" / "b.npz").write_bytes(b"damaged")
+    with pytest.raises(files.ResultsError, match=r"b\.npz is not what the run wrote"):
+        results.load("toy", "laptop")
