@@ -95,7 +95,8 @@ bench: $(PEERS) ## Speed against peers; writes the page Speed's tables (BENCH=ag
 
 .PHONY: figure
 figure: $(STAMP) ## Draw the README's figure from the best recorded run
-	$(BIN)/python -c "import pathlib; from plasticity import figures, results; \
+	$(BIN)/python -c "import pathlib; from plasticity.chapters.optimizer_instability import figures; \
+	  from plasticity.runs import results; \
 	  figures.save_home_figure(results.best('optimizer_instability'), pathlib.Path('book/_static/home.png'))"
 
 .PHONY: product
@@ -151,9 +152,9 @@ $(STAMP): requirements.lock pyproject.toml
 	  $(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock; \
 	  $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .; \
 	fi; \
-	mkdir -p $(JUPYTER_CONFIG_DIR) $(JUPYTER_DATA_DIR) $(JUPYTER_RUNTIME_DIR) $(MPLCONFIGDIR) $(IPYTHONDIR)/study_default; \
+	mkdir -p $(JUPYTER_CONFIG_DIR) $(JUPYTER_DATA_DIR) $(JUPYTER_RUNTIME_DIR) $(MPLCONFIGDIR) $(IPYTHONDIR)/profile_default; \
 	echo 'c.IPKernelApp.log_level = "ERROR"  # not a warning about TCP for every notebook' \
-	  >$(IPYTHONDIR)/study_default/ipython_kernel_config.py; \
+	  >$(IPYTHONDIR)/profile_default/ipython_kernel_config.py; \
 	touch $@
 
 # The extra `benchmark`, on top of the lock. uv takes PyTorch's CPU build; where uv finds none, or is not there, pip

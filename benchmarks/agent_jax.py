@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from agent_task import CHECK_PERIOD, PROBE_CHECK_STEPS, Case, Settings, World
-from task import CHECK_STEPS, Task, in_double
+from task import CHECK_STEPS, in_double
 
 from plasticity import devices
 from plasticity.agents import dqn, losses, mdp_agent, optimizers, replay
@@ -264,24 +264,3 @@ class Fits:
         """Return final losses, learning curves and their noise, of every target."""
         found = self.fit(jax.random.key(SEED), given.shape[1])
         return [np.asarray(part) for part in found]
-
-
-TASKS: dict[str, Callable[[Case, World], Task]] = {
-    "agent_pinned": Agents,
-    "agent_all": Agents,
-    "agent_vmap": partial(Agents, agents=2),
-    "probe_pinned": Fits,
-    "probe_all": Fits,
-    "probe_vmap": partial(Fits, batched=True),
-    "cnn_update_pinned": Updates,
-    "cnn_update_all": Updates,
-    "cnn_update_native": partial(Updates, native=True),
-    "cnn_agent_pinned": Agents,
-    "cnn_agent_all": Agents,
-    "copies": partial(Periods, multiple=1),
-    # Beyond any run. What a call and the period have in common decides how often the table of
-    # target values is made: once each `case.steps` if the multiple is odd, as with copies, and
-    # once a call if it is even.
-    "no_copies": partial(Periods, multiple=1_000_001),
-    "one_table": partial(Periods, multiple=1_000_000),
-}

@@ -20,27 +20,12 @@ from rounds import Agreement, Benchmark, Group
 
 from plasticity.measure.probe import STEPS, TARGETS
 
-# Pinned processes run the code of those on all cores: one of the two is checked.
 AGREEMENTS = {
-    "agents": Agreement(
-        "agent_all", moved=True,
-        without=("agent_pinned", "torch_agent_pinned", "torch_update_pinned"),
-    ),
-    "probes": Agreement(
-        "probe_all", moved=False, without=("probe_pinned", "torch_probe_pinned")
-    ),
-    "cnn_updates": Agreement(
-        "cnn_update_all", moved=True,
-        without=(
-            "cnn_update_pinned", "torch_cnn_update_pinned", "torch_cnn_update_last_pinned",
-            "torch_cnn_update_compiled_pinned",
-        ),
-    ),
-    "cnn_agents": Agreement(
-        "cnn_agent_all", moved=True, without=("cnn_agent_pinned", "torch_cnn_agent_pinned")
-    ),
-}  # fmt: skip
-
+    "agents": Agreement("agent_all", moved=True),
+    "probes": Agreement("probe_all", moved=False),
+    "cnn_updates": Agreement("cnn_update_all", moved=True),
+    "cnn_agents": Agreement("cnn_agent_all", moved=True),
+}
 
 AGENTS = (
     Case("mlp", 512, 0, 32, 5_000, steps=1_000, block=50),
@@ -88,7 +73,7 @@ def measure(toy: bool, folder: Path) -> tuple[Benchmark, dict[str, Any]]:
 
 def run(sizes: Sizes, folder: Path) -> tuple[Benchmark, dict[str, Any]]:
     """Return the benchmark of these sizes, run, and its settings."""
-    benchmark = Benchmark("agent", agent_jax, AGREEMENTS, sizes.contenders, sizes.seconds, folder)
+    benchmark = Benchmark(agent_jax, AGREEMENTS, sizes.contenders, sizes.seconds, folder)
     groups = (
         Group(("agents",), sizes.agents, sizes.rounds),
         Group(("probes",), (sizes.probe,), sizes.rounds),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ import pytorch
 import torch
 from agent_task import CHECK_PERIOD, Case, Settings, World
 from pytorch import double_precision as double_precision
-from task import Task
 from torch import Tensor
 from torch.nn import functional
 
@@ -256,26 +254,3 @@ class Fits:
         # The curve of a check is one window long.
         curve, noise = trace.mean(dim=1, keepdim=True), trace.std(dim=1, correction=0, keepdim=True)
         return [part.numpy() for part in (final, curve, noise)]
-
-
-TASKS: dict[str, Callable[[Case, World], Task]] = {
-    # fused=None is torch.optim.Adam's own default.
-    "torch_agent_all": Agent,
-    "torch_agent_pinned": Agent,
-    "torch_update_all": Updates,
-    "torch_update_pinned": Updates,
-    "torch_update_fused_pinned": partial(Updates, fused=True),
-    "torch_update_compiled_pinned": partial(Updates, fused=True, compiled=True),
-    "torch_probe_all": Fits,
-    "torch_probe_pinned": Fits,
-    "torch_probe_fused_pinned": partial(Fits, fused=True),
-    "torch_probe_compiled_pinned": partial(Fits, fused=True, compiled=True),
-    "torch_cnn_update_all": Updates,
-    "torch_cnn_update_last_all": partial(Updates, channels_last=True),
-    "torch_cnn_update_compiled_all": partial(Updates, fused=True, compiled=True),
-    "torch_cnn_update_pinned": Updates,
-    "torch_cnn_update_last_pinned": partial(Updates, channels_last=True),
-    "torch_cnn_update_compiled_pinned": partial(Updates, fused=True, compiled=True),
-    "torch_cnn_agent_all": Agent,
-    "torch_cnn_agent_pinned": Agent,
-}

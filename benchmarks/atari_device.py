@@ -31,8 +31,7 @@ from atari_task import Case
 from rounds import beginning, record, say
 
 from plasticity.agents import atari_agent
-from plasticity.worlds import atari
-from plasticity.worlds import atari_callback as jitted_atari
+from plasticity.worlds import atari, atari_callback
 
 HERE = Path(__file__).parent
 
@@ -79,7 +78,7 @@ class Calls(atari_jax.Jitted):
             super().begin(config)
 
     def instantly(self) -> contextlib.AbstractContextManager[Any]:
-        return mock.patch.object(jitted_atari, "_environments", lambda *_: self.instant)
+        return mock.patch.object(atari_callback, "_environments", lambda *_: self.instant)
 
     def block(self) -> int:
         with self.instantly():

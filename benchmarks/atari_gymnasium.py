@@ -5,8 +5,6 @@ gymnasium shrinks frames by OpenCV, the package opencv-python-headless.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 # Pixels and points have no other precision.
 from contextlib import nullcontext as double_precision  # noqa: F401
 
@@ -15,7 +13,6 @@ import numpy as np
 from atari_task import STACK, Case, Settings, World
 from gymnasium.vector import SyncVectorEnv
 from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation, TransformReward
-from task import Task
 
 from plasticity.worlds import atari
 
@@ -62,6 +59,3 @@ class Stepping:
         games.reset(seed=0)
         steps = [games.step(actions)[:3] for actions in given]
         return [np.stack(part).astype(np.float32) for part in zip(*steps, strict=True)]
-
-
-TASKS: dict[str, Callable[[Case, World], Task]] = {"gymnasium_sync": Stepping}

@@ -9,7 +9,6 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -17,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from atari_task import CHECK_PERIOD, STACK, Case, Settings, World, batch_type
-from task import CHECK_STEPS, Task, in_double
+from task import CHECK_STEPS, in_double
 
 from plasticity.agents import atari_agent, double_dqn, frame_replay
 from plasticity.worlds import atari, atari_callback
@@ -148,7 +147,7 @@ def draw(calls: int, environments: int, actions: int) -> np.ndarray:
 
 
 class Jitted:
-    """The same by `jitted_atari` in one scan, a call of `block`; it keeps ``stack`` frames."""
+    """The same by `atari_callback` in one scan, a call of `block`; it keeps ``stack`` frames."""
 
     def __init__(self, case: Case, world: World, stack: int = STACK) -> None:
         self.case, self.stack = case, stack
@@ -429,19 +428,3 @@ def full_buffer(config: atari_agent.AgentConfig) -> frame_replay.Buffer:
         return jax.lax.scan(put, empty, jnp.arange(config.capacity + 1))[0]
 
     return jax.block_until_ready(jax.jit(fill)())
-
-
-TASKS: dict[str, Callable[[Case, World], Task]] = {
-    "stepping_hosted": Hosted,
-    "stepping_jitted": Jitted,
-    "atari_agent_pinned": Agents,
-    "atari_agent_all": Agents,
-    "atari_agent_vmap": partial(Agents, agents=2),
-    "atari_update_pinned": Updates,
-    "atari_update_all": Updates,
-    "part_whole": Agents,
-    "part_acting": Acting,
-    "part_stepping": partial(Jitted, stack=1),
-    "part_replay": Replay,
-    "part_learning": Learning,
-}

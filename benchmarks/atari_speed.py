@@ -18,21 +18,11 @@ import rounds
 from atari_task import Case, Settings
 from rounds import Agreement, Benchmark, Group
 
-# Pinned processes run the code of those on all cores: one of the two is checked.
 AGREEMENTS = {
     "atari_steps": Agreement("stepping_hosted", moved=False),
-    "atari_agents": Agreement(
-        "atari_agent_all", moved=True,
-        without=("atari_agent_pinned", "torch_atari_agent_pinned", "torch_atari_agent_last_pinned"),
-    ),
-    "atari_updates": Agreement(
-        "atari_update_all", moved=True,
-        without=(
-            "atari_update_pinned", "torch_atari_update_pinned", "torch_atari_update_last_pinned",
-            "torch_atari_update_compiled_pinned",
-        ),
-    ),
-}  # fmt: skip
+    "atari_agents": Agreement("atari_agent_all", moved=True),
+    "atari_updates": Agreement("atari_update_all", moved=True),
+}
 
 EVENTFUL = "breakout"
 """The game of checks."""
@@ -75,7 +65,7 @@ def measure(toy: bool, folder: Path) -> tuple[Benchmark, dict[str, Any]]:
 
 def run(sizes: Sizes, folder: Path) -> tuple[Benchmark, dict[str, Any]]:
     """Return the benchmark of these sizes, run, and its settings."""
-    benchmark = Benchmark("atari", atari_jax, AGREEMENTS, sizes.contenders, sizes.seconds, folder)
+    benchmark = Benchmark(atari_jax, AGREEMENTS, sizes.contenders, sizes.seconds, folder)
     # Checked where something happens soon: points in Breakout, and lives lost.
     steps = [case._replace(game=EVENTFUL) for case in sizes.stepping]
     agent = [sizes.agent._replace(game=EVENTFUL)]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any
 
 import atari_gymnasium
@@ -17,7 +16,6 @@ import pytorch
 import torch
 from atari_task import CHECK_PERIOD, STACK, Case, Settings, World
 from pytorch import double_precision as double_precision
-from task import Task
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -274,16 +272,3 @@ class Agent(Learner):
             if self.updates % int(settings.target_period // settings.learn_period) == 0:
                 self.copy_target()
         return self.case.updates * int(settings.learn_period)
-
-
-TASKS: dict[str, Callable[[Case, World], Task]] = {
-    "torch_atari_agent_all": Agent,
-    "torch_atari_agent_pinned": Agent,
-    "torch_atari_agent_last_pinned": partial(Agent, channels_last=True),
-    "torch_atari_update_all": Updates,
-    "torch_atari_update_last_all": partial(Updates, channels_last=True),
-    "torch_atari_update_compiled_all": partial(Updates, compiled=True),
-    "torch_atari_update_pinned": Updates,
-    "torch_atari_update_last_pinned": partial(Updates, channels_last=True),
-    "torch_atari_update_compiled_pinned": partial(Updates, compiled=True),
-}

@@ -18,6 +18,8 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from comparisons import ENTRIES
+from table import Entry
 from task import Task, in_double, read_world, turn
 
 
@@ -25,7 +27,7 @@ class Server:
     """What a contender knows from one order to the next."""
 
     def __init__(self) -> None:
-        self.name = ""
+        self.entry: Entry | None = None
         self.module: ModuleType | None = None
         self.tasks: dict[Any, Task] = {}
 
@@ -35,12 +37,13 @@ class Server:
             if order["core"] is not None:
                 os.sched_setaffinity(0, {order["core"]})  # before any library counts the cores
             # What the contender needs, and nothing that it does not.
-            self.name, self.module = order["contender"], importlib.import_module(order["module"])
+            self.entry = ENTRIES[order["contender"]]
+            self.module = importlib.import_module(self.entry.module)
             return {}
-        assert self.module is not None
-        case, make = self.module.Case(*order["case"]), self.module.TASKS[self.name]
+        assert self.entry is not None and self.module is not None
+        case = self.module.Case(*order["case"])
         if order["do"] == "prepare":
-            self.tasks[case] = make(case, read_world(order["world"], self.module.World))
+            self.tasks[case] = self.entry.task(case, read_world(order["world"], self.module.World))
             began = time.perf_counter()
             steps = self.tasks[case].block()
             return {"seconds": time.perf_counter() - began, "steps": steps}
@@ -49,7 +52,7 @@ class Server:
             if order["double"]:
                 world, precision = in_double(world), self.module.double_precision
             with precision():
-                np.savez(order["out"], *make(case, world).check(np.load(order["given"])))
+                np.savez(order["out"], *self.entry.task(case, world).check(np.load(order["given"])))
             return {}
         return {"steps_per_second": turn(self.tasks[case], order["seconds"])}
 

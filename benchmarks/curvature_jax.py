@@ -1,13 +1,11 @@
-"""Our ways to take curvature: `plasticity.measure.curvature` and `plasticity.measure.gradients`.
+"""Our ways to take curvature: `plasticity.measure.curvature`, `plasticity.measure.inner_products`.
 
 And their peers in JAX: Lanczos' method of matfree, and gradients by example from vmap.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -18,7 +16,7 @@ import numpy as np
 from agent_jax import double_precision as double_precision
 from curvature_task import OUTPUTS, Case, Density, World, density
 from jax.flatten_util import ravel_pytree
-from task import CHECK_STEPS, Task, in_double
+from task import CHECK_STEPS, in_double
 
 from plasticity import devices
 from plasticity.agents import dqn, mdp_agent
@@ -146,7 +144,7 @@ class Matfree(Spectra):
 
 
 class Grams(Network):
-    """`gradient_covariance.gram`, layer by layer."""
+    """`inner_products.gram`, layer by layer."""
 
     def __init__(self, case: Case, world: World) -> None:
         super().__init__(case, world)
@@ -237,13 +235,3 @@ class Logged(agent_jax.Agents):
     def block(self) -> int:
         self.advance(self.agent, PIECES * self.case.steps)
         return PIECES * self.case.steps
-
-
-TASKS: dict[str, Callable[[Case, World], Task]] = {
-    "spectrum": Spectra,
-    "matfree": Matfree,
-    "gram": Grams,
-    "gram_vmap": NaiveGrams,
-    "logged_pinned": Logged,
-    "unlogged_pinned": partial(Logged, logged=False),
-}

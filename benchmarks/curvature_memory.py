@@ -16,6 +16,7 @@ from pathlib import Path
 
 import curvature_jax
 import numpy as np
+from comparisons import ENTRIES
 from curvature_task import Case, World
 from task import read_world
 
@@ -31,7 +32,7 @@ def resident() -> int:
 def main(case: str, contender: str, world: str, output: str) -> None:
     """Compute it, write the cosines, print the rise."""
     one = Case(*json.loads(case))
-    task = curvature_jax.TASKS[contender](one, read_world(world, World))
+    task = ENTRIES[contender].task(one, read_world(world, World))
     assert isinstance(task, curvature_jax.Grams)
     task.prepare()
     before = resident()

@@ -1,10 +1,11 @@
-"""What `curvature_speed` takes the curvature of, and in what numbers contenders must agree."""
+"""What `curvature_speed` takes the curvature of, who does, and in what numbers they must agree."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import numpy as np
+from table import Entry, Table
 
 OUTPUTS = 10
 
@@ -62,3 +63,48 @@ def density(nodes: np.ndarray, weights: np.ndarray, dimension: int) -> Density:
     mean, square = weights @ nodes, weights @ nodes**2
     ends = np.array([nodes.min(), nodes.max()])
     return Density(*ends, dimension * mean, (dimension * square) ** 0.5)
+
+
+TABLES = {
+    "spectra": Table(
+        "curvature_speed",
+        ours="spectrum",
+        heading="s | ours is faster by",
+        rate="speed",
+        seconds=True,
+        entries=(
+            Entry("spectrum", "ours: `curvature.spectrum`", "curvature_jax.Spectra"),
+            Entry("matfree", "matfree's Lanczos on our product", "curvature_jax.Matfree"),
+            # It adds 1e-6 to every norm that it divides by.
+            Entry("torch_pyhessian", "PyHessian", "curvature_torch.PyHessian", tolerance=1e-4),
+            Entry("torch_lanczos",
+                  "PyTorch: Lanczos on double-backward products, as we would write it",
+                  "curvature_torch.DoubleBackward"),
+        ),
+    ),
+    "grams": Table(
+        "curvature_speed",
+        ours="gram",
+        heading="s | ours is faster by",
+        rate="speed",
+        seconds=True,
+        entries=(
+            Entry("gram", "ours: layer by layer", "curvature_jax.Grams"),
+            Entry("gram_vmap", "gradients by example from vmap, and their products",
+                  "curvature_jax.NaiveGrams"),
+        ),
+    ),
+    "logging": Table(
+        "curvature_speed",
+        ours="logged_pinned",
+        heading="steps/s in all | with λ₁ every 1,000 steps we reach",
+        form="{:.1%}",
+        entries=(
+            Entry("logged_pinned", "whole agents whose λ₁ is logged, one pinned to each core",
+                  "curvature_jax.Logged", pinned=True),
+            Entry("unlogged_pinned", "the same agents, nothing logged",
+                  "curvature_jax.Logged", {"logged": False}, pinned=True),
+        ),
+    ),
+}  # fmt: skip
+"""What is compared: each contender with its words, and with the code that does its work."""

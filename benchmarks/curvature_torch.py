@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
@@ -13,7 +12,6 @@ import pytorch
 import torch
 from curvature_task import Case, World, density
 from pytorch import double_precision as double_precision
-from task import Task
 from torch import Tensor
 from torch.nn import functional
 
@@ -136,9 +134,3 @@ def _eig(matrix: Tensor, eigenvectors: bool) -> tuple[Tensor, Tensor]:
 
 def _flat(leaves: Any) -> Tensor:
     return torch.cat([leaf.reshape(-1) for leaf in leaves])
-
-
-TASKS: dict[str, Callable[[Case, World], Task]] = {
-    "torch_lanczos": DoubleBackward,
-    "torch_pyhessian": PyHessian,
-}

@@ -19,22 +19,20 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import comparisons
 import numpy as np
 import pandas as pd
 import speed
+from table import Entry
 from task import TOLERANCE, Case, distance, read_world, write_world
 
 from plasticity.runs.files import write_atomically
 from plasticity.runs.origin import environment, now
 
 HERE = Path(__file__).parent
-
-PEERS = ("torch", "gymnasium")
-"""What is named in a contender's name, and in its module's, if it is not ours."""
 
 
 class Group(NamedTuple):
@@ -51,8 +49,6 @@ class Agreement(NamedTuple):
 
     reference: str
     moved: bool  # what they return are parameters: differences are relative to how far they went
-    without: tuple[str, ...] = ()  # contenders of the table that are not checked
-    tolerances: Mapping[str, float] = MappingProxyType({})  # of those that round more than others
 
 
 class DifferentComputations(RuntimeError):
@@ -60,31 +56,28 @@ class DifferentComputations(RuntimeError):
 
 
 class Contender:
-    """A named contender: one process, or one pinned to each core, whose rates add up."""
+    """An entry at work: one process, or one pinned to each core, whose rates add up."""
 
-    def __init__(self, benchmark: str, table: str, name: str, folder: Path) -> None:
-        self.table, self.name = table, name
+    def __init__(self, table: str, entry: Entry, folder: Path) -> None:
+        self.table, self.entry, self.name = table, entry, entry.name
         cores: list[int | None] = [None]
-        if "pinned" in name:
+        if entry.pinned:
             cores = list(sorted(os.sched_getaffinity(0)))  # as `plasticity.runs.driver` does
         environment = {
             **os.environ,
             "JAX_PLATFORMS": "cpu",
             "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
         }
-        kind = next((peer for peer in PEERS if peer in name), "jax")
         self.processes = []
         for core in cores:
-            with open(folder / f"{name}_{core}.log", "w") as log:
+            with open(folder / f"{self.name}_{core}.log", "w") as log:
                 process = subprocess.Popen(
                     [sys.executable, str(HERE / "contender.py")],
                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
                     env=environment,
                 )  # fmt: skip
             self.processes.append(process)
-            module = f"{benchmark}_{kind}"
-            order = {"do": "start", "contender": name, "module": module, "core": core}
-            self._send(process, order)
+            self._send(process, {"do": "start", "contender": self.name, "core": core})
 
     @staticmethod
     def _send(process: subprocess.Popen[str], message: Mapping[str, Any]) -> None:
@@ -133,14 +126,13 @@ class Benchmark:
 
     def __init__(
         self,
-        name: str,
         ours: ModuleType,
         agreements: Mapping[str, Agreement],
         contenders: Iterable[str],
         seconds: float,
         folder: Path,
     ) -> None:
-        self.name, self.ours, self.agreements = name, ours, agreements
+        self.ours, self.agreements = ours, agreements
         self.contenders, self.seconds, self.folder = tuple(contenders), seconds, folder
         self.groups: list[Group] = []
         self.rows: list[dict[str, Any]] = []
@@ -157,9 +149,9 @@ class Benchmark:
         with contextlib.ExitStack() as stack:
             contenders = []
             for table in group.tables:
-                for name in comparisons.TABLES[table].contenders:
-                    if name in self.contenders:
-                        contenders.append(Contender(self.name, table, name, self.folder))
+                for entry in comparisons.TABLES[table].entries:
+                    if entry.name in self.contenders:
+                        contenders.append(Contender(table, entry, self.folder))
                         stack.callback(contenders[-1].close)
             contenders = [c for c in contenders if self.takes_part(c, c.answer())]
             for case in group.cases:
@@ -202,18 +194,16 @@ class Benchmark:
         world = read_world(self.world(case), self.ours.World)
         found: dict[str, list[np.ndarray]] = {}
         for contender in contenders:
-            if contender.table not in self.agreements:
+            if contender.table not in self.agreements or not contender.entry.checked:
                 continue
-            reference, moved, without, tolerances = self.agreements[contender.table]
-            if contender.name in without:
-                continue
+            reference, moved = self.agreements[contender.table]
             if not found:
                 np.save(self.folder / "given.npy", self.ours.given(case, world))
             found[contender.name] = self.computed(contender, case)
             origin = world.params if moved else None
             away = distance(found[reference], found[contender.name], origin)
             self.distances.setdefault(contender.name, {})[case.name] = away
-            tolerance = tolerances.get(contender.name, TOLERANCE)
+            tolerance = contender.entry.tolerance
             if not away <= tolerance:
                 raise DifferentComputations(
                     f"{contender.name} and {reference} differ by {away:.1e} of what they computed "
@@ -235,11 +225,11 @@ class Benchmark:
         world = read_world(self.world(case), self.ours.World)
         np.save(self.folder / "given.npy", self.ours.given(case, world))
         found = {}
-        for name in comparisons.TABLES[table].contenders:
-            if name in self.contenders and name not in self.failed:
-                with contextlib.closing(Contender(self.name, table, name, self.folder)) as one:
+        for entry in comparisons.TABLES[table].entries:
+            if entry.name in self.contenders and entry.name not in self.failed:
+                with contextlib.closing(Contender(table, entry, self.folder)) as one:
                     if self.takes_part(one, one.answer()):
-                        found[name] = self.computed(one, case, double=False)
+                        found[entry.name] = self.computed(one, case, double=False)
         return found
 
     def turn(self, contender: Contender, case: Case, number: int) -> None:
@@ -273,9 +263,10 @@ class Benchmark:
             "distances": self.distances,
             "tolerance": TOLERANCE,
             "tolerances": {
-                name: tolerance
-                for agreement in self.agreements.values()
-                for name, tolerance in agreement.tolerances.items()
+                entry.name: entry.tolerance
+                for table in self.agreements
+                for entry in comparisons.TABLES[table].entries
+                if entry.tolerance != TOLERANCE
             },
             "failed": self.failed,
             **self.notes,

@@ -22,24 +22,22 @@ from comparisons import (
 from plasticity.measure import probe
 from plasticity.runs.files import ResultsError
 
+HERE = Path(__file__).parent
+
 
 def read(
-    folder: Path | None = None, benchmark: str = "training_speed"
+    folder: Path = HERE, benchmark: str = "training_speed"
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Return the recorded rates, and what the JSON file says of machine, date and checks.
 
     Columns: table, contender, those of the case (batch_size and width or network), round,
-    steps_per_second. Looked for in ``benchmarks`` in the working directory and above it, if no
-    folder is named. Raises FileNotFoundError if nothing is recorded, `ResultsError` if the files do
-    not belong together.
+    steps_per_second. Raises FileNotFoundError if nothing is recorded in ``folder``, `ResultsError`
+    if the files do not belong together.
     """
-    here = Path.cwd()
-    folders = [folder] if folder else [path / "benchmarks" for path in (here, *here.parents)]
-    found = [path for path in folders if (path / f"{benchmark}.json").is_file()]
-    if not found:
+    if not (folder / f"{benchmark}.json").is_file():
         raise FileNotFoundError(f"no recorded {benchmark}: `make bench` records one")
-    machine = json.loads((found[0] / f"{benchmark}.json").read_text(encoding="utf-8"))
-    table = found[0] / f"{benchmark}.csv"
+    machine = json.loads((folder / f"{benchmark}.json").read_text(encoding="utf-8"))
+    table = folder / f"{benchmark}.csv"
     if hashlib.sha256(table.read_bytes()).hexdigest() != machine["sha256"]:
         raise ResultsError(f"{table} is not what the benchmark wrote: run `make bench` again")
     return pd.read_csv(table), machine
@@ -123,7 +121,7 @@ def _training(table: pd.DataFrame) -> list[str]:
         ratio = rows.set_index("contender").ratio
         share = gemm[gemm.batch_size == batch].ratio["jax_dot"]
         line = f"- Batch {batch}: our step reaches {share:.0%} of the machine's rate"
-        peers = ratio[ratio.index.str.startswith("torch")]
+        peers = ratio[ratio.index.isin(TABLES["training"].peers)]
         if not peers.empty:
             line += f"; {ratio['torch_eager_default']:.2f} times PyTorch eager with its default "
             line += (
@@ -259,9 +257,9 @@ def compiling(machine: dict[str, Any], name: str) -> str:
     That is compiling, and whatever else is done once. As a Markdown table.
     """
     found = {
-        contender: machine["compile_seconds"][contender]
-        for contender in TABLES[name].contenders
-        if contender in machine["compile_seconds"]
+        entry.name: machine["compile_seconds"][entry.name]
+        for entry in TABLES[name].entries
+        if entry.name in machine["compile_seconds"]
     }
     cases = list(next(iter(found.values())))
     lines = [f"| s, once | {' | '.join(cases)} |", "|---|" + "--:|" * len(cases)]

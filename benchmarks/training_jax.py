@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from task import CHECK_STEPS, Task
+from task import CHECK_STEPS
 from training_task import Case, World
 
 from plasticity.agents import optimizers
@@ -167,13 +167,3 @@ class Dot:
         """Return the three weight gradients."""
         self.results = self.run(*self.arrays, self.results)
         return [np.asarray(product) for product in self.results]
-
-
-TASKS: dict[str, Callable[[Case, World], Task]] = {
-    "scan": Scan,
-    "python_loop": PythonLoop,
-    "jax_dot": Dot,
-    "one_process": Scan,
-    "pinned_processes": Scan,
-    "vmap": Vmap,
-}

@@ -20,8 +20,7 @@ from rounds import Agreement, Benchmark, Group
 from training_task import Case
 
 AGREEMENTS = {
-    # The Python loop is `train` too, on other minibatches.
-    "training": Agreement("scan", moved=True, without=("python_loop",)),
+    "training": Agreement("scan", moved=True),
     "gemm": Agreement("jax_dot", moved=False),
 }
 
@@ -50,9 +49,7 @@ TOY = Settings(
 def measure(toy: bool, folder: Path) -> tuple[Benchmark, dict[str, Any]]:
     """Return the benchmark, run, and its settings; see `rounds.main`."""
     settings = TOY if toy else Settings()
-    benchmark = Benchmark(
-        "training", training_jax, AGREEMENTS, settings.contenders, settings.seconds, folder
-    )
+    benchmark = Benchmark(training_jax, AGREEMENTS, settings.contenders, settings.seconds, folder)
     benchmark.run(Group(("training", "gemm"), settings.against_pytorch, settings.rounds))
     benchmark.run(Group(("seeds",), settings.several_seeds, settings.rounds))
     return benchmark, {

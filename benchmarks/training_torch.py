@@ -10,7 +10,6 @@ import numpy as np
 import pytorch
 import torch
 from pytorch import double_precision as double_precision
-from task import Task
 from torch import Tensor
 from torch.nn import functional
 from training_task import Case as Case
@@ -102,14 +101,3 @@ class Mm:
         """Return the three weight gradients."""
         self.products()
         return [product.numpy() for product in self.results]
-
-
-TASKS: dict[str, Callable[[Case, World], Task]] = {
-    # fused=None is torch.optim.Adam's own default.
-    "torch_eager_default": partial(Training, fused=None, compiled=""),
-    "torch_eager_fused": partial(Training, fused=True, compiled=""),
-    "torch_compile_default": partial(Training, fused=None, compiled="loss"),
-    "torch_compile_fused": partial(Training, fused=True, compiled="loss"),
-    "torch_compile_all": partial(Training, fused=None, compiled="all"),
-    "torch_mm": Mm,
-}

@@ -26,15 +26,15 @@ from rounds import beginning, record
 
 from plasticity.agents import dqn, mdp_agent
 from plasticity.chapters.probing import probed_agent
-from plasticity.chapters.scaling import run as scaling
+from plasticity.chapters.scaling import EXPERIMENT as scaling
 
 HERE = Path(__file__).parent
 TURNS, STEPS = 3, 100
 
 
-def configuration(toy: bool) -> scaling.Config:
+def configuration(toy: bool) -> Any:
     """Return the laptop's settings, with the CNN at all widths."""
-    config = replace(scaling.STUDIES["laptop"], architectures=("mlp", "cnn"), exploding=False)
+    config = replace(scaling.studies["laptop"], architectures=("mlp", "cnn"), exploding=False)
     if toy:
         config = replace(config, multiples=(1, 2), periods=(10,), n_images=100, proxy_examples=50)
     return config

@@ -9,18 +9,25 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
-# Shapes are checked here and nowhere else, in the modules that compute; an int passes for a float.
-SHAPED = (
-    "classification_mdp", "convolution", "curvature", "data", "double_dqn", "dqn", "experiments",
-    "frame_replay", "gradient_covariance", "interventions", "jitted_atari", "losses",
-    "network_state", "network_statistics", "networks", "optimizers", "probe", "probed_agent",
-    "replay",
-)  # fmt: skip
-CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
-install_import_hook([f"plasticity.{name}" for name in SHAPED], CHECKER)
-jax.config.update("jax_numpy_rank_promotion", "raise")
-
 REPOSITORY = Path(__file__).parents[1]
+SOURCE = REPOSITORY / "src"
+CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"  # an int is a float
+COMPUTING = (
+    "worlds/*.py", "networks/*.py", "measure/*.py", "cures/*.py", "agents/*.py",
+    "chapters/*/run.py", "chapters/probing/probed_agent.py",
+)  # fmt: skip
+UNSHAPED = {"image_files", "gymnasium_api", "atari"}  # of worlds: files, and other people's objects
+
+
+def shaped() -> list[str]:
+    """Return the modules that compute: shapes are checked in these, here and nowhere else."""
+    files = {path for pattern in COMPUTING for path in (SOURCE / "plasticity").glob(pattern)}
+    chosen = sorted(path for path in files if path.stem not in {"__init__", *UNSHAPED})
+    return [".".join(path.relative_to(SOURCE).with_suffix("").parts) for path in chosen]
+
+
+install_import_hook(shaped(), CHECKER)
+jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 @pytest.fixture

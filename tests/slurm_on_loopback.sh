@@ -30,7 +30,9 @@ trap 'exit 1' HUP INT TERM
 
 # The package, with the tests' toy among its experiments.
 cp -r src "$DIR/package"
-cp tests/toy.py "$DIR/package/plasticity/experiments/"
+mkdir "$DIR/package/plasticity/chapters/toy"
+cp tests/toy.py "$DIR/package/plasticity/chapters/toy/__init__.py"
+touch "$DIR/package/plasticity/chapters/toy/run.py"  # by which the command line knows an experiment
 
 # Port 0 is answered with one that is free.
 PORTS=($("$PYTHON" -c '

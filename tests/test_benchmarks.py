@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import comparisons
 import jax
 import numpy as np
 import pandas as pd
 import pytest
-import speed
 
-from plasticity.runs import files, origin, results
+from plasticity.runs import files, origin
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))  # where they import from
+import comparisons
+import speed
 
 BENCHMARKS = ("training_speed", "agent_speed", "curvature_speed", "atari_speed")
 
 
 @pytest.fixture
-def benchmark_module(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Import a file of benchmarks/ by its name, as the benchmark's own processes do."""
-    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+def benchmark_module() -> Callable[[str], ModuleType]:
+    """Import a file of benchmarks/ by its name: some need packages that may not be there."""
+    return importlib.import_module
 
-    def load(name: str) -> ModuleType:
-        return importlib.import_module(name)
 
-    return load
+def task_of(name: str, case: Any, world: Any) -> Any:
+    """Return a contender's work on a case."""
+    return comparisons.ENTRIES[name].task(case, world)
 
 
 @pytest.mark.parametrize("name", ["torch_eager_default", "torch_eager_fused"])
@@ -45,9 +48,9 @@ def test_peers_compute_the_same(benchmark_module: Any, tmp_path: Path, name: str
     with ours.double_precision():
         a = ours.Scan(case, world).check(indices)
     with theirs.double_precision():
-        b = theirs.TASKS[name](case, world).check(indices)
+        b = task_of(name, case, world).check(indices)
         larger = world._replace(adam=world.adam * [1, 1, 1, 10])
-        c = theirs.TASKS[name](case, larger).check(indices)
+        c = task_of(name, case, larger).check(indices)
     assert {leaf.dtype for leaf in a + b} == {np.dtype(np.float64)}
     assert task.distance(a, b, world.params) <= task.TOLERANCE
     assert task.distance(a, c, world.params) > task.TOLERANCE
@@ -106,13 +109,13 @@ def test_a_check_trains_on_what_the_agents_draw(agents: Any) -> None:
     assert set(np.unique(reward)) == {0, 1}
     assert following.min() >= 0 and following.max() < case.n_images
     with ours.double_precision():
-        whole = ours.TASKS["agent_all"](case, world).check(given)
-        both = ours.TASKS["agent_vmap"](case, world).check(given)
-        bare = ours.TASKS["cnn_update_all"](case, world).check(given)
-        native = ours.TASKS["cnn_update_native"](case, world).check(given)
+        whole = task_of("agent_all", case, world).check(given)
+        both = task_of("agent_vmap", case, world).check(given)
+        bare = task_of("cnn_update_all", case, world).check(given)
+        native = task_of("cnn_update_native", case, world).check(given)
         others = given.copy()
         others[:, 2] = 0  # nobody was ever rewarded
-        unpaid = ours.TASKS["cnn_update_all"](case, world).check(others)
+        unpaid = task_of("cnn_update_all", case, world).check(others)
     for same in (both, bare, native):
         assert {leaf.dtype for leaf in same} == {np.dtype(np.float64)}
         assert task.distance(whole, same, world.params) <= task.TOLERANCE
@@ -128,12 +131,12 @@ def test_agents_in_pytorch_compute_the_same(agents: Any, benchmark_module: Any, 
     task, ours, case, world, given = agents
     theirs = benchmark_module("agent_torch")
     with ours.double_precision():
-        a = ours.TASKS["agent_all"](case, world).check(given)
+        a = task_of("agent_all", case, world).check(given)
     with theirs.double_precision():
-        b = theirs.TASKS[name](case, world).check(given)
+        b = task_of(name, case, world).check(given)
         larger = world._replace(adam=world.adam * [1, 1, 1, 10])
-        c = theirs.TASKS[name](case, larger).check(given)
-        lazy = theirs.TASKS[name](case, world)
+        c = task_of(name, case, larger).check(given)
+        lazy = task_of(name, case, world)
         copy, lazy.copy_target = lazy.copy_target, lambda: None
         copy()
         d = lazy.check(given)
@@ -145,9 +148,9 @@ def test_agents_in_pytorch_compute_the_same(agents: Any, benchmark_module: Any, 
 
 def test_a_whole_agent_in_pytorch_acts_and_learns(benchmark_module: Any) -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed (make bench installs it)")
-    ours, theirs = map(benchmark_module, ("agent_jax", "agent_torch"))
+    ours = benchmark_module("agent_jax")
     case = ours.Case("mlp", 64, 0, 32, 64, steps=1, block=1_000)
-    agent = theirs.TASKS["torch_agent_all"](case, ours.make_world(case))
+    agent = task_of("torch_agent_all", case, ours.make_world(case))
     warmup = int(agent.settings.warmup)
     assert agent.ring.added == warmup and agent.ring.rewards[:warmup].mean() < 0.5
     assert agent.block() == 1_000
@@ -176,8 +179,8 @@ def test_fits_by_map_and_by_vmap_are_the_same(probes: Any) -> None:
     task, ours, case, world, given = probes
     assert world.targets.shape == (2, 64, 10)
     with ours.double_precision():
-        a = ours.TASKS["probe_all"](case, world).check(given)
-        b = ours.TASKS["probe_vmap"](case, world).check(given)
+        a = task_of("probe_all", case, world).check(given)
+        b = task_of("probe_vmap", case, world).check(given)
     assert task.distance(a, b) <= task.TOLERANCE
 
 
@@ -188,12 +191,12 @@ def test_fits_in_pytorch_are_the_same(probes: Any, benchmark_module: Any, name: 
     task, ours, case, world, given = probes
     theirs = benchmark_module("agent_torch")
     with ours.double_precision():
-        a = ours.TASKS["probe_all"](case, world).check(given)
+        a = task_of("probe_all", case, world).check(given)
     with theirs.double_precision():
-        b = theirs.TASKS[name](case, world).check(given)
+        b = task_of(name, case, world).check(given)
         larger = world._replace(adam=world.adam * [1, 1, 1, 1_000])
-        c = theirs.TASKS[name](case, larger).check(given)
-        d = theirs.TASKS[name](case, world).check(given[:, ::-1])
+        c = task_of(name, case, larger).check(given)
+        d = task_of(name, case, world).check(given[:, ::-1])
     assert [part.shape for part in a] == [part.shape for part in b] == [(2,), (2, 1), (2, 1)]
     assert task.distance(a, b) <= task.TOLERANCE
     assert task.distance(a, c) > task.TOLERANCE
@@ -213,8 +216,8 @@ def test_densities_in_jax_are_the_same(curved: Any) -> None:
     """From one start vector; and those of a block are of the same Hessian."""
     task, ours, case, world, given = curved
     with ours.double_precision():
-        a, b = (ours.TASKS[name](case, world).check(given) for name in ("spectrum", "matfree"))
-        blocks = ours.TASKS["spectrum"](case, world), ours.TASKS["matfree"](case, world)
+        a, b = (task_of(name, case, world).check(given) for name in ("spectrum", "matfree"))
+        blocks = task_of("spectrum", case, world), task_of("matfree", case, world)
         key = jax.random.key(1)
         found = [one.run(one.params, (one.inputs, one.targets), key) for one in blocks]
         nodes = [np.asarray(spectrum.nodes) for spectrum in found]
@@ -233,14 +236,13 @@ def test_densities_in_pytorch_are_the_same(curved: Any, benchmark_module: Any, n
         pytest.importorskip("pyhessian", reason="PyHessian is not installed")
     task, ours, case, world, given = curved
     theirs = benchmark_module("curvature_torch")
-    tolerances = benchmark_module("curvature_speed").AGREEMENTS["spectra"].tolerances
-    tolerance = tolerances.get(name, task.TOLERANCE)
+    tolerance = comparisons.ENTRIES[name].tolerance
     with ours.double_precision():
-        a = ours.TASKS["spectrum"](case, world).check(given)
+        a = task_of("spectrum", case, world).check(given)
     with theirs.double_precision():
-        b = theirs.TASKS[name](case, world).check(given)
-        c = theirs.TASKS[name](case, world).check(given[::-1])
-        assert theirs.TASKS[name](case, world).block() == 1
+        b = task_of(name, case, world).check(given)
+        c = task_of(name, case, world).check(given[::-1])
+        assert task_of(name, case, world).block() == 1
     assert task.distance(a, b) <= tolerance
     assert task.distance(a, c) > tolerance
 
@@ -263,7 +265,7 @@ def test_gram_matrices_are_the_same(curved: Any) -> None:
     case = case._replace(layer_norm=case.network == "mlp")
     world = task.in_double(ours.make_world(case))
     with ours.double_precision():
-        a, b = (ours.TASKS[name](case, world) for name in ("gram", "gram_vmap"))
+        a, b = (task_of(name, case, world) for name in ("gram", "gram_vmap"))
         found = a.check(given)
         assert found[0].shape == (12, 12) and found[0].dtype == np.float64
         assert task.distance(found, b.check(given)) <= task.TOLERANCE
@@ -277,7 +279,7 @@ def test_logging_does_not_change_what_is_trained(benchmark_module: Any) -> None:
     task, ours = map(benchmark_module, ("task", "curvature_jax"))
     case = ours.Case("mlp", 8, 0, 8, 64, order=4, steps=10)
     world = ours.make_world(case)
-    logged, plain = (ours.TASKS[f"{name}_pinned"](case, world) for name in ("logged", "unlogged"))
+    logged, plain = (task_of(f"{name}_pinned", case, world) for name in ("logged", "unlogged"))
     given = ours.given(case, world)
     a, b = logged.check(given), plain.check(given)
     rounding = len(given) * np.finfo(np.float32).eps ** 0.5
@@ -296,7 +298,7 @@ def test_agents_of_the_benchmark_are_those_of_the_chapter(
     """λ₁ is logged in training at the laptop study of the falsification chapter."""
     speeds, ours = map(benchmark_module, ("curvature_speed", "curvature_jax"))
     monkeypatch.setenv("PLASTICITY_DATA", "somewhere")
-    laptop = speeds.falsification.STUDIES["laptop"]
+    laptop = speeds.falsification.studies["laptop"]
     found = {(case.dataset, case.network): case for case in speeds.agents()}
     assert set(found) == {(d, n) for d in laptop.datasets for n in laptop.architectures}
     for case in found.values():
@@ -331,7 +333,7 @@ def test_target_periods_make_the_tables_that_they_say(
     monkeypatch.setattr(ours.dqn, "_stretch", listening)
     moved = {}
     for name in ("copies", "no_copies", "one_table"):
-        contender = ours.TASKS[name](case, world)
+        contender = task_of(name, case, world)
         assert contender.block() == 40
         target = jax.tree.leaves(contender.state.target_params)
         fresh = zip(target, world.params, strict=True)
@@ -538,7 +540,7 @@ def test_a_benchmark_names_the_commit_that_it_began_with(
     """Half an hour later the checkout may be another."""
     rounds, commits = benchmark_module("rounds"), ["began", "later"]
     real = origin.environment()
-    monkeypatch.setattr(results, "environment", lambda: {**real, "commit": commits[0]})
+    monkeypatch.setattr(rounds, "environment", lambda: {**real, "commit": commits[0]})
     monkeypatch.setattr(sys, "argv", ["curvature_speed.py", "--output", str(tmp_path)])
     document = {"idle_cpu_share": 0.0, "failed": {}}
     ran = SimpleNamespace(rows=CURVATURE_TOY.to_dict("records"), document=lambda: document)
@@ -585,27 +587,27 @@ def stepping(benchmark_module: Any) -> Any:
 def test_stepping_by_hand_and_inside_a_scan_is_the_same(stepping: Any) -> None:
     task, ours, case, world, given = stepping
     assert given.shape == (task.CHECK_STEPS, 2)
-    a = ours.TASKS["stepping_hosted"](case, world).check(given)
-    b = ours.TASKS["stepping_jitted"](case, world).check(given)
+    a = task_of("stepping_hosted", case, world).check(given)
+    b = task_of("stepping_jitted", case, world).check(given)
     assert [part.shape for part in a] == [(20, 2, 4, 36, 36), (20, 2), (20, 2)]
     assert task.distance(a, b) == 0
     stacks = a[0]
     assert not stacks[0, :, 0].any() and stacks[0, :, -1].any()  # zeros before an episode begins
     np.testing.assert_array_equal(stacks[1:, :, :-1], stacks[:-1, :, 1:])
     for name in ("stepping_hosted", "stepping_jitted"):  # sixteen frames an update, two games
-        player = ours.TASKS[name](case, world)
+        player = task_of(name, case, world)
         assert player.block() == 2 * 16 * 2
         # Those of other cases and checks may take the place of emulators that rest.
-        ours.jitted_atari._environments.cache_clear()
+        ours.atari_callback._environments.cache_clear()
         assert task.turn(player, seconds=0) > 0
 
 
-def test_stepping_in_gymnasium_is_the_same(stepping: Any, benchmark_module: Any) -> None:
+def test_stepping_in_gymnasium_is_the_same(stepping: Any) -> None:
     """Frames, rewards, ends; other actions would be noticed."""
     pytest.importorskip("cv2", reason="OpenCV is not installed (make bench installs it)")
-    task, ours, case, world, given = stepping
-    theirs = benchmark_module("atari_gymnasium").TASKS["gymnasium_sync"](case, world)
-    a = ours.TASKS["stepping_hosted"](case, world).check(given)
+    task, _, case, world, given = stepping
+    theirs = task_of("gymnasium_sync", case, world)
+    a = task_of("stepping_hosted", case, world).check(given)
     assert task.distance(a, theirs.check(given)) <= task.TOLERANCE
     assert task.distance(a, theirs.check((given + 1) % 4)) > task.TOLERANCE
     assert theirs.block() == 2 * 16 * 2
@@ -615,14 +617,12 @@ def test_stepping_in_gymnasium_is_the_same(stepping: Any, benchmark_module: Any)
 @pytest.fixture(scope="module")
 def players() -> Any:
     """A small agent in a game, its world in float64, minibatches, and what ours makes of them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
-        task, ours = map(importlib.import_module, ("task", "atari_jax"))
+    task, ours = map(importlib.import_module, ("task", "atari_jax"))
     case = ours.Case(1, 4, updates=5, capacity=200, filled=120, size=36, game="breakout")
     world = task.in_double(ours.make_world(case))
     given = ours.given(case, world)
     with ours.double_precision():
-        found = ours.TASKS["atari_agent_all"](case, world).check(given)
+        found = task_of("atari_agent_all", case, world).check(given)
     return task, ours, case, world, given, found
 
 
@@ -636,7 +636,7 @@ def test_a_check_learns_from_what_the_players_draw(players: Any) -> None:
     endless = given.copy()
     endless["discount"] = 1
     with ours.double_precision():
-        bare = ours.TASKS["atari_update_all"](case, world)
+        bare = task_of("atari_update_all", case, world)
         same, other = bare.check(given), bare.check(endless)
     assert {leaf.dtype for leaf in whole + same} == {np.dtype(np.float64)}
     assert task.distance(whole, same, world.params) <= task.TOLERANCE
@@ -655,9 +655,9 @@ def test_players_in_pytorch_learn_the_same(players: Any, benchmark_module: Any, 
     settings = world.settings.copy()
     settings[epsilon] *= 10
     with theirs.double_precision():
-        b = theirs.TASKS[name](case, world).check(given)
-        c = theirs.TASKS[name](case, world._replace(settings=settings)).check(given)
-        lazy = theirs.TASKS[name](case, world)
+        b = task_of(name, case, world).check(given)
+        c = task_of(name, case, world._replace(settings=settings)).check(given)
+        lazy = task_of(name, case, world)
         lazy.copy_target, copy = lambda: None, lazy.copy_target
         copy()
         d = lazy.check(given)
@@ -673,7 +673,7 @@ def test_a_player_in_pytorch_acts_and_learns(benchmark_module: Any) -> None:
     ours, theirs = map(benchmark_module, ("atari_jax", "atari_torch"))
     case = ours.Case(1, 4, updates=5, capacity=64, filled=40, size=36, game="breakout")
     world = ours.make_world(case)
-    player = theirs.TASKS["torch_atari_agent_all"](case, world)
+    player = task_of("torch_atari_agent_all", case, world)
     assert player.ring.added == 40
     assert player.block() == 5 * 16
     assert player.ring.added == 60 and player.updates == 5
@@ -693,15 +693,26 @@ def test_a_player_in_pytorch_acts_and_learns(benchmark_module: Any) -> None:
     player.games.close()
 
 
-def test_every_contender_stands_in_one_table_and_has_a_task(benchmark_module: Any) -> None:
+def test_every_contender_stands_in_one_table_and_has_its_code(repository: Path) -> None:
     every = [name for benchmark in BENCHMARKS for name in comparisons.names(benchmark)]
     assert sorted(every) == sorted(comparisons.NAMES)
-    for benchmark in ("training", "agent", "curvature", "atari"):
-        names = comparisons.names(f"{benchmark}_speed")
-        ours = set(benchmark_module(f"{benchmark}_jax").TASKS)
-        assert ours == set(of_ours(names))
+    for entry in comparisons.ENTRIES.values():
+        module, _, kind = entry.code.partition(".")
+        tree = ast.parse((repository / "benchmarks" / f"{module}.py").read_text())
+        assert kind in [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+
+
+def test_tables_name_their_own_contenders(benchmark_module: Any) -> None:
+    for table in comparisons.TABLES.values():
+        assert table.ours in comparisons.names(table.benchmark)
     for aim in comparisons.AIMS:
-        assert set(aim.contenders) <= set(comparisons.TABLES[aim.table].contenders)
+        entries = comparisons.TABLES[aim.table].entries
+        assert set(aim.contenders) <= {entry.name for entry in entries}
+    for benchmark in BENCHMARKS:
+        for table, agreement in benchmark_module(benchmark).AGREEMENTS.items():
+            checked = {entry.name for entry in comparisons.TABLES[table].entries if entry.checked}
+            assert agreement.reference in checked
+            assert comparisons.TABLES[table].benchmark == benchmark
 
 
 def of_ours(names: Iterable[str]) -> list[str]:
@@ -729,11 +740,10 @@ def test_runs_from_end_to_end_at_toy_size(
         speed.read(tmp_path, benchmark)
 
 
-def test_nothing_recorded_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_nothing_recorded_says_what_to_do(tmp_path: Path) -> None:
     for benchmark in BENCHMARKS:
         with pytest.raises(FileNotFoundError, match=f"no recorded {benchmark}: `make bench`"):
-            speed.read(benchmark=benchmark)
+            speed.read(tmp_path, benchmark)
 
 
 CHECKED = {
@@ -766,8 +776,11 @@ def test_recorded_benchmark_is_complete(repository: Path, benchmark: str) -> Non
     assert set(CHECKED[benchmark]) <= set(table.contender), "some could not take part"
     assert set(CHECKED[benchmark]) <= set(machine["distances"])
     assert machine["idle_cpu_share"] < 0.01, "contenders at rest disturbed the others"
+    tolerances = machine.get("tolerances", {})
     for name, away in machine["distances"].items():
-        tolerance = machine.get("tolerances", {}).get(name, machine["tolerance"])
+        tolerance = tolerances.get(name, machine["tolerance"])
+        assert comparisons.ENTRIES[name].checked
+        assert comparisons.ENTRIES[name].tolerance == pytest.approx(tolerance)
         assert max(away.values()) <= tolerance
     assert machine["packages"]["torch"] and machine["finished"] and machine["commit"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from plasticity import cli, configuration
-from plasticity.chapters.interventions import run as interventions
-from plasticity.chapters.optimizer_instability import run as optimizer_instability
-from plasticity.runs import checkpoints, cost, results
+from plasticity.chapters.optimizer_instability import EXPERIMENT
+from plasticity.runs import checkpoints, cost, freshness, results
 
 TINY = [
     "--set", "n_images=50", "--set", "width=8", "--set", "batch_size=8",
@@ -63,14 +63,14 @@ def test_run_then_list_then_status(runs: Path, capsys: pytest.CaptureFixture[str
     assert cli.main(["list"]) == 0
     out = capsys.readouterr().out
     assert "estimated from" in out
-    for study in optimizer_instability.STUDIES:
+    for study in EXPERIMENT.studies:
         assert f"  {study}" in out
 
 
 def test_status_tells_how_far_an_unfinished_run_is(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = optimizer_instability.STUDIES["quick"]
+    config = EXPERIMENT.studies["quick"]
     work = runs / "optimizer_instability" / "quick" / "unfinished"
     header = {
         "config": configuration.to_dict(config),
@@ -88,22 +88,32 @@ def test_status_tells_how_far_an_unfinished_run_is(
         assert "running" in capsys.readouterr().out
 
 
-def test_the_product_is_all_of_the_grid_and_git_takes_its_run(repository: Path) -> None:
-    """If the folder has another name now: `make product`, and name it in .gitignore."""
-    lines = (repository / "Makefile").read_text().replace("\\\n", " ").splitlines()
-    (product,) = (line.partition(":=")[2] for line in lines if line.startswith("PRODUCT :="))
-    studies = interventions.STUDIES
-    config = configuration.resolve(studies, "paper", product.split(), seeds=1)
-    assert len(interventions.arms(config)) == 4 * 2 * 7 * 3 * 2
-    label = results.label(studies, "paper", config)
-    folder = f"papermill_runs/interventions/{label}"
+def test_the_product_is_all_of_the_grid(repository: Path) -> None:
+    makefile = (repository / "Makefile").read_text()
+    (command,) = re.findall(r"plasticity run (interventions --study \w+)", makefile)
+    _, config = cli._resolve(cli._parser().parse_args(["run", *command.split()]))
+    assert config == cli.experiment("interventions").studies["smoke"]
+    assert config.seeds == 1
+    assert len(cli.experiment("interventions").arms(config)) == 4 * 2 * 7 * 3 * 2
+
+
+@pytest.mark.parametrize("name", cli.experiment_names())
+def test_git_takes_the_runs_of_studies_but_the_quick_one_and_no_other(
+    repository: Path, name: str
+) -> None:
     if not (repository / ".git").exists():
         pytest.skip("no git checkout")
-    for path, code in (("run.json", 1), ("unfinished/header.json", 0)):
+    studies = cli.experiment(name).studies
+    taken = {f"{study}/run.json": study != "quick" for study in studies}
+    for study in studies:
+        taken |= {f"{study}/{work}/header.json": False for work in ("unfinished", "reproducing")}
+        taken[f"{study}-0badc0de/run.json"] = False
+    for path, expected in taken.items():
         found = subprocess.run(
-            ["git", "check-ignore", "--quiet", f"{folder}/{path}"], cwd=repository, check=False
-        )
-        assert (found.returncode, path) == (code, path), label  # 1: not ignored
+            ["git", "check-ignore", "--quiet", f"papermill_runs/{name}/{path}"], cwd=repository,
+            check=False,
+        )  # fmt: skip
+        assert (found.returncode == 1) is expected, path  # 1: not ignored, 0: ignored
 
 
 def test_nothing_run_yet_is_said(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,21 +163,23 @@ def test_plain_papermill_refuses_an_unknown_study(repository: Path, tmp_path: Pa
 
 
 RECORDED = [run for name in cli.experiment_names() for run in results.recorded(name)]
+STUDIES = [run for run in RECORDED if run.label != "quick" and "-" not in run.label]
+"""Recorded runs but those that git leaves out: test_recorded_runs.py knows that these are all."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "run", [r for r in RECORDED if r.label == r.study != "quick"], ids=lambda run: run.experiment
-)
+@pytest.mark.parametrize("run", STUDIES, ids=lambda run: f"{run.experiment}-{run.label}")
 def test_a_chapter_runs_at_the_studies_that_are_recorded(
     repository: Path, tmp_path: Path, run: results.Run
 ) -> None:
     """Its own checks hold there too, and it needs no data that is not in the checkout."""
+    fresh = freshness.is_fresh(run.provenance, cli.experiment(run.experiment))
+    assert fresh, "the chapter would run it anew, for hours"
     chapter = repository / "book" / f"{run.experiment}.ipynb"
     environment = {name: value for name, value in os.environ.items() if name != "PLASTICITY_DATA"}
     done = subprocess.run(
         [sys.executable, "-m", "papermill", chapter, tmp_path / "o.ipynb", "-p", "study",
-         run.study],
+         run.label],
         capture_output=True, text=True, cwd=repository, check=False, env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2_000:]
@@ -176,11 +188,9 @@ def test_a_chapter_runs_at_the_studies_that_are_recorded(
 def test_costs_are_those_of_the_machine(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = optimizer_instability.STUDIES["paper"]
-    arms = [
-        type(config)(**{**vars(config), **c}) for c in optimizer_instability.arms(config).values()
-    ]
-    hours = 2 * sum(optimizer_instability.flops(arm) for arm in arms) / 1e12 / 3600
+    config = EXPERIMENT.studies["paper"]
+    arms = [EXPERIMENT.arm(config, arm) for arm in EXPERIMENT.arms(config)]
+    hours = 2 * sum(map(EXPERIMENT.flops, arms)) / 1e12 / 3600
     rate = cost.Rate(1e12, 20.0, 7, "default", "quick")
     monkeypatch.setattr(cost, "measure_on_a_core", lambda *arguments: rate)
     assert cli.main(["cost", "optimizer_instability", "--study", "paper", "--seeds", "2"]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import re
 import runpy
@@ -145,3 +146,41 @@ def test_the_tools_that_break_books_are_pinned() -> None:
     book = project()["optional-dependencies"]["book"]
     assert "jupyter-book>=1.0.4.post1,<2" in book
     assert "sphinx-book-theme==1.2.0" in book
+
+
+WRITTEN = [
+    ROOT / "Makefile", ROOT / "papermill_runs" / "Snakefile", *ROOT.glob("*.md"),
+    *ROOT.glob("book/*.md"), *ROOT.glob("src/**/*.py"), *ROOT.glob("benchmarks/*.py"),
+]  # fmt: skip
+
+
+def test_what_words_and_commands_name_of_the_package_is_there() -> None:
+    """Also the names in docstrings and in one-line programs, which nothing else runs."""
+    named = re.compile(r"\bplasticity(?:\.[A-Za-z_]\w*)+")
+    imported = re.compile(r"\bfrom (plasticity[\w.]*) import ([\w, ]+)")
+    missing = []
+    for path in WRITTEN:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            names = named.findall(line)
+            for module, members in imported.findall(line):
+                names += [
+                    f"{module}.{name.split()[0]}" for name in members.split(",") if name.strip()
+                ]
+            missing += [f"{path.relative_to(ROOT)}:{number}: {n}" for n in names if not exists(n)]
+    assert missing == []
+
+
+def exists(name: str) -> bool:
+    """Return whether a module, or something that a module has, bears this full name."""
+    parts = name.split(".")
+    for k in range(len(parts), 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:k]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[k:]:
+            if not hasattr(found, part):
+                return False
+            found = getattr(found, part)
+        return True
+    return False

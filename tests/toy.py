@@ -1,4 +1,7 @@
-"""A tiny experiment with the real contract, for the driver's tests: a random walk with momentum."""
+"""A tiny experiment with the real contract, for the driver's tests: a random walk with momentum.
+
+The file runs as it is under another name too: as ``__init__.py`` of a chapter called ``toy``.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from plasticity import configuration
+from plasticity.runs.experiment import Experiment
 from plasticity.runs.results import Records
 
 
@@ -36,7 +40,6 @@ class Config:
 
 
 STUDIES = {"quick": Config(), "laptop": Config(chunks=12)}
-CLAIMS: dict[str, Any] = {}
 
 
 def arms(config: Config) -> dict[str, dict[str, Any]]:
@@ -100,3 +103,9 @@ def summarize(config: Config, records: Records) -> tuple[pd.DataFrame, dict[str,
     for (arm, _), record in records.items():
         stacks.setdefault(arm, []).append(record["position"])
     return pd.DataFrame(rows), {arm: np.stack(arrays) for arm, arrays in stacks.items()}
+
+
+EXPERIMENT = Experiment(
+    __name__, Config, STUDIES, arms=arms, load=load, shapes=shapes, start=start, advance=advance,
+    chunks=chunks, flops=flops, summarize=summarize, claims={},
+)  # fmt: skip

@@ -1,48 +1,25 @@
-"""The command line: thin words over `plasticity.runs.driver` and `plasticity.runs.results`.
+"""Run the experiments of the companion, resume them, prove and reproduce what is recorded.
 
-``run`` imports neither plotting nor notebook packages: a GPU node needs only the package's core
-dependencies, and its data in ``PLASTICITY_DATA``.
+Each command imports what it needs when it is called, so that help and typing errors are answered at
+once. ``run`` needs neither plotting nor notebook packages: a GPU node gets by with the package's
+core dependencies, and its data in ``PLASTICITY_DATA``.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import importlib.util
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from plasticity import chapters, configuration, devices
-from plasticity.chapters import claims
-from plasticity.chapters.probing import probed_agent
-from plasticity.runs import (
-    checkpoints,
-    cost,
-    driver,
-    files,
-    freshness,
-    jobs,
-    progress,
-    reproduction,
-    results,
-)
-from plasticity.runs.experiment import Experiment, find
-from plasticity.runs.units import UnitsFailed
-from plasticity.worlds.image_files import DataError
+from plasticity import chapters, configuration
+from plasticity.errors import Told
 
-KNOWN_ERRORS = (
-    configuration.ConfigError, DataError, UnitsFailed,
-    checkpoints.CheckpointError, files.ResultsError, FileNotFoundError,
-)  # fmt: skip
-"""Errors whose message says what to do: shown without a traceback."""
-
-
-class NotebookFailed(RuntimeError):
-    """A notebook that did not run to its end."""
+if TYPE_CHECKING:
+    from plasticity.runs.experiment import Experiment
+    from plasticity.runs.results import Run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,10 +27,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
-    except (configuration.ConfigError, KeyError) as error:
+    except KeyError as error:
         print(f"plasticity: {error.args[0]}", file=sys.stderr)  # a KeyError quotes its own words
         return 2
-    except (*KNOWN_ERRORS, NotebookFailed) as error:
+    except Told as error:
+        print(f"plasticity: {error}", file=sys.stderr)
+        return error.status
+    except FileNotFoundError as error:
         print(f"plasticity: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -73,6 +53,8 @@ def experiment(name: str) -> Experiment:
         raise configuration.ConfigError(
             f"unknown experiment {name!r}: choose from {', '.join(experiment_names())}"
         )
+    from plasticity.runs.experiment import find
+
     return find(f"plasticity.chapters.{name}")
 
 
@@ -82,30 +64,39 @@ def all_experiments() -> dict[str, Experiment]:
 
 
 def _run(options: argparse.Namespace) -> None:
-    module, config = _resolve(options)
+    chosen, config = _resolve(options)
+    from plasticity.chapters import claims
+    from plasticity.runs import driver, results
+
     finished = driver.run(
-        module, config, options.study, fresh=options.fresh, workers=options.workers
+        chosen, config, options.study, fresh=options.fresh, workers=options.workers
     )
     print(f"{results.folder(options.name, finished.label)}: {finished.describe()}")
-    for verdict in claims.judge(finished, module.claims):
+    for verdict in claims.judge(finished, chosen.claims):
         print(verdict)
 
 
 def _units(options: argparse.Namespace) -> None:
-    module, config = _resolve(options)
-    folder, left = jobs.unfinished(module, config, options.study)
+    chosen, config = _resolve(options)
+    from plasticity.runs import jobs
+
+    folder, left = jobs.unfinished(chosen, config, options.study)
     units = [{"arm": unit.arm, "seed": unit.seeds[0]} for unit in left]
     print(json.dumps({"folder": str(folder), "units": units}))
 
 
 def _unit(options: argparse.Namespace) -> None:
-    module, config = _resolve(options)
-    jobs.run_unit(module, config, options.study, options.arm, options.seed)
+    chosen, config = _resolve(options)
+    from plasticity.runs import jobs
+
+    jobs.run_unit(chosen, config, options.study, options.arm, options.seed)
 
 
 def _prove(options: argparse.Namespace) -> None:
-    module = experiment(options.name)
-    run = freshness.prove(module, options.study)
+    chosen = experiment(options.name)
+    from plasticity.runs import freshness, results
+
+    run = freshness.prove(chosen, options.study)
     arms = run.provenance["proofs"][-1]["arms"]
     print(
         f"{results.folder(run.experiment, run.label)}: the same programs in all {arms} arms, and "
@@ -114,65 +105,81 @@ def _prove(options: argparse.Namespace) -> None:
 
 
 def _reproduce(options: argparse.Namespace) -> None:
-    module = experiment(options.name)
-    configuration.resolve(module.studies, options.study.partition("-")[0])  # names them if not
+    chosen = experiment(options.name)
+    from plasticity.runs import reproduction, results
+
+    configuration.resolve(chosen.studies, options.study.partition("-")[0])  # names them if not
     found = reproduction.reproduce(
-        module, options.study, fresh=options.fresh, workers=options.workers
+        chosen, options.study, fresh=options.fresh, workers=options.workers
     )
     print(f"{results.folder(found.run.experiment, found.run.label)}: {found}")
 
 
 def _resolve(options: argparse.Namespace) -> tuple[Experiment, Any]:
-    module = experiment(options.name)
+    chosen = experiment(options.name)
     overrides = {} if options.seeds is None else {"seeds": options.seeds}
-    config = configuration.resolve(module.studies, options.study, options.set, **overrides)
-    for changes in module.arms(config).values():  # an arm may be out of range where its base is not
-        type(config)(**{**vars(config), **changes})
-    return module, config
+    config = configuration.resolve(chosen.studies, options.study, options.set, **overrides)
+    for arm in chosen.arms(config):  # an arm may be out of range where its base is not
+        chosen.arm(config, arm)
+    return chosen, config
 
 
 def _cost_of(options: argparse.Namespace) -> None:
-    module, config = _resolve(options)
+    chosen, config = _resolve(options)
+    from plasticity import devices
+    from plasticity.runs import cost
+
     measure = cost.measure_on_a_core if devices.is_cpu() else cost.measure
-    rate = measure(module, config, options.seconds)
-    shares = cost.estimate(module, config, rate)
+    seconds = cost.SECONDS if options.seconds is None else options.seconds
+    rate = measure(chosen, config, seconds)
+    shares = cost.estimate(chosen, config, rate)
     print(cost.describe(options.name, options.study, config, rate, shares))
 
 
 def _list(options: argparse.Namespace) -> None:
-    for name in experiment_names():
-        module = experiment(name)
+    from plasticity.runs import results
+
+    for name, chosen in all_experiments().items():
         found = {run.label: run for run in results.recorded(name)}
-        print(f"{name}: {module.question}")
-        for study, config in module.studies.items():
-            print(f"  {study:8} {_cost(module, config, found):42} {_record(module, study, found)}")
+        print(f"{name}: {chosen.question}")
+        for study, config in chosen.studies.items():
+            cost = _cost(chosen, config, found)
+            print(f"  {study:15} {cost:42} {_record(chosen, study, found)}")
 
 
-def _cost(module: Any, config: Any, found: dict[str, results.Run]) -> str:
+def _cost(chosen: Experiment, config: Any, found: dict[str, Run]) -> str:
     """Write what a study costs: measured if it is recorded, else scaled from one that is."""
-    work = cost.operations(module, config)
-    for label in (*[p for p, c in module.studies.items() if c == config], *found):
+    from plasticity.runs import cost, progress
+
+    work = cost.operations(chosen, config)
+    for label in (*[p for p, c in chosen.studies.items() if c == config], *found):
         if label in found:
             run = found[label]
-            recorded = configuration.from_dict(module.Config, run.config)
-            seconds = run.provenance["compute_seconds"] * work / cost.operations(module, recorded)
+            recorded = configuration.from_dict(chosen.Config, run.config)
+            seconds = run.provenance["compute_seconds"] * work / cost.operations(chosen, recorded)
             kind = "measured" if recorded == config else f"estimated from {label}"
             cores = "core-" if run.provenance["device"]["platform"] == "cpu" else ""
             return f"{progress.duration(seconds)} of {cores}time ({kind})"
     return f"{work:.1e} floating-point operations"
 
 
-def _record(module: Experiment, study: str, found: dict[str, results.Run]) -> str:
+def _record(chosen: Experiment, study: str, found: dict[str, Run]) -> str:
+    from plasticity.runs import freshness
+
     if study not in found:
         return "not recorded"
     provenance = found[study].provenance
-    age = "" if freshness.is_fresh(provenance, module) else ", older than the code"
+    age = "" if freshness.is_fresh(provenance, chosen) else ", older than the code"
     return f"recorded {provenance['finished'][:10]} on {provenance['device']['kind']}{age}"
 
 
 def _status(options: argparse.Namespace) -> None:
     if options.name is not None:
         experiment(options.name)  # names them if it is none
+    from functools import partial
+
+    from plasticity.runs import checkpoints, progress, results
+
     which = (options.name, options.study)
     if options.watch:
         progress.watch(
@@ -191,12 +198,14 @@ def _status(options: argparse.Namespace) -> None:
 
 def _unfinished(name: str | None, label: str | None, width: int, height: int | None = None) -> str:
     """Write a line for each unfinished run, and with a ``name`` a table of its arms."""
+    from plasticity.runs import checkpoints, progress
+
     texts = []
     for work in progress.unfinished(name, label):
-        module = experiment(work.parent.parent.name)
+        chosen = experiment(work.parent.parent.name)
         try:
-            arms = progress.arms(module, work)
-            texts.append(progress.line(module, work, arms))
+            arms = progress.arms(chosen, work)
+            texts.append(progress.line(chosen, work, arms))
         except (FileNotFoundError, checkpoints.CheckpointError):
             if not checkpoints.in_use(work) and work.exists():
                 raise
@@ -207,158 +216,99 @@ def _unfinished(name: str | None, label: str | None, width: int, height: int | N
 
 
 def _notebook(options: argparse.Namespace) -> None:
-    module = experiment(options.name)
-    config = configuration.resolve(module.studies, options.study, first_seed=options.seed)
-    if importlib.util.find_spec("papermill") is None:
-        raise NotebookFailed('papermill is not installed: pip install "plasticity[book]"')
-    import papermill
-    from nbclient.exceptions import DeadKernelError
+    chosen = experiment(options.name)
+    from plasticity.runs import notebooks
 
-    source = results.root().parent / "book" / f"{options.name}.ipynb"
-    label = results.label(module.studies, options.study, config)
-    target = results.folder(options.name, label) / "executed.ipynb"
-    partial = target.with_name(".executing.ipynb")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    parameters = {"study": options.study, "seed": options.seed}
-    unknown = set(parameters) - set(papermill.inspect_notebook(str(source)))
-    if unknown:  # papermill would only warn, and run the defaults
-        raise NotebookFailed(f"{source} has no parameter {', '.join(sorted(unknown))}")
-    try:
-        papermill.execute_notebook(str(source), str(partial), parameters, cwd=str(source.parent))
-    except (papermill.PapermillExecutionError, DeadKernelError) as error:
-        raise NotebookFailed(f"{source} failed; see {partial}\n{error}") from error
-    document = json.loads(partial.read_text(encoding="utf-8"))
-    if not _ran_to_its_end(document):
-        raise NotebookFailed(f"{source} did not run to its end; see {partial}")
-    # papermill notes absolute paths, which mean nothing on another machine
-    document["metadata"]["papermill"] |= {
-        "input_path": f"book/{source.name}",
-        "output_path": target.name,
-    }
-    files.write_atomically(target, (json.dumps(document, indent=1) + "\n").encode())
-    partial.unlink()
-    print(target)
-
-
-def _ran_to_its_end(notebook: Mapping[str, Any]) -> bool:
-    """Return whether papermill's own record says that every cell ran and none failed.
-
-    It calls cells "completed" that a killed kernel never reached; only ``exception``, which is null
-    until a cell starts, tells them apart.
-    """
-    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    return all(cell["metadata"]["papermill"]["exception"] is False for cell in cells)
+    print(notebooks.execute(chosen, options.study, options.seed))
 
 
 def _probe(options: argparse.Namespace) -> None:
     """Probe the networks that a recorded run kept, under its own settings or under others."""
     name, _, label = options.run.strip("/").removeprefix("papermill_runs/").partition("/")
-    module, run = experiment(name), results.load(name, label or "laptop")
-    config = configuration.from_dict(module.Config, run.config)
-    overrides = configuration.parse(type(config), options.set)
-    arms = {arm: changes for arm, changes in module.arms(config).items() if arm in run.banks()}
-    if options.arm is not None:
-        run.bank(options.arm)  # names what there is, if not this
-        arms = {options.arm: arms[options.arm]}
-    if not arms:
-        raise FileNotFoundError(f"{options.run} kept no parameters: nothing to probe")
-    for arm, changes in arms.items():
-        arm_config = dataclasses.replace(config, **{**changes, **overrides})
-        world, _ = probed_agent.load([arm_config])
-        found = probed_agent.reprobe(arm_config, world, run.bank(arm), config.first_seed)
-        recorded = run.select(arm=arm, seed=config.first_seed, metric="probe_loss")
-        print(f"{arm}, seed {config.first_seed}\n{'step':>10} {'recorded':>10} {'now':>10}")
-        for step, was, now in zip(recorded.step, recorded.value, found["probe_loss"], strict=True):
-            print(f"{step:10,} {was:10.4f} {now:10.4f}")
+    chosen = experiment(name)
+    from plasticity.chapters.probing import probed_agent
+    from plasticity.runs import results
+
+    run = results.load(name, label or "laptop")
+    for told in probed_agent.reprobe_run(chosen, run, options.set, options.arm):
+        print(told)
+
+
+Word = tuple[tuple[str, ...], dict[str, Any]]
+"""What `argparse` takes for one of a command's words: names, and settings."""
+
+STUDY: dict[str, Any] = {"required": True, "metavar": "STUDY"}
+SETTINGS: list[Word] = [
+    (("name",), {"help": "the experiment"}),
+    (("--study",), STUDY | {"help": "such as quick, laptop, gpu or paper: `plasticity list`"}),
+    (("--seeds",), {"type": int, "help": "how many seeds, instead of the study's"}),
+    (("--set",), {"action": "append", "default": [], "metavar": "FIELD=VALUE",
+                  "help": "change a setting; the run then gets a folder of its own"}),
+]  # fmt: skip
+"""The words that name a run, as `_resolve` reads them."""
+
+RECORDED: list[Word] = [
+    (("name",), {"help": "the experiment"}),
+    (("--study",), STUDY | {"help": "a recorded study, or the name of the run's folder"}),
+]
+WORKERS: Word = (
+    ("--workers",), {"type": int, "help": "processes on a CPU (default: one for every core)"}
+)  # fmt: skip
+
+COMMANDS: dict[str, tuple[Any, str, list[Word]]] = {
+    "list": (_list, "experiments, studies, cost, what is recorded", []),
+    "status": (_status, "progress of running and finished runs", [
+        (("name",), {"nargs": "?", "help": "an experiment, with a table of its arms"}),
+        (("--study",), {"help": "a study, or the name of the run's folder"}),
+        (("--watch",), {"action": "store_true", "help": "print it anew until nothing is running"}),
+    ]),
+    "run": (_run, "run an experiment, or resume it", [
+        *SETTINGS,
+        (("--fresh",), {"action": "store_true", "help": "discard an unfinished or older run"}),
+        WORKERS,
+    ]),
+    "units": (_units, "which units (an arm on a seed) a run has left, as JSON", SETTINGS),
+    "unit": (_unit, "run one unit of a run, beside others", [
+        *SETTINGS,
+        (("--arm",), {"required": True, "help": "its arm"}),
+        (("--seed",), {"type": int, "required": True, "help": "its seed"}),
+    ]),
+    "prove": (_prove, "prove without running anything that the code's programs are a run's",
+              RECORDED),
+    "reproduce": (_reproduce, "prove with one seed that the code still gives a run's bits", [
+        *RECORDED,
+        (("--fresh",), {"action": "store_true", "help": "discard an unfinished reproduction"}),
+        WORKERS,
+    ]),
+    "cost": (_cost_of, "what a run would cost, from this machine's speed", [
+        *SETTINGS,
+        (("--seconds",), {"type": float, "help": "for about how long to time it"}),
+    ]),
+    "notebook": (_notebook, "execute an experiment's chapter by papermill", [
+        (("name",), {"help": "the experiment"}),
+        (("--study",), STUDY | {"help": "such as quick, laptop, gpu or paper"}),
+        (("--seed",), {"type": int, "default": 0, "help": "the first seed"}),
+    ]),
+    "probe": (_probe, "probe the networks that a recorded run kept", [
+        (("run",), {"metavar": "RUN", "help": "for example falsification/laptop"}),
+        (("--arm",), {"help": "one of its arms, instead of all that it kept"}),
+        (("--set",), {"action": "append", "default": [], "metavar": "FIELD=VALUE",
+                      "help": "change a setting, such as probe_steps or probe_batch_size"}),
+    ]),
+}  # fmt: skip
+"""Each command: what it does, in code and in words, and its own words."""
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="plasticity", description=__doc__.partition("\n")[0])
+    description = (__doc__ or "").partition("\n")[0]
+    parser = argparse.ArgumentParser(prog="plasticity", description=description)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    command = commands.add_parser("list", help="experiments, studies, cost, what is recorded")
-    command.set_defaults(command=_list)
-    command = commands.add_parser("status", help="progress of running and finished runs")
-    command.add_argument("name", nargs="?", help="an experiment, with a table of its arms")
-    command.add_argument("--study", help="laptop, gpu or paper, or the name of the run's folder")
-    command.add_argument(
-        "--watch", action="store_true", help="print it anew until nothing is running"
-    )
-    command.set_defaults(command=_status)
-
-    command = commands.add_parser("run", help="run an experiment, or resume it")
-    _add_settings(command)
-    command.add_argument("--fresh", action="store_true", help="discard an unfinished or older run")
-    command.add_argument(
-        "--workers", type=int, help="processes on a CPU (default: one for every core)"
-    )
-    command.set_defaults(command=_run)
-
-    command = commands.add_parser(
-        "units", help="which units (an arm on a seed) a run has left, as JSON"
-    )
-    _add_settings(command)
-    command.set_defaults(command=_units)
-    command = commands.add_parser("unit", help="run one unit of a run, beside others")
-    _add_settings(command)
-    command.add_argument("--arm", required=True, help="its arm")
-    command.add_argument("--seed", type=int, required=True, help="its seed")
-    command.set_defaults(command=_unit)
-
-    command = commands.add_parser(
-        "prove", help="prove without running anything that the code's programs are a run's"
-    )
-    command.add_argument("name", help="the experiment")
-    command.add_argument(
-        "--study", required=True, help="laptop, gpu or paper, or the name of the run's folder"
-    )
-    command.set_defaults(command=_prove)
-
-    command = commands.add_parser(
-        "reproduce", help="prove with one seed that the code still gives a recorded run's bits"
-    )
-    command.add_argument("name", help="the experiment")
-    command.add_argument(
-        "--study", required=True, help="laptop, gpu or paper, or the name of the run's folder"
-    )
-    command.add_argument("--fresh", action="store_true", help="discard an unfinished reproduction")
-    command.add_argument(
-        "--workers", type=int, help="processes on a CPU (default: one for every core)"
-    )
-    command.set_defaults(command=_reproduce)
-
-    command = commands.add_parser("cost", help="what a run would cost, from this machine's speed")
-    _add_settings(command)
-    command.add_argument(
-        "--seconds", type=float, default=cost.SECONDS, help="for about how long to time it"
-    )
-    command.set_defaults(command=_cost_of)
-
-    command = commands.add_parser("notebook", help="execute an experiment's chapter by papermill")
-    command.add_argument("name", help="the experiment")
-    command.add_argument("--study", required=True, help="quick, laptop, gpu or paper")
-    command.add_argument("--seed", type=int, default=0, help="the first seed")
-    command.set_defaults(command=_notebook)
-
-    command = commands.add_parser("probe", help="probe the networks that a recorded run kept")
-    command.add_argument("run", metavar="RUN", help="for example falsification/laptop")
-    command.add_argument("--arm", help="one of its arms, instead of all that it kept")
-    command.add_argument(
-        "--set", action="append", default=[], metavar="FIELD=VALUE",
-        help="change a setting, such as probe_steps, n_targets or probe_batch_size",
-    )  # fmt: skip
-    command.set_defaults(command=_probe)
+    for name, (function, summary, words) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary)
+        command.set_defaults(command=function)
+        for flags, settings in words:
+            command.add_argument(*flags, **settings)
     return parser
-
-
-def _add_settings(command: argparse.ArgumentParser) -> None:
-    """Add the words that name a run, as `_resolve` reads them."""
-    command.add_argument("name", help="the experiment")
-    command.add_argument("--study", required=True, help="quick, laptop, gpu or paper")
-    command.add_argument("--seeds", type=int, help="how many seeds, instead of the study's")
-    command.add_argument(
-        "--set", action="append", default=[], metavar="FIELD=VALUE",
-        help="change a setting; the run then gets a folder of its own",
-    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -15,11 +15,15 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
+from plasticity.errors import Told
+
 C = TypeVar("C")
 
 
-class ConfigError(ValueError):
+class ConfigError(Told, ValueError):
     """A setting that no run can have; the message names the field and what it accepts."""
+
+    status = 2
 
 
 def check(config: Any) -> None:

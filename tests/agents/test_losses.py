@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from plasticity.agents import losses
-from plasticity.networks.architectures import heads
+from plasticity.networks import heads
 
 EPS = float(np.finfo(np.float32).eps)
 ATOMS = jnp.array([-1.0, 0.0, 0.5, 2.0])

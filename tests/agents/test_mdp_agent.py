@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from plasticity.networks.architectures.architectures import MLP
-from plasticity.networks.architectures.resnet import ResNet18
-from plasticity.networks.architectures.vit import ViT
+from plasticity.networks.architectures import MLP
+from plasticity.networks.resnet import ResNet18
+from plasticity.networks.vit import ViT
 
 from plasticity import configuration
 from plasticity.agents import dqn, mdp_agent

@@ -16,6 +16,7 @@ from hurried import compiled
 from plasticity import configuration
 from plasticity.agents import atari_agent, double_dqn, frame_replay
 from plasticity.chapters import printed
+from plasticity.chapters.atari_layer_norm import EXPERIMENT
 from plasticity.chapters.atari_layer_norm import judge as judging
 from plasticity.chapters.atari_layer_norm import run as experiment
 from plasticity.chapters.atari_layer_norm.run import Config, State
@@ -206,7 +207,7 @@ def test_the_screens_are_what_the_agent_saw_last(life: Life) -> None:
 @pytest.mark.slow
 def test_killed_and_resumed_a_run_gives_the_bits_of_an_unbroken_one(runs: Path) -> None:
     """By the driver, through orbax, with emulators that have to be played back."""
-    whole = driver.run(experiment, TINY, "quick", workers=0)
+    whole = driver.run(EXPERIMENT, TINY, "quick", workers=0)
     ticks = iter(range(2))  # nothing, and the first chunk
 
     def stop_after(*arguments: object, **options: object) -> None:
@@ -217,13 +218,13 @@ def test_killed_and_resumed_a_run_gives_the_bits_of_an_unbroken_one(runs: Path) 
         patch.setattr("tqdm.std.tqdm.update", stop_after)
         with pytest.raises(KeyboardInterrupt):
             driver.run(
-                experiment, TINY, "quick", workers=0, reuse=False, checkpoint_seconds=0.0
+                EXPERIMENT, TINY, "quick", workers=0, reuse=False, checkpoint_seconds=0.0
             )  # fmt: skip
     (work,) = runs.glob("atari_layer_norm/*/unfinished")
-    unit = units.units_of(experiment, TINY, batched=False)[0]  # type: ignore[arg-type]
+    unit = units.units_of(EXPERIMENT, TINY, batched=False)[0]
     assert 1 <= checkpoints.UnitFolder(work, *unit).chunks_done() < 3
     atari_callback._environments.cache_clear()
-    again = driver.run(experiment, TINY, "quick", workers=0, reuse=False, checkpoint_seconds=0.0)
+    again = driver.run(EXPERIMENT, TINY, "quick", workers=0, reuse=False, checkpoint_seconds=0.0)
     pd.testing.assert_frame_equal(again.table, whole.table, check_exact=True)
     for name, array in whole.arrays.items():
         np.testing.assert_array_equal(again.arrays[name], array)
@@ -236,6 +237,7 @@ COMMITTED = [run for run in results.recorded("atari_layer_norm") if run.study !=
 
 def test_the_analogue_plays_the_middle_of_every_three_bars() -> None:
     (run,) = (run for run in COMMITTED if run.config["size"] < Config.size)
+    assert configuration.from_dict(Config, run.config) == EXPERIMENT.studies[run.study]
     assert run.config["games"] == list(printed.atari_improvements().game[1::3])
     assert {**run.config, "games": []} == {
         **configuration.to_dict(experiment.STUDIES["laptop"]), "games": [], "size": 44, "seeds": 1,

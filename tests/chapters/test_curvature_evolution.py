@@ -17,6 +17,7 @@ from hurried import compiled
 
 from plasticity import configuration
 from plasticity.agents import dqn, mdp_agent, optimizers
+from plasticity.chapters.curvature_evolution import EXPERIMENT
 from plasticity.chapters.curvature_evolution import judge as judging
 from plasticity.chapters.curvature_evolution import run as experiment
 from plasticity.chapters.curvature_evolution.run import Config, State
@@ -315,9 +316,11 @@ def test_the_table_is_tidy_and_arrays_are_stacked_over_seeds(
     records = {("agent", 0): record, ("agent", 1): second, ("adam", 0): second, ("adam", 1): record}
     table, arrays = experiment.summarize(config, records)
     assert list(table.columns) == [
-        "arm", "process", "variant", "architecture", "layer_norm", "seed", "step", "metric",
-        "value",
+        "arm", "process", "variant", "architecture", "layer_norm", "optimizer", "seed", "step",
+        "metric", "value",
     ]  # fmt: skip
+    used = table.groupby("arm").optimizer.unique()
+    assert list(used["agent"]) == [TINY.optimizer] and list(used["adam"]) == ["adam"]
     rows = table[(table.arm == "adam") & (table.seed == 1) & (table.process == "walk_x10")]
     rows = rows[rows.metric == "sharpness"]
     assert list(rows.step) == [0, 3, 6, 9, 12, 15, 18]
@@ -518,11 +521,11 @@ def test_interrupted_and_resumed_the_driver_records_what_was_measured(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tqdm.std.tqdm.update", stop_after)
         with pytest.raises(KeyboardInterrupt):
-            driver.run(experiment, TINY, "quick", workers=0, checkpoint_seconds=0.0)
+            driver.run(EXPERIMENT, TINY, "quick", workers=0, checkpoint_seconds=0.0)
     (work,) = runs.glob("curvature_evolution/*/unfinished")
-    (unit,) = units.units_of(experiment, TINY, batched=False)  # type: ignore[arg-type]
+    (unit,) = units.units_of(EXPERIMENT, TINY, batched=False)
     assert 1 <= checkpoints.UnitFolder(work, *unit).chunks_done() < 7
-    recorded = driver.run(experiment, TINY, "quick", workers=0)
+    recorded = driver.run(EXPERIMENT, TINY, "quick", workers=0)
     table, arrays = experiment.summarize(TINY, {("agent", 0): stacked(life)})
     assert recorded.table.drop(columns="value").equals(table.drop(columns="value"))
     np.testing.assert_allclose(recorded.table.value, table.value, rtol=1e-3, atol=1e-4)
@@ -543,7 +546,7 @@ def test_recorded_runs_are_of_this_code_this_study_and_these_data(run: Run) -> N
     --fresh`.
     """
     config = configuration.from_dict(Config, run.config)
-    assert freshness.is_fresh(run.provenance, experiment)
+    assert freshness.is_fresh(run.provenance, EXPERIMENT)
     assert config == experiment.STUDIES[run.study]
     assert run.provenance["world"] == checkpoints.digest(experiment.load(config)[0])
     assert run.provenance["uncommitted_source"] is False

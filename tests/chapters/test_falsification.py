@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from plasticity import cli, configuration
-from plasticity.chapters.falsification import judge
-from plasticity.chapters.falsification import run as experiment
-from plasticity.chapters.falsification.run import Config
+from plasticity.chapters.falsification import EXPERIMENT, judge
+from plasticity.chapters.falsification.run import SENSITIVITY, Config
 from plasticity.chapters.probing import probed_agent
 from plasticity.runs import freshness, results
 from plasticity.runs.results import Run
@@ -27,32 +26,32 @@ TINY = Config(
 
 
 def test_arms_are_every_combination_and_one_change_at_a_time() -> None:
-    config = experiment.STUDIES["laptop"]
-    arms = experiment.arms(config)
-    main = experiment.arms(replace(config, sensitivity=False))
+    config = EXPERIMENT.studies["laptop"]
+    arms = EXPERIMENT.arms(config)
+    main = EXPERIMENT.arms(replace(config, sensitivity=False))
     assert len(main) == 3 * 2 * 2 * len(config.settings)
-    assert len(arms) == len(main) + 3 * len(experiment.SENSITIVITY)
+    assert len(arms) == len(main) + 3 * len(SENSITIVITY)
     fields = ("variant", "dataset", "architecture", "optimizer", "learning_rate")
     seen = {tuple(changes[name] for name in fields) for changes in main.values()}
     assert len(seen) == len(main)
     base = replace(config, **main["true_label-mnist_5k-mlp-adam_1e-3"])
     base = replace(base, keep_parameters=False)
-    for name, change in experiment.SENSITIVITY.items():
+    for name, change in SENSITIVITY.items():
         arm = replace(config, **arms[f"true_label-{name}"])
         assert arm == replace(base, **change) != base
 
 
 def test_the_bank_has_one_network_a_stratum() -> None:
-    config = experiment.STUDIES["laptop"]
-    kept = [c for c in experiment.arms(config).values() if c["keep_parameters"]]
+    config = EXPERIMENT.studies["laptop"]
+    kept = [c for c in EXPERIMENT.arms(config).values() if c["keep_parameters"]]
     assert len(kept) == 12
     assert {c["learning_rate"] for c in kept} == {1e-3}
 
 
 def test_there_are_agents_enough() -> None:
     for study, least in (("laptop", 48), ("paper", 128)):
-        config = replace(experiment.STUDIES[study], sensitivity=False)
-        assert len(experiment.arms(config)) * config.seeds >= least
+        config = replace(EXPERIMENT.studies[study], sensitivity=False)
+        assert len(EXPERIMENT.arms(config)) * config.seeds >= least
 
 
 @pytest.mark.parametrize("setting", ["adam", "adam:fast", "adam:"])
@@ -88,7 +87,7 @@ def record(
 
 def made_up(agents: dict[tuple[str, int], dict[str, np.ndarray]]) -> Run:
     """Make up a run of these agents."""
-    table, arrays = experiment.summarize(TINY, agents)
+    table, arrays = EXPERIMENT.summarize(TINY, agents)
     provenance = {"study": "quick", "config": configuration.to_dict(TINY)}
     return Run("falsification", "quick", table, arrays, provenance)
 
@@ -102,7 +101,7 @@ def population(signs: dict[str, float], landscape: dict[str, float]) -> Run:
     Those of Fig. 3 by ``signs``, those of the landscape by their own.
     """
     rng, agents = np.random.default_rng(0), {}
-    for arm, changes in experiment.arms(TINY).items():
+    for arm, changes in EXPERIMENT.arms(TINY).items():
         variant = str(changes["variant"])
         for seed in range(6):
             lost = 0.1 + 0.05 * rng.random()
@@ -113,7 +112,7 @@ def population(signs: dict[str, float], landscape: dict[str, float]) -> Run:
 
 
 def test_an_agents_row_has_what_it_lost_and_its_statistics() -> None:
-    arm = next(iter(experiment.arms(TINY)))
+    arm = next(iter(EXPERIMENT.arms(TINY)))
     run = made_up({(arm, 0): record(0.4, weight_norm=12.0), (arm, 1): record(0.2, weight_norm=9.0)})
     table = judge.at_end(run, [arm])
     np.testing.assert_allclose(table.plasticity_loss, [0.3, 0.1], atol=1e-6)
@@ -122,7 +121,7 @@ def test_an_agents_row_has_what_it_lost_and_its_statistics() -> None:
 
 
 def test_curves_are_measured_as_said() -> None:
-    arm = next(iter(experiment.arms(TINY)))
+    arm = next(iter(EXPERIMENT.arms(TINY)))
     run = made_up({(arm, 0): record(0.15, half=(2, 6), fall=0.25)})
     assert judge.steps_to_half(run, arm).tolist() == [[100, 300]]
     np.testing.assert_allclose(judge.end_of_curve(run, arm), [[0.1, 0.15]])
@@ -165,7 +164,7 @@ def test_the_judges_of_signs_follow_the_ledger(signs: dict[str, float], status: 
 def test_the_judge_of_curves_follows_the_ledger(
     half: tuple[int, int], last: float, fall: float, status: str
 ) -> None:
-    arms, agents = experiment.arms(TINY), {}
+    arms, agents = EXPERIMENT.arms(TINY), {}
     for arm in arms:
         for seed in range(6):
             agents[arm, seed] = record(last * (1 + 1e-4 * seed), half=half, fall=fall)
@@ -220,10 +219,10 @@ def test_recorded_runs_are_of_this_code_and_this_study(run: Run) -> None:
     --fresh`.
     """
     config = configuration.from_dict(Config, run.config)
-    assert freshness.is_fresh(run.provenance, experiment)
-    assert config == experiment.STUDIES[run.study]
+    assert freshness.is_fresh(run.provenance, EXPERIMENT)
+    assert config == EXPERIMENT.studies[run.study]
     assert run.provenance["uncommitted_source"] is False
-    assert len(run.table.groupby(["arm", "seed"])) == len(experiment.arms(config)) * config.seeds
+    assert len(run.table.groupby(["arm", "seed"])) == len(EXPERIMENT.arms(config)) * config.seeds
     assert len(run.banks()) == 12
 
 
@@ -234,7 +233,7 @@ def test_recorded_runs_are_of_this_code_and_this_study(run: Run) -> None:
 )
 def test_recorded_runs_are_of_these_images(run: Run) -> None:
     config = configuration.from_dict(Config, run.config)
-    _, source = experiment.load(replace(config, architectures=("mlp",), sensitivity=False))
+    _, source = EXPERIMENT.load(replace(config, architectures=("mlp",), sensitivity=False))
     assert source["images"] == run.provenance["data"]["images"]
 
 
@@ -243,7 +242,7 @@ def test_a_kept_network_probed_again_gives_what_was_recorded(run: Run) -> None:
     """A different processor rounds differently, and 2,000 steps of Adam let that grow a little."""
     arm = "true_label-mnist_5k-mlp-adam_1e-3"
     config = configuration.from_dict(Config, run.config)
-    arm_config = replace(config, **experiment.arms(config)[arm])
+    arm_config = replace(config, **EXPERIMENT.arms(config)[arm])
     world, _ = probed_agent.load([arm_config])
     found = probed_agent.reprobe(arm_config, world, run.bank(arm), config.first_seed)
     recorded = run.select(arm=arm, seed=config.first_seed, metric="probe_loss").value

@@ -175,6 +175,21 @@ def test_a_heat_map_of_levels_has_no_spread_of_the_papers(run: Run, cells: pd.Da
         heatmaps.heat_maps(run, cells, "chnage")
 
 
+def test_an_intervention_without_a_colour_is_refused_and_not_left_out(
+    run: Run, cells: pd.DataFrame
+) -> None:
+    assert heatmaps.named(cells) == ["none", "shrink_and_perturb", "reset_optimizer"]
+    unknown = pd.concat([cells, cells[:1].assign(intervention="dropout")])
+    for draw in (
+        lambda: heatmaps.named(unknown),
+        lambda: heatmaps.heat_maps(run, unknown),
+        lambda: interventions_figures.levels(run, unknown),
+        lambda: interventions_figures.kept_against_task(run, unknown, pareto),
+    ):
+        with pytest.raises(KeyError, match="dropout"):
+            draw()
+
+
 def test_each_data_set_has_a_row_of_maps(run: Run, cells: pd.DataFrame) -> None:
     two = pd.concat([cells[:2], cells[:2].assign(dataset="cifar10_train")])
     figure = heatmaps.heat_maps(run, two)
@@ -209,10 +224,12 @@ def training() -> Run:
                 for step in (0, 10, 20):
                     accuracy = np.nan if gone and step == 20 else 0.1 + 0.02 * step + 0.1 * seed
                     td_loss = 10.0 ** (seed + 1) if step else np.nan
-                    rows += [(arm, encoding, seed, step, "accuracy", accuracy),
-                             (arm, encoding, seed, step, "td_loss", td_loss)]  # fmt: skip
-    table = pd.DataFrame(rows, columns=["arm", "encoding", "seed", "step", "metric", "value"])
-    table = table.assign(variant="true_label", dataset="mnist_5k", architecture="mlp")
+                    where = arm, encoding, intervention, seed, step
+                    rows += [(*where, "accuracy", accuracy), (*where, "td_loss", td_loss)]
+    columns = ["arm", "encoding", "intervention", "seed", "step", "metric", "value"]
+    table = pd.DataFrame(rows, columns=columns).assign(
+        variant="true_label", dataset="mnist_5k", architecture="mlp"
+    )
     return Run("interventions", "quick", table, {}, PROVENANCE)
 
 

@@ -17,10 +17,9 @@ import pytest
 from plasticity import cli, configuration, statistics
 from plasticity.agents import mdp_agent
 from plasticity.chapters.claims import LEDGER
+from plasticity.chapters.interventions import EXPERIMENT, words
 from plasticity.chapters.interventions import judge as judging
-from plasticity.chapters.interventions import run as experiment
-from plasticity.chapters.interventions import words
-from plasticity.chapters.interventions.run import INTERVENTIONS, Config
+from plasticity.chapters.interventions.run import CELL, INTERVENTIONS, Config
 from plasticity.chapters.printed import interventions
 from plasticity.chapters.probing import probed_agent, two_hot_probe
 from plasticity.runs import results
@@ -38,15 +37,16 @@ TINY = Config(
 
 
 def test_an_arm_is_every_combination_and_one_change_at_a_time() -> None:
-    arms = experiment.arms(TINY)
+    arms = EXPERIMENT.arms(TINY)
     assert len(arms) == 2 * 1 * 4 * 2 * 7
     own = {field.name for field in fields(mdp_agent.AgentConfig)}
     for name, changes in arms.items():
-        cell = dict(zip(experiment.CELL, name.split("-"), strict=True))
+        cell = dict(zip(CELL, name.split("-"), strict=True))
         intervention = cell.pop("intervention")
         assert {field: changes[field] for field in cell} == cell
         rate = {"learning_rate": 3e-4} if cell["encoding"] == "two_hot" else {}
-        assert changes == {**cell, **rate, **INTERVENTIONS[intervention]}
+        named = {"intervention": intervention}
+        assert changes == {**cell, **rate, **named, **INTERVENTIONS[intervention]}
         arm = replace(TINY, **changes)
         assert arm.learning_rate == (3e-4 if cell["encoding"] == "two_hot" else 1e-3)
         base = replace(TINY, **cell, **rate)
@@ -62,15 +62,19 @@ def test_interventions_are_those_of_the_paper() -> None:
 
 
 @pytest.mark.parametrize(
-    ("study", "count"), [("quick", 6), ("laptop", 56), ("gpu", 224), ("paper", 224)]
-)
+    ("study", "count"),
+    [
+        ("quick", 6), ("laptop", 56), ("laptop_cifar", 14), ("laptop_own_loss", 14),
+        ("two_hot_search", 12), ("smoke", 336), ("gpu", 224), ("paper", 224),
+    ],
+)  # fmt: skip
 def test_studies_have_their_arms(study: str, count: int) -> None:
-    assert len(experiment.arms(experiment.STUDIES[study])) == count
+    assert len(EXPERIMENT.arms(EXPERIMENT.studies[study])) == count
 
 
 def test_a_search_is_over_learning_rates_alone() -> None:
     config = replace(TINY, search=(1e-3, 1e-5), architectures=("mlp",), variants=("true_label",))
-    arms = experiment.arms(config)
+    arms = EXPERIMENT.arms(config)
     assert list(arms) == [
         f"true_label-mnist_5k-mlp-{encoding}-{rate}"
         for encoding in ("regression", "two_hot")
@@ -78,7 +82,7 @@ def test_a_search_is_over_learning_rates_alone() -> None:
     ]
     for name, changes in arms.items():
         assert changes["learning_rate"] == float(name.split("-", 4)[4])
-        assert changes.keys() == {"learning_rate", *experiment.CELL} - {"intervention"}
+        assert changes.keys() == {"learning_rate", *CELL} - {"intervention"}
 
 
 @pytest.mark.parametrize(
@@ -118,11 +122,11 @@ def record(
 def made_up(config: Config, agent: Callable[[dict[str, str], int], dict[str, np.ndarray]]) -> Run:
     """Make up a run, its agents by their cell and seed."""
     agents = {
-        (arm, seed): agent(dict(zip(experiment.CELL, arm.split("-", 4), strict=True)), seed)
-        for arm in experiment.arms(config)
+        (arm, seed): agent(dict(zip(CELL, arm.split("-", 4), strict=True)), seed)
+        for arm in EXPERIMENT.arms(config)
         for seed in range(config.seeds)
     }
-    table, arrays = experiment.summarize(config, agents)
+    table, arrays = EXPERIMENT.summarize(config, agents)
     provenance = {"study": "quick", "config": configuration.to_dict(config)}
     return Run("interventions", "quick", table, arrays, provenance)
 
@@ -175,7 +179,7 @@ def test_cells_stand_beside_the_papers() -> None:
     """Of the diverged seeds none is averaged; those of MNIST are numbers of Figs. 9 and 11."""
     run = made_up(TINY, lambda cell, seed: record(0.3 + 0.1 * seed, diverged=float(seed == 3)))
     table = judging.cells(run)
-    assert len(table) == len(experiment.arms(TINY))
+    assert len(table) == len(EXPERIMENT.arms(TINY))
     assert set(table.diverged) == {1}
     for row in table.itertuples():
         assert row.final == statistics.mean_interval(np.float32([0.3, 0.4, 0.5]))
@@ -441,7 +445,7 @@ def test_the_whole_of_it_through_driver_and_command_line(
         "encodings": "two_hot", "interventions": "reset_last_layer", "search": "",
     }  # fmt: skip
     settings |= {name: str(v).lower() for name, v in settings.items() if isinstance(v, bool)}
-    default = configuration.to_dict(experiment.STUDIES["quick"])
+    default = configuration.to_dict(EXPERIMENT.studies["quick"])
     changed = {name: value for name, value in settings.items() if value != default[name]}
     options = [part for name, value in changed.items() for part in ("--set", f"{name}={value}")]
     arguments = ["run", "interventions", "--study", "quick", *options, "--workers", "1"]
@@ -463,7 +467,7 @@ COMMITTED = [run for run in results.recorded("interventions") if run.study != "q
 def test_recorded_runs_are_of_these_images(run: Run) -> None:
     config = configuration.from_dict(Config, run.config)
     few = replace(config, architectures=("mlp",), interventions=("none",), n_targets=1)
-    _, source = experiment.load(few)
+    _, source = EXPERIMENT.load(few)
     assert source["images"] == run.provenance["data"]["images"]
 
 
@@ -477,7 +481,7 @@ def test_a_two_hot_network_is_probed_by_its_own_loss_if_asked() -> None:
         probe_steps=50, probe_loss="own",
     )  # fmt: skip
     world, _ = probed_agent.load([config])
-    state = experiment.start(config, world, jax.random.key(3))
+    state = EXPERIMENT.start(config, world, jax.random.key(3))
     found = two_hot_probe.record(config, world, state)
     agent, images = mdp_agent.agent(config), world.images[mdp_agent.image_key(config)]
     support = jnp.linspace(-3.0, 3.0, 5)
@@ -508,7 +512,7 @@ def test_a_two_hot_network_is_probed_by_its_own_loss_if_asked() -> None:
         if n == 0:
             first = errors
     np.testing.assert_allclose(found["curve"][0], np.mean([first, errors]), rtol=1e-4)
-    advanced = experiment.advance(config, world, state)[1]
+    advanced = EXPERIMENT.advance(config, world, state)[1]
     np.testing.assert_allclose(advanced["loss"], found["loss"], rtol=1e-5)
     squared = probed_agent.probe_record(config, world, state.agent, state.probe_key)
     assert np.all(np.abs(squared["loss"] - found["loss"]) > 1e-3)

@@ -7,20 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from plasticity.chapters.measuring_plasticity import judge
-from plasticity.chapters.measuring_plasticity import run as experiment
+from plasticity.chapters.measuring_plasticity import EXPERIMENT, judge
+from plasticity.chapters.measuring_plasticity.run import CALIBRATION, fresh_arm
 from plasticity.chapters.printed import fresh_losses, interventions
 from plasticity.chapters.probing import probed_agent
 from plasticity.runs.results import Run
 
 
 def test_arms_are_problems_with_and_without_layer_norm_traps_and_fresh_networks() -> None:
-    assert list(experiment.arms(experiment.STUDIES["quick"])) == [
+    assert list(EXPERIMENT.arms(EXPERIMENT.studies["quick"])) == [
         "random_label", "random_label-layer_norm",
     ]  # fmt: skip
-    config = experiment.STUDIES["laptop"]
-    arms = experiment.arms(config)
-    assert len(arms) == 2 * 3 + 2 + 4 * len(experiment.CALIBRATION)
+    config = EXPERIMENT.studies["laptop"]
+    arms = EXPERIMENT.arms(config)
+    assert len(arms) == 2 * 3 + 2 + 4 * len(CALIBRATION)
     for name, changes in arms.items():
         arm = replace(config, **changes)
         assert (probed_agent.chunks(arm) == 1) == name.startswith("fresh")
@@ -40,7 +40,7 @@ def made_up(offset: dict[str, float]) -> Run:
     printed = fresh_losses().set_index(["dataset", "architecture"]).loss
     rows = [
         {
-            "arm": experiment.fresh_arm(dataset, architecture, setting),
+            "arm": fresh_arm(dataset, architecture, setting),
             "seed": seed,
             "step": 0,
             "metric": "probe_loss",
@@ -66,7 +66,7 @@ def made_up(offset: dict[str, float]) -> Run:
 
 
 def test_calibration_is_the_distance_to_the_printed_losses() -> None:
-    offset = dict(zip(experiment.CALIBRATION, (0.1, -0.02, 0.3, 0.2, 0.4), strict=True))
+    offset = dict(zip(CALIBRATION, (0.1, -0.02, 0.3, 0.2, 0.4), strict=True))
     run = made_up(offset)
     table = judge.calibration(run)
     for setting, rows in table.groupby("setting"):
@@ -77,5 +77,5 @@ def test_calibration_is_the_distance_to_the_printed_losses() -> None:
 
 
 def test_the_change_is_paired_by_seed() -> None:
-    change = judge.change(made_up(dict.fromkeys(experiment.CALIBRATION, 0.0)), "a")
+    change = judge.change(made_up(dict.fromkeys(CALIBRATION, 0.0)), "a")
     np.testing.assert_allclose(change[:3], 0.2)

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from plasticity import configuration, statistics
+from plasticity.chapters.optimizer_instability import EXPERIMENT
 from plasticity.chapters.optimizer_instability import judge as judging
 from plasticity.chapters.optimizer_instability import run as experiment
 from plasticity.chapters.optimizer_instability.run import Config
@@ -234,7 +235,7 @@ def test_recorded_runs_are_of_this_code_this_study_and_these_data(run: Run) -> N
     --fresh`.
     """
     config = configuration.from_dict(Config, run.config)
-    assert freshness.is_fresh(run.provenance, experiment)
+    assert freshness.is_fresh(run.provenance, EXPERIMENT)
     assert config == experiment.STUDIES[run.study]
     assert run.provenance["world"] == checkpoints.digest(experiment.load(config)[0])
     assert run.provenance["uncommitted_source"] is False

@@ -223,7 +223,7 @@ def test_rows_at_the_end_are_of_the_last_probe_and_what_was_lost() -> None:
         ("a", 0): record([0.1, 0.2, np.nan], 1.0),
     }  # fmt: skip
     arms: dict[str, dict[str, Any]] = {"b": {}, "a": {"optimizer": "sgd"}}
-    table, _ = probed_agent.tidy(TINY, arms, ["optimizer"], records)
+    table, _ = probed_agent.tidy(lambda config: arms, ("optimizer",), TINY, records)
     found = probed_agent.at_end(table, ["arm", "optimizer", "seed"])
     assert list(zip(found.arm, found.seed, strict=True)) == [("b", 1), ("b", 0), ("a", 0)]
     assert list(found.optimizer) == ["adam", "adam", "sgd"] and set(found.step) == {40}
@@ -444,7 +444,7 @@ def test_the_table_has_the_scalars_and_the_arrays_are_stacked_over_seeds(
     record = {name: np.stack([row[name] for row in measured]) for name in measured[0]}
     other = record | {"sharpness_trace": 2 * record["sharpness_trace"]}
     table, arrays = probed_agent.tidy(
-        TINY, {"a": {}}, ["variant"], {("a", 0): record, ("a", 1): other}
+        lambda config: {"a": {}}, ("variant",), TINY, {("a", 0): record, ("a", 1): other}
     )
     np.testing.assert_array_equal(
         arrays["sharpness_trace/a"], [record["sharpness_trace"], other["sharpness_trace"]]

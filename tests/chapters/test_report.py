@@ -183,8 +183,7 @@ def test_the_scale_counts_fields_that_the_run_did_not_know(runs: Path) -> None:
     stored = {"study": "laptop", "config": {"size": 32, "chunks": 6, "seeds": 2}}
     run = results.Run("toy", "laptop", pd.DataFrame(), {}, stored)
     assert report.scale(run, toy.Config(first_seed=3)) == (
-        "**Scaled down** from the `paper` study: size 32 instead of 64, "
-        "first seed 0 instead of 3."
+        "**Scaled down** from the `paper` study: size 32 instead of 64, first seed 0 instead of 3."
     )
 
 
@@ -357,13 +356,13 @@ def test_what_is_not_run_names_what_no_run_has_and_the_command(runs: Path) -> No
     studies: Any = {
         "quick": small, "laptop": small, "gpu": large, "paper": many, "longer": longer,
     }  # fmt: skip
-    module: Any = SimpleNamespace(STUDIES=studies)
+    experiment: Any = SimpleNamespace(studies=studies)
     frame = pd.DataFrame({"arm": ["a"], "seed": 0, "step": 0, "metric": "m", "value": 1.0})
     config = {"networks": ["a"], "widths": [1, 2], "steps": 10}
     results.write("toy", "laptop", frame, {}, {"study": "laptop", "config": config})
     own = {"networks": ["b_c"], "widths": [3], "steps": 1}  # of a size at which nothing is learned
     results.write("toy", "gpu-0badc0de", frame, {}, {"study": "gpu", "config": own})
-    table = report.not_run({"toy": module})
+    table = report.not_run({"toy": experiment})
     assert table.to_dict("records") == [
         {
             "experiment": "toy", "study": "gpu",
@@ -381,4 +380,4 @@ def test_what_is_not_run_names_what_no_run_has_and_the_command(runs: Path) -> No
             "command": "`plasticity run toy --study longer`",
         },
     ]  # fmt: skip
-    assert len(report.not_run({"new": module})) == 4
+    assert len(report.not_run({"new": experiment})) == 4

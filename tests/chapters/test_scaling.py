@@ -13,8 +13,7 @@ from scipy import stats
 
 from plasticity import configuration, statistics
 from plasticity.chapters.claims import LEDGER
-from plasticity.chapters.scaling import judge
-from plasticity.chapters.scaling import run as experiment
+from plasticity.chapters.scaling import EXPERIMENT, judge
 from plasticity.chapters.scaling.run import Config
 from plasticity.runs import results
 from plasticity.runs.results import Run
@@ -31,7 +30,7 @@ TINY = Config(
 
 def test_an_arm_is_a_width_of_a_network_under_a_period() -> None:
     config = replace(TINY, widest_cnn=2, exploding=True)
-    arms = experiment.arms(config)
+    arms = EXPERIMENT.arms(config)
     assert len(arms) == 2 * 3 * (3 + 2) + 3
     for name, changes in arms.items():
         arm = replace(config, **changes)
@@ -54,8 +53,8 @@ def test_an_arm_is_a_width_of_a_network_under_a_period() -> None:
     [("quick", 2), ("laptop", 6 * 6 + 6 * 3 + 6), ("gpu", 12 * 6 + 6), ("paper", 12 * 6)],
 )
 def test_studies_have_their_arms(study: str, count: int) -> None:
-    config = experiment.STUDIES[study]
-    assert len(experiment.arms(config)) == count
+    config = EXPERIMENT.studies[study]
+    assert len(EXPERIMENT.arms(config)) == count
     if study != "quick":  # Fig. 5
         assert [config.base_width * m for m in config.multiples] == [16, 32, 64, 128, 192, 256]
         assert config.periods == (1, 100, 1_000)
@@ -95,10 +94,10 @@ def made_up(config: Config, final: Callable[[Config, int], float]) -> Run:
     """Make up a run whose agents end with the loss ``final`` (arm's configuration, seed)."""
     agents = {
         (arm, seed): record(final(replace(config, **changes), seed))
-        for arm, changes in experiment.arms(config).items()
+        for arm, changes in EXPERIMENT.arms(config).items()
         for seed in range(config.seeds)
     }
-    table, arrays = experiment.summarize(config, agents)
+    table, arrays = EXPERIMENT.summarize(config, agents)
     provenance = {"study": "quick", "config": configuration.to_dict(config)}
     return Run("scaling", "quick", table, arrays, provenance)
 
@@ -253,5 +252,5 @@ COMMITTED = [run for run in results.recorded("scaling") if run.study != "quick"]
 def test_recorded_runs_are_of_these_images(run: Run) -> None:
     config = configuration.from_dict(Config, run.config)
     few = replace(config, architectures=("mlp",), periods=(1,), multiples=(1,), n_targets=1)
-    _, source = experiment.load(few)
+    _, source = EXPERIMENT.load(few)
     assert source["images"] == run.provenance["data"]["images"]

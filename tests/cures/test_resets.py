@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from plasticity.networks.architectures.state import advancing
-from plasticity.networks.architectures.trace import last_layer
 
 from plasticity.agents import optimizers
 from plasticity.cures import resets
 from plasticity.cures.resets import reset_layer, reset_optimizer, shrink_and_perturb
-from plasticity.networks.architectures import architectures, resnet, vit
+from plasticity.networks import architectures, resnet, vit
+from plasticity.networks.state import advancing
+from plasticity.networks.trace import last_layer
 
 KEY = jax.random.key(0)
 X = jnp.zeros((1, 6, 6, 1))

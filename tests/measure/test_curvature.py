@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 
 from plasticity.measure import curvature, lanczos
 from plasticity.measure.lanczos import Operator
-from plasticity.networks.architectures import architectures
+from plasticity.networks import architectures
 
 KEY = jax.random.key(0)
 EPS32 = float(np.finfo(np.float32).eps)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from plasticity.measure import curvature, lanczos
-from plasticity.networks.architectures import architectures
+from plasticity.networks import architectures
 
 decomp = pytest.importorskip("matfree.decomp", reason="matfree is not installed")
 from matfree import funm, stochtrace  # noqa: E402

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from plasticity.measure import gradients as gc
 from plasticity.measure import inner_products
 from plasticity.measure.gradients import covariance, kmeans_order, naive_gram, summary
-from plasticity.networks.architectures import architectures, resnet, vit
+from plasticity.networks import architectures, resnet, vit
 
 KEY = jax.random.key(0)
 K = 7
@@ -135,7 +134,7 @@ def test_in_a_vit_only_what_no_layer_holds_is_held_by_example(
         seen.append("/".join(arguments[2]))
         return jnp.zeros((K, K))
 
-    monkeypatch.setattr(gc, "_of_leaf", note)
+    monkeypatch.setattr(inner_products, "_of_leaf", note)
     traced("vit")
     # Of the embedding the gradient is that by the kernel before it is normalised.
     assert set(seen) == {"class_token", "positions", "embedding/kernel", "embedding/bias"}
@@ -145,7 +144,7 @@ def test_in_a_vit_only_what_no_layer_holds_is_held_by_example(
 def test_memory_that_is_short_changes_nothing(
     held: int, double: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gc, "HELD", held)  # kernels column by column
+    monkeypatch.setattr(inner_products, "HELD", held)  # kernels column by column
     for name in ("cnn", "shared"):
         network, params, x, y = problem(name)
         expected = naive(network, params, x, y)
@@ -159,7 +158,7 @@ def test_no_leaf_of_the_papers_networks_is_held_by_example(
     def refuse(*arguments: Any) -> Any:
         raise AssertionError("leaf by leaf")
 
-    monkeypatch.setattr(gc, "_of_leaf", refuse)
+    monkeypatch.setattr(inner_products, "_of_leaf", refuse)
     for name in ("mlp, layer norm", "cnn, layer norm", "cnn, stride 1", "residual"):
         traced(name)
     for name in ("attention", "mlp, spectral norm"):

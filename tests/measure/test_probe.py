@@ -111,7 +111,7 @@ def test_targets_do_not_depend_on_settings_of_jax(
 ELSEWHERE = """
 import sys
 import jax, jax.numpy as jnp, numpy as np
-from plasticity import probe
+from plasticity.measure import probe
 
 def init(key):
     first, second = jax.random.split(key)

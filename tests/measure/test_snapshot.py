@@ -14,11 +14,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from plasticity.networks.architectures.architectures import MLP
+from plasticity.networks.architectures import MLP
 
 from plasticity.chapters.network_statistics import figures as network_statistics_figures
-from plasticity.measure import ranks as ns
-from plasticity.measure import snapshot
+from plasticity.measure import ranks, snapshot
 from plasticity.measure.ranks import (
     approximate_rank,
     effective_rank,
@@ -397,7 +396,8 @@ def test_the_features_are_decomposed_once(monkeypatch: pytest.MonkeyPatch) -> No
         shapes.append(matrix.shape)
         return decompose(matrix)
 
-    monkeypatch.setattr(ns, "singular_values", counted)
+    for module in (ranks, snapshot):
+        monkeypatch.setattr(module, "singular_values", counted)
     snapshot.of_network(*network())
     assert sorted(shapes) == sorted([(20, 6), (5, 12), (12, 6), (6, 3)])
 

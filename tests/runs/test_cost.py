@@ -36,7 +36,7 @@ def test_nothing_runs_on_no_device() -> None:
 
 def test_shares_are_counted() -> None:
     config = toy.Config(chunks=12, seeds=3)
-    (share,) = cost.estimate(toy, config, RATE).values()
+    (share,) = cost.estimate(toy.EXPERIMENT, config, RATE).values()
     assert share.units == 6  # two arms on three seeds
     assert share.seconds == 6 * 12  # 64 operations a chunk at 64 a second
     assert share.wall == {1: 72.0, 8: 12.0, 64: 12.0}
@@ -44,12 +44,12 @@ def test_shares_are_counted() -> None:
     assert share.result_bytes == 6 * 12 * 65 * 4
 
 
-def test_figures_need_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_need_what_they_say() -> None:
     def figures(config: toy.Config) -> dict[str, tuple[list[str], int]]:
         return {"Fig. 1": (["narrow", "wide"], config.seeds), "Fig. 2": (["wide"], 1)}
 
-    monkeypatch.setattr(toy, "figures", figures, raising=False)
-    shares = cost.estimate(toy, toy.Config(seeds=2), RATE)
+    drawn = dataclasses.replace(toy.EXPERIMENT, figures=figures)
+    shares = cost.estimate(drawn, toy.Config(seeds=2), RATE)
     assert {name: share.units for name, share in shares.items()} == {"Fig. 1": 4, "Fig. 2": 1}
     text = cost.describe("toy", "paper", toy.Config(seeds=2), RATE, shares)
     assert "Fig. 2" in text and "core-hours" in text and "days on 64" in text
@@ -59,35 +59,34 @@ def test_a_recorded_run_says_how_fast_it_was() -> None:
     config = toy.Config(size=8, chunks=4, seeds=3)
     provenance = {"compute_seconds": 2.0, "config": configuration.to_dict(config)}
     run = Run("toy", "laptop", pd.DataFrame(), {}, provenance)
-    found = cost.of_run(toy, run)
+    found = cost.of_run(toy.EXPERIMENT, run)
     assert found.operations == 2 * 3 * 8 * 4 / 2.0  # arms, seeds, size, chunks a second
     assert (found.seconds, found.chunks, found.study) == (2.0, 2 * 3 * 4, "laptop")
-    (share,) = cost.estimate(toy, config, found).values()
+    (share,) = cost.estimate(toy.EXPERIMENT, config, found).values()
     np.testing.assert_allclose(share.seconds, 2.0)  # what it took
 
 
-def test_a_sample_is_timed_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = cost.measure(toy, toy.Config(scale=2.0), seconds=1e-9)
+def test_a_sample_is_timed_where_there_is_one() -> None:
+    plain = cost.measure(toy.EXPERIMENT, toy.Config(scale=2.0), seconds=1e-9)
     assert (plain.study, plain.arm, plain.chunks) == ("quick", "narrow", 1)
 
     def sample(config: toy.Config) -> toy.Config:
         return dataclasses.replace(config, size=8, chunks=5)
 
-    monkeypatch.setattr(toy, "sample", sample, raising=False)
-    found = cost.measure(toy, toy.Config(scale=2.0), seconds=1e9)
+    sampled = dataclasses.replace(toy.EXPERIMENT, sample=sample)
+    found = cost.measure(sampled, toy.Config(scale=2.0), seconds=1e9)
     assert (found.study, found.chunks) == ("sample", 4)  # all but the first, which compiles
     np.testing.assert_allclose(found.operations * found.seconds, 8 * 4)
 
 
 def test_a_process_of_its_own_answers_the_same() -> None:
-    found = cost.measure_on_a_core(toy, toy.Config(size=16), seconds=1e-9)
+    found = cost.measure_on_a_core(toy.EXPERIMENT, toy.Config(size=16), seconds=1e-9)
     assert found.operations > 0
     assert (found.study, found.arm, found.chunks) == ("quick", "narrow", 1)
 
 
 def test_a_process_that_fails_says_so(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(toy, "__name__", "no_such_module")
-        with pytest.raises(RuntimeError, match="ended with 1"):
-            cost.measure_on_a_core(toy, toy.Config(), seconds=1e-9)
+    lost = dataclasses.replace(toy.EXPERIMENT, module="no_such_module")
+    with pytest.raises(RuntimeError, match="ended with 1"):
+        cost.measure_on_a_core(lost, toy.Config(), seconds=1e-9)
     assert "no_such_module" in capfd.readouterr().err

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,9 +26,10 @@ from plasticity.runs.units import UnitsFailed, _lanes, advance_unit, compiled, u
 CHILD = """
 import json, sys
 import toy
-from plasticity import configuration, driver
+from plasticity import configuration
+from plasticity.runs import driver
 config = configuration.from_dict(toy.Config, json.loads(sys.argv[1]))
-driver.run(toy, config, "quick", checkpoint_seconds=0.0)
+driver.run(toy.EXPERIMENT, config, "quick", checkpoint_seconds=0.0)
 """
 
 
@@ -47,11 +49,9 @@ def finish(process: subprocess.Popen[str]) -> None:
     assert process.returncode == 0, errors
 
 
-def run_here(config: toy.Config, study: str = "quick", **options: object) -> results.Run:
+def run_here(config: toy.Config, study: str = "quick", **options: Any) -> results.Run:
     """Run in this process, checkpointing every chunk."""
-    return driver.run(
-        toy, config, study, workers=0, checkpoint_seconds=0.0, **options  # type: ignore[arg-type]
-    )  # fmt: skip
+    return driver.run(toy.EXPERIMENT, config, study, workers=0, checkpoint_seconds=0.0, **options)
 
 
 def test_records_the_whole_run_with_its_provenance(runs: Path) -> None:
@@ -77,8 +77,8 @@ def test_equal_seeds_give_equal_bits_and_other_seeds_others(runs: Path) -> None:
 def test_a_batch_of_seeds_measures_what_single_seeds_do(runs: Path) -> None:
     config, work = toy.Config(), runs / "batched"
     single = run_here(config)
-    for unit in units_of(toy, config, batched=True):  # type: ignore[arg-type]
-        assert list(advance_unit(toy, config, unit, work, 0.0))[-1] == 6  # type: ignore[arg-type]
+    for unit in units_of(toy.EXPERIMENT, config, batched=True):
+        assert list(advance_unit(toy.EXPERIMENT, config, unit, work, 0.0))[-1] == 6
         lanes = _lanes(unit, checkpoints.UnitFolder(work, *unit).records())
         for seed, record in lanes.items():
             np.testing.assert_allclose(
@@ -92,7 +92,7 @@ def test_reuses_a_recorded_run_only_if_configuration_and_code_are_the_same(
     first = run_here(toy.Config())
     assert run_here(toy.Config()).provenance == first.provenance
     assert run_here(toy.Config(), reuse=False).provenance["began"] >= first.provenance["began"]
-    monkeypatch.setattr("plasticity.runs.fingerprint.code_digest", lambda module: "edited")
+    monkeypatch.setattr("plasticity.runs.fingerprint.code_digest", lambda experiment: "edited")
     assert run_here(toy.Config()).provenance["code"] == "edited"
 
 
@@ -125,7 +125,7 @@ def test_killed_again_and_again_it_resumes_to_the_same_bits(runs: Path, tmp_path
 
 def chunks_done(config: toy.Config, work: Path) -> int:
     """Return the chunks behind the newest states of all units."""
-    units = units_of(toy, config, batched=False)  # type: ignore[arg-type]
+    units = units_of(toy.EXPERIMENT, config, batched=False)
     return sum(checkpoints.UnitFolder(work, *unit).chunks_done() for unit in units)
 
 
@@ -142,8 +142,7 @@ def test_killed_in_the_middle_of_a_write_it_resumes_to_the_same_bits(
     expected = run_here(config, study="laptop").provenance["sha256"]
     code = (
         "import os, toy\n"
-        "from plasticity import driver, results, checkpoints\n"
-        "import orbax.checkpoint as ocp\n"
+        "from plasticity.runs import driver\n"
         "count = 0\n"
         "def dying(write):\n"
         "    def half(*arguments, **options):\n"
@@ -156,7 +155,8 @@ def test_killed_in_the_middle_of_a_write_it_resumes_to_the_same_bits(
         "        return write(*arguments, **options)\n"
         "    return half\n"
         "{patch}\n"
-        "driver.run(toy, toy.Config(chunks=3), 'quick', workers=0, checkpoint_seconds=0.0)\n"
+        "config = toy.Config(chunks=3)\n"
+        "driver.run(toy.EXPERIMENT, config, 'quick', workers=0, checkpoint_seconds=0.0)\n"
     )
     replace = "os.replace = dying(os.replace)"
     rename = "os.rename = dying(os.rename)"
@@ -199,7 +199,7 @@ def test_an_unfinished_run_of_another_configuration_or_code_is_not_resumed(
         run_here(toy.Config())
     assert run_here(toy.Config(), fresh=True).config["scale"] == 1.0
     interrupt(dataclasses.replace(toy.Config(), scale=4.0), runs, 3)
-    monkeypatch.setattr("plasticity.runs.fingerprint.code_digest", lambda module: "edited")
+    monkeypatch.setattr("plasticity.runs.fingerprint.code_digest", lambda experiment: "edited")
     with pytest.raises(checkpoints.CheckpointError, match="another code"):
         run_here(dataclasses.replace(toy.Config(), scale=4.0))
 
@@ -293,11 +293,11 @@ def test_one_failed_arm_does_not_spoil_the_others(
     config = toy.Config(fail_arm="wide", chunks=2)
     monkeypatch.syspath_prepend(Path(__file__).parents[1])
     with pytest.raises(UnitsFailed, match=r"(?s)2 of 4 units failed.*told to fail"):
-        driver.run(toy, config, "quick")
+        driver.run(toy.EXPERIMENT, config, "quick")
     work = results.folder("toy", results.label(toy.STUDIES, "quick", config)) / "unfinished"
     assert checkpoints.UnitFolder(work, "narrow", (1,)).chunks_done() == 2
     monkeypatch.setenv("TOY_MENDED", "1")
-    assert driver.run(toy, config, "quick").arrays["wide"].shape == (2, 2, 64)
+    assert driver.run(toy.EXPERIMENT, config, "quick").arrays["wide"].shape == (2, 2, 64)
 
 
 def test_an_edited_result_is_not_believed(runs: Path) -> None:
@@ -330,8 +330,8 @@ def test_workers_keep_to_an_arm_that_they_have_compiled() -> None:
 def test_what_was_compiled_for_an_arm_goes_when_the_next_begins(runs: Path) -> None:
     config = toy.Config(seeds=2)
     assert len(toy.arms(config)) > 1
-    driver.run(toy, config, "quick", workers=0)
-    start, advance = compiled(toy, batched=False)
+    driver.run(toy.EXPERIMENT, config, "quick", workers=0)
+    start, advance = compiled(toy.EXPERIMENT, batched=False)
     assert start._cache_size() == advance._cache_size() == 1  # type: ignore[attr-defined]
 
 
@@ -347,13 +347,13 @@ def test_an_experiment_says_how_often_it_is_checkpointed(
     saved: list[int] = []
     save = checkpoints.UnitFolder.save
 
-    def count(folder: checkpoints.UnitFolder, chunk: int, *rest: object) -> None:
+    def count(folder: checkpoints.UnitFolder, chunk: int, *rest: Any) -> None:
         saved.append(chunk)
-        save(folder, chunk, *rest)  # type: ignore[arg-type]
+        save(folder, chunk, *rest)
 
     monkeypatch.setattr(checkpoints.UnitFolder, "save", count)
-    driver.run(toy, toy.Config(seeds=1), "quick", workers=0)
-    assert saved == [6, 6]  # each arm ends within the driver's own interval
-    monkeypatch.setattr(toy, "CHECKPOINT_SECONDS", 0.0, raising=False)
-    driver.run(toy, toy.Config(seeds=1, scale=2.0), "quick", workers=0)
+    driver.run(toy.EXPERIMENT, toy.Config(seeds=1), "quick", workers=0)
+    assert saved == [6, 6]  # each arm ends before its first checkpoint is due
+    often = dataclasses.replace(toy.EXPERIMENT, checkpoint_seconds=0.0)
+    driver.run(often, toy.Config(seeds=1, scale=2.0), "quick", workers=0)
     assert saved[2:] == [1, 2, 3, 4, 5, 6] * 2

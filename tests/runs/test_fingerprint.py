@@ -6,11 +6,13 @@ import importlib
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import pytest
 
+from plasticity import cli
 from plasticity.runs import fingerprint
+from plasticity.runs.experiment import Experiment
 
 HELPER = """
 def used(x):
@@ -46,6 +48,7 @@ def judge(x):
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A package of two modules, of which the main one has two roots and a judge."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # files change within a second
     write(tmp_path / "probed", {"__init__": "", "helper": HELPER, "main": MAIN})
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path / "probed"
@@ -70,10 +73,20 @@ def forget() -> None:
         cached.cache_clear()
 
 
+PARTS = ("arms", "load", "shapes", "start", "advance", "chunks", "flops", "summarize")
+
+
+def experiment(module: str) -> Experiment:
+    """Return an experiment of those parts that a module has."""
+    found: Any = importlib.import_module(module)
+    parts: dict[str, Any] = {name: getattr(found, name, None) for name in PARTS}
+    return Experiment(module, getattr(found, "Config", None), {}, **parts)
+
+
 def digest(module: str = "probed.main") -> str:
     """Hash the package as it now stands on disk."""
     forget()
-    return fingerprint.code_digest(ModuleType(module))
+    return fingerprint.code_digest(experiment(module))
 
 
 def test_follows_names_through_modules_and_leaves_the_rest(package: Path) -> None:
@@ -182,6 +195,7 @@ def test_sees_a_dropped_clamp_three_calls_down_through_every_form_of_import(
     form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     write(tmp_path / "probed", IMPORTS[form])
     before = digest()
     (helper,) = (tmp_path / "probed").rglob("helper.py")
@@ -232,11 +246,72 @@ def test_swapping_two_local_variables_is_seen(package: Path) -> None:
     assert digest() != before
 
 
-def test_the_experiment_reaches_its_optimizer_and_no_figure() -> None:
-    module = "plasticity.chapters.optimizer_instability.run"
-    reached = fingerprint.reachable(
-        fingerprint.Definition(module, name) for name in fingerprint.ROOTS
-    )
-    assert ("plasticity.agents.optimizers", "TUNED_ADAM") in reached
-    assert ("plasticity.networks.architectures", "MLP") in reached
-    assert not {module for module, _ in reached} & {"plasticity.chapters", *fingerprint.REPORTING}
+def test_the_parts_of_an_experiment_may_lie_in_other_modules(package: Path) -> None:
+    before = digest()
+    write(package, {"other": "from probed.main import Config, advance"})
+    assert digest("probed.other") == before
+
+
+PARTIAL = """
+from functools import partial
+from probed import helper
+
+def measured(factor, x, shift=0):
+    return factor * helper.used(x) + shift
+
+advance = partial(measured, 2, shift=1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "moves"),
+    [
+        ("main", "factor * helper", "factor + helper", True),
+        ("main", "(measured, 2", "(measured, 3", True),
+        ("main", "2, shift=1", "2, shift=2", True),
+        ("main", "(measured, 2, shift=1)", "(measured, 2)", True),
+        ("main", "(measured, 2,", "(measured, helper.inner,", True),
+        ("helper", "max(x, 0)", "x", True),
+        ("main", "measured", "renamed", False),
+        ("helper", "def unused(x):\n    return x", "def unused(x):\n    return -x", False),
+    ],
+)
+def test_a_partial_application_is_its_function_and_what_it_is_given(
+    package: Path, file: str, old: str, new: str, moves: bool
+) -> None:
+    write(package, {"main": PARTIAL})
+    before = digest()
+    source = (package / f"{file}.py").read_text()
+    assert old in source
+    (package / f"{file}.py").write_text(source.replace(old, new))
+    assert (digest() != before) is moves
+
+
+def test_a_function_that_a_partial_application_is_given_is_followed(package: Path) -> None:
+    text = PARTIAL.replace("(measured, 2,", "(measured, helper.inner,")
+    write(package, {"main": text})
+    before = digest()
+    write(package, {"helper": HELPER.replace("max(x, 0)", "x")})
+    assert digest() != before
+
+
+def reached(name: str) -> list[fingerprint.Definition]:
+    """Return what an experiment of ours reaches."""
+    found = cli.experiment(name)
+    roots = [fingerprint._defined(getattr(found, part))[0] for part in fingerprint.ROOTS]
+    return fingerprint.reachable(definition for part in roots for definition in part)
+
+
+def test_the_experiment_reaches_its_optimizer_and_its_network() -> None:
+    found = reached("optimizer_instability")
+    assert ("plasticity.agents.optimizers", "TUNED_ADAM") in found
+    assert ("plasticity.networks.architectures", "MLP") in found
+
+
+@pytest.mark.parametrize("name", cli.experiment_names())
+def test_no_number_hangs_on_what_draws_judges_or_speaks_of_it(name: str) -> None:
+    modules = {module for module, _ in reached(name)}
+    assert f"plasticity.chapters.{name}.run" in modules
+    assert not modules & fingerprint.REPORTING
+    reporting = {"figures", "heatmaps", "judge", "words", "style", "report", "printed", "claims"}
+    assert not {module for module in modules if module.rpartition(".")[2] in reporting}

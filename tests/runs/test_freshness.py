@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,39 +17,40 @@ from plasticity.worlds import atari, atari_callback
 
 
 @pytest.fixture
-def recorded(runs: Path) -> Iterator[results.Run]:
+def recorded(runs: Path) -> results.Run:
     """A run of the toy at a study that is worth recording."""
-    units.compiled.cache_clear()
-    yield driver.run(toy, toy.Config(chunks=2, size=4, seeds=1), "laptop", workers=0)
-    units.compiled.cache_clear()
+    config = toy.Config(chunks=2, size=4, seeds=1)
+    return driver.run(toy.EXPERIMENT, config, "laptop", workers=0)
 
 
 @pytest.fixture
 def edited(recorded: results.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other code than what made the run; what it computes is up to the test."""
-    monkeypatch.setattr("plasticity.runs.fingerprint.code_digest", lambda module: "edited")
+    monkeypatch.setattr("plasticity.runs.fingerprint.code_digest", lambda experiment: "edited")
 
 
 def test_a_run_is_fresh_if_this_code_ran_it_or_was_proved(
     recorded: results.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert freshness.is_fresh(recorded.provenance, toy)
+    assert freshness.is_fresh(recorded.provenance, toy.EXPERIMENT)
     other = {"code": "other"}
     code = recorded.provenance["code"]
-    assert not freshness.is_fresh(other, toy)
+    assert not freshness.is_fresh(other, toy.EXPERIMENT)
     for by in ("programs", "reproduction"):
         proved = {**other, "proofs": [{"code": "older", "by": "?"}, {"code": code, "by": by}]}
         assert freshness.proof(proved, code) == by
-        assert freshness.is_fresh(proved, toy)
+        assert freshness.is_fresh(proved, toy.EXPERIMENT)
     assert freshness.proof({"code": code, "proofs": [other]}, code) == "digest"
-    assert not freshness.is_fresh({**other, "proofs": [{**other, "by": "programs"}]}, toy)
+    assert not freshness.is_fresh(
+        {**other, "proofs": [{**other, "by": "programs"}]}, toy.EXPERIMENT
+    )
 
 
 @pytest.mark.usefixtures("edited")
 def test_the_same_programs_are_a_proof_and_it_is_noted(recorded: results.Run) -> None:
-    assert not freshness.is_fresh(recorded.provenance, toy)
-    proved = freshness.prove(toy, recorded.label)
-    assert freshness.is_fresh(proved.provenance, toy)
+    assert not freshness.is_fresh(recorded.provenance, toy.EXPERIMENT)
+    proved = freshness.prove(toy.EXPERIMENT, recorded.label)
+    assert freshness.is_fresh(proved.provenance, toy.EXPERIMENT)
     (entry,) = proved.provenance["proofs"]
     assert set(entry) == {
         "by", "code", "commit", "uncommitted_source", "packages", "arms", "date"
@@ -60,65 +60,53 @@ def test_the_same_programs_are_a_proof_and_it_is_noted(recorded: results.Run) ->
 
 
 @pytest.mark.usefixtures("edited")
-def test_a_new_field_with_a_default_is_proved_by_programs(
-    recorded: results.Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_new_field_with_a_default_is_proved_by_programs(recorded: results.Run) -> None:
     wider = dataclasses.make_dataclass(
         "Config", [("drag", float, 0.0)], bases=(toy.Config,), frozen=True
     )
-    monkeypatch.setattr(toy, "Config", wider)
-    assert freshness.is_fresh(freshness.prove(toy, recorded.label).provenance, toy)
+    grown = dataclasses.replace(toy.EXPERIMENT, Config=wider)
+    assert freshness.is_fresh(freshness.prove(grown, recorded.label).provenance, grown)
 
 
 @pytest.mark.usefixtures("edited")
-def test_other_programs_are_no_proof_and_their_arms_are_named(
-    recorded: results.Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    advance = toy.advance
-
+def test_other_programs_are_no_proof_and_their_arms_are_named(recorded: results.Run) -> None:
     def faster(config: toy.Config, world: Any, state: Any) -> Any:
-        state, record = advance(config, world, state)
+        state, record = toy.advance(config, world, state)
         return state, record | {
             "mean": 1.5 * record["mean"] if config.scale > 1 else record["mean"]
         }
 
-    monkeypatch.setattr(toy, "advance", faster)
     with pytest.raises(
         freshness.NotProved,
         match=rf"toy/{recorded.label}: 1 of 2 arms have other programs: wide\. nothing was written"
         rf".*`plasticity reproduce toy --study {recorded.label}`",
     ):
-        freshness.prove(toy, recorded.label)
+        freshness.prove(dataclasses.replace(toy.EXPERIMENT, advance=faster), recorded.label)
     assert "proofs" not in results.load("toy", recorded.label).provenance
 
 
 @pytest.mark.usefixtures("edited")
-def test_another_table_of_the_same_records_is_no_proof(
-    recorded: results.Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    summarize = toy.summarize
-
+def test_another_table_of_the_same_records_is_no_proof(recorded: results.Run) -> None:
     def rounded(config: toy.Config, records: Any) -> Any:
-        table, arrays = summarize(config, records)
+        table, arrays = toy.summarize(config, records)
         return table.assign(value=table.value.round(3)), arrays
 
-    monkeypatch.setattr(toy, "summarize", rounded)
     with pytest.raises(freshness.NotProved, match="summarize makes another table"):
-        freshness.prove(toy, recorded.label)
+        freshness.prove(dataclasses.replace(toy.EXPERIMENT, summarize=rounded), recorded.label)
 
 
 @pytest.mark.usefixtures("edited")
-def test_fewer_chunks_are_no_proof(recorded: results.Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(toy, "chunks", lambda config: config.chunks - 1)
+def test_fewer_chunks_are_no_proof(recorded: results.Run) -> None:
+    shorter = dataclasses.replace(toy.EXPERIMENT, chunks=lambda config: config.chunks - 1)
     with pytest.raises(freshness.NotProved, match="2 of 2 arms"):
-        freshness.prove(toy, recorded.label)
+        freshness.prove(shorter, recorded.label)
 
 
 def test_a_run_without_programs_says_what_else_would_prove_it(runs: Path) -> None:
-    quick = driver.run(toy, toy.Config(chunks=1, size=4, seeds=1), "quick", workers=0)
+    quick = driver.run(toy.EXPERIMENT, toy.Config(chunks=1, size=4, seeds=1), "quick", workers=0)
     assert "programs" not in quick.provenance  # it is never committed
     with pytest.raises(freshness.NotProved, match=r"no programs stored.*plasticity reproduce toy"):
-        freshness.prove(toy, quick.label)
+        freshness.prove(toy.EXPERIMENT, quick.label)
 
 
 def test_what_a_program_calls_on_the_host_is_hashed_with_what_it_is_bound_to() -> None:
@@ -136,17 +124,17 @@ def test_what_a_program_calls_on_the_host_is_hashed_with_what_it_is_bound_to() -
 @pytest.mark.parametrize("name", cli.experiment_names())
 def test_an_experiment_knows_the_shapes_of_its_world(name: str) -> None:
     """Without loading: `plasticity.runs.freshness` traces programs from them."""
-    experiment: Any = cli.experiment(name)
-    config = experiment.STUDIES["quick"]
+    experiment = cli.experiment(name)
+    config = experiment.studies["quick"]
     world, _ = units.load(experiment, config)
     have = {(x.shape, x.dtype) for x in jax.tree.leaves(world)}
-    for changes in experiment.arms(config).values():
-        chosen = dataclasses.replace(config, **changes)
+    for arm in experiment.arms(config):
+        chosen = experiment.arm(config, arm)
         assert {(x.shape, x.dtype) for x in jax.tree.leaves(experiment.shapes(chosen))} <= have
 
 
 def test_the_command_proves_a_run(recorded: results.Run, capsys: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(cli, "experiment", lambda name: toy)
+    monkeypatch.setattr(cli, "experiment", lambda name: toy.EXPERIMENT)
     assert cli.main(["prove", "toy", "--study", recorded.label]) == 0
     assert "the same programs in all 2 arms" in capsys.readouterr().out
     assert configuration.from_dict(toy.Config, recorded.config).size == 4

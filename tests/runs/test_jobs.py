@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import toy
@@ -29,7 +30,7 @@ def accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run_units(config: toy.Config, *units: tuple[str, int]) -> None:
     for arm, seed in units:
-        jobs.run_unit(toy, config, "quick", arm, seed, checkpoint_seconds=0.0)
+        jobs.run_unit(toy.EXPERIMENT, config, "quick", arm, seed, checkpoint_seconds=0.0)
 
 
 UNITS = [("narrow", 0), ("narrow", 1), ("wide", 0), ("wide", 1)]
@@ -39,22 +40,25 @@ def test_units_one_by_one_are_the_run(runs: Path, accelerator: None) -> None:
     """On an accelerator too, where `driver.run` would batch the seeds."""
     config = toy.Config(scale=2.0)
     run_units(config, *UNITS[:3])
-    folder, left = jobs.unfinished(toy, config, "quick")
+    folder, left = jobs.unfinished(toy.EXPERIMENT, config, "quick")
     assert left == [pool.Unit("wide", (1,))]
     run_units(config, *UNITS)  # those that are done are left alone
-    assert jobs.unfinished(toy, config, "quick") == (folder, [])
-    found = driver.run(toy, config, "quick")
+    assert jobs.unfinished(toy.EXPERIMENT, config, "quick") == (folder, [])
+    found = driver.run(toy.EXPERIMENT, config, "quick")
     assert found.provenance["execution"] == {"processes": "one", "batched": False}
-    assert jobs.unfinished(toy, config, "quick") == (folder, [])
+    assert jobs.unfinished(toy.EXPERIMENT, config, "quick") == (folder, [])
     run_units(config, *UNITS)  # recorded: nothing is begun
     assert not list((folder / "unfinished").glob("*/"))
 
 
 def test_units_have_the_bits_of_the_run(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = driver.run(toy, toy.Config(), "laptop", workers=0).provenance["sha256"]
+    expected = driver.run(toy.EXPERIMENT, toy.Config(), "laptop", workers=0).provenance["sha256"]
     monkeypatch.setattr(devices, "is_cpu", lambda: False)  # in this process, as that run
     run_units(toy.Config(), *UNITS)
-    assert driver.run(toy, toy.Config(), "quick", workers=0).provenance["sha256"] == expected
+    assert (
+        driver.run(toy.EXPERIMENT, toy.Config(), "quick", workers=0).provenance["sha256"]
+        == expected
+    )
 
 
 def test_seeds_begun_together_are_not_resumed_one_by_one(
@@ -62,7 +66,7 @@ def test_seeds_begun_together_are_not_resumed_one_by_one(
 ) -> None:
     config = toy.Config(fail_arm="wide", chunks=2)
     with pytest.raises(UnitsFailed):
-        driver.run(toy, config, "quick")
+        driver.run(toy.EXPERIMENT, config, "quick")
     with pytest.raises(checkpoints.CheckpointError, match=r"another execution \(batched: True"):
         run_units(config, ("wide", 0))
 
@@ -81,7 +85,7 @@ def test_a_unit_that_fails_says_why_and_is_tried_again(
         run_units(config, ("wide", 1))
     monkeypatch.setenv("TOY_MENDED", "1")
     run_units(config, ("wide", 1))
-    assert pool.Unit("wide", (1,)) not in jobs.unfinished(toy, config, "quick")[1]
+    assert pool.Unit("wide", (1,)) not in jobs.unfinished(toy.EXPERIMENT, config, "quick")[1]
 
 
 def test_jobs_share_the_folder_and_a_run_has_it_alone(
@@ -92,7 +96,7 @@ def test_jobs_share_the_folder_and_a_run_has_it_alone(
     with checkpoints.locked(work, shared=True):
         run_units(toy.Config(), ("wide", 1))
         with pytest.raises(checkpoints.CheckpointError, match="in use"):
-            driver.run(toy, toy.Config(), "quick")
+            driver.run(toy.EXPERIMENT, toy.Config(), "quick")
     with (
         checkpoints.locked(work),
         pytest.raises(checkpoints.CheckpointError, match="in use"),
@@ -136,7 +140,7 @@ def test_a_unit_that_an_orphan_has_is_waited_for(runs: Path, accelerator: None) 
         assert job.is_alive()
     job.join(600)
     assert not job.is_alive()
-    assert pool.Unit("wide", (0,)) not in jobs.unfinished(toy, toy.Config(), "quick")[1]
+    assert pool.Unit("wide", (0,)) not in jobs.unfinished(toy.EXPERIMENT, toy.Config(), "quick")[1]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can pin a process to a core")
@@ -153,9 +157,9 @@ def test_jobs_on_one_machine_take_other_cores() -> None:
 
 @pytest.mark.parametrize("name", cli.experiment_names())
 def test_arms_can_be_folders_and_wildcards(name: str) -> None:
-    module = cli.experiment(name)
-    for config in module.STUDIES.values():
-        for arm in module.arms(config):
+    experiment = cli.experiment(name)
+    for config in experiment.studies.values():
+        for arm in experiment.arms(config):
             assert re.fullmatch(r"[\w.+-]+", arm), arm  # no comma, no equal sign, no slash
 
 
@@ -166,7 +170,7 @@ def test_the_command_line_lists_units_and_runs_one(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(cli, "experiment_names", lambda: ["toy"])
-    monkeypatch.setattr(cli, "experiment", lambda name: toy)
+    monkeypatch.setattr(cli, "experiment", lambda name: toy.EXPERIMENT)
     settings = ["toy", "--study", "quick", "--seeds", "1", "--set", "chunks=2"]
     assert cli.main(["unit", *settings, "--arm", "narrow", "--seed", "0"]) == 0
     capsys.readouterr()
@@ -183,7 +187,10 @@ def toy_package(tmp_path: Path, repository: Path) -> Path:
     pytest.importorskip("snakemake", reason="the extra `cluster` is not installed")
     copy = tmp_path / "package"
     shutil.copytree(repository / "src", copy, ignore=shutil.ignore_patterns("*.egg-info"))
-    shutil.copy(toy.__file__, copy / "plasticity" / "experiments" / "toy.py")
+    chapter = copy / "plasticity" / "chapters" / "toy"
+    chapter.mkdir()
+    shutil.copy(toy.__file__, chapter / "__init__.py")
+    (chapter / "run.py").touch()  # by which the command line knows a chapter with an experiment
     return copy
 
 
@@ -195,7 +202,8 @@ def test_the_workflow_killed_redoes_only_what_is_missing(
 
     Each chunk leaves a line when it is computed: only those that were not yet stored come twice.
     """
-    settings, chunks = {"chunks": 5, "seconds_a_chunk": 0.2}, tmp_path / "chunks"
+    settings: dict[str, Any] = {"chunks": 5, "seconds_a_chunk": 0.2}
+    chunks = tmp_path / "chunks"
     words = " ".join(f"--set {name}={value}" for name, value in settings.items())
     command = [
         sys.executable, "-m", "snakemake", "--snakefile", repository / "papermill_runs/Snakefile",
@@ -238,5 +246,5 @@ def test_the_workflow_killed_redoes_only_what_is_missing(
     (recorded,) = runs.glob("toy/*/run.json")
     monkeypatch.syspath_prepend(Path(__file__).parents[1])
     monkeypatch.setenv("PLASTICITY_RUNS", str(tmp_path / "unbroken"))
-    unbroken = driver.run(toy, toy.Config(**settings), "quick", workers=1)  # type: ignore[arg-type]
+    unbroken = driver.run(toy.EXPERIMENT, toy.Config(**settings), "quick", workers=1)
     assert json.loads(recorded.read_text())["sha256"] == unbroken.provenance["sha256"]

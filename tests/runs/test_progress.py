@@ -7,7 +7,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import toy
@@ -19,17 +18,16 @@ LONG = "sparse_reward-cifar10_train-resnet-two_hot-shrink_and_perturb"
 
 
 @pytest.fixture
-def only_toy(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def only_toy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the command line know one experiment, the toy."""
     monkeypatch.setattr(cli, "experiment_names", lambda: ["toy"])
-    monkeypatch.setattr(cli, "experiment", lambda name: toy)
-    return toy
+    monkeypatch.setattr(cli, "experiment", lambda name: toy.EXPERIMENT)
 
 
 def run_and_fail(config: toy.Config) -> Path:
     """Run in this process; every unit of the arm ``wide`` fails. Return the work folder."""
     with pytest.raises(units.UnitsFailed):
-        driver.run(toy, config, "quick", workers=0, checkpoint_seconds=0.0)
+        driver.run(toy.EXPERIMENT, config, "quick", workers=0, checkpoint_seconds=0.0)
     return results.folder("toy", results.label(toy.STUDIES, "quick", config)) / "unfinished"
 
 
@@ -44,19 +42,19 @@ def test_a_failed_unit_is_told_at_once_and_leaves_its_reason(
     work = run_and_fail(config)
     told = capsys.readouterr().err
     assert "failed: wide (0,): " in told and "told to fail" in told
-    narrow, wide = progress.arms(toy, work)
+    narrow, wide = progress.arms(toy.EXPERIMENT, work)
     assert narrow == ("narrow", 2, 2, 4, 4, narrow.seconds, "done", ()) and narrow.seconds > 0
     assert wide[:7] == ("wide", 0, 2, 0, 4, 0.0, "failed")
     assert [why.partition(":")[0] for why in wide.failures] == ["seed 0", "seed 1"]
     assert all("told to fail" in why for why in wide.failures)
     # Begun again it is no failure, whatever becomes of it.
     monkeypatch.setenv("TOY_MENDED", "1")
-    steps = units.advance_unit(toy, config, pool.Unit("wide", (1,)), work, 0.0)  # type: ignore[arg-type]
+    steps = units.advance_unit(toy.EXPERIMENT, config, pool.Unit("wide", (1,)), work, 0.0)
     assert (next(steps), next(steps)) == (0, 1)
-    wide = progress.arms(toy, work)[1]
+    wide = progress.arms(toy.EXPERIMENT, work)[1]
     assert (wide.state, len(wide.failures), wide.chunks_done) == ("running", 1, 1)
     steps.close()  # type: ignore[attr-defined]
-    wide = progress.arms(toy, work)[1]
+    wide = progress.arms(toy.EXPERIMENT, work)[1]
     assert (wide.state, len(wide.failures), wide.chunks_done) == ("failed", 1, 1)
 
 
@@ -70,7 +68,7 @@ def test_the_last_failure_survives_where_the_disk_is_full(
 
     monkeypatch.setattr(checkpoints.UnitFolder, "fail", full)
     with pytest.raises(units.UnitsFailed, match=r"(?s)2 of 4 units.*told to fail"):
-        driver.run(toy, toy.Config(fail_arm="wide", chunks=2), "quick", workers=0)
+        driver.run(toy.EXPERIMENT, toy.Config(fail_arm="wide", chunks=2), "quick", workers=0)
 
 
 @pytest.mark.slow
@@ -80,10 +78,10 @@ def test_workers_failures_are_told_and_left_too(
     monkeypatch.syspath_prepend(Path(__file__).parents[1])
     config = toy.Config(fail_arm="wide", chunks=2, seeds=1)
     with pytest.raises(units.UnitsFailed):
-        driver.run(toy, config, "quick", workers=1)
+        driver.run(toy.EXPERIMENT, config, "quick", workers=1)
     assert capsys.readouterr().err.count("failed: wide (0,): ") == 1
     work = results.folder("toy", results.label(toy.STUDIES, "quick", config)) / "unfinished"
-    assert [found.state for found in progress.arms(toy, work)] == ["done", "failed"]
+    assert [found.state for found in progress.arms(toy.EXPERIMENT, work)] == ["done", "failed"]
 
 
 @pytest.mark.parametrize(("stopped", "noted"), [(False, True), (True, False)])
@@ -142,7 +140,7 @@ def test_a_low_screen_shows_what_runs_and_what_failed_and_counts_the_rest() -> N
 
 
 def test_status_of_one_experiment_has_a_table(
-    runs: Path, only_toy: ModuleType, capsys: pytest.CaptureFixture[str]
+    runs: Path, only_toy: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     work = run_and_fail(toy.Config(fail_arm="wide", chunks=2))
     label = work.parent.name
@@ -159,16 +157,16 @@ def test_status_of_one_experiment_has_a_table(
 
 def test_a_reproduction_has_its_table_too(
     runs: Path,
-    only_toy: ModuleType,
+    only_toy: None,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     config = toy.Config(fail_arm="wide", chunks=2)
     monkeypatch.setenv("TOY_MENDED", "1")
-    run = driver.run(toy, config, "quick", workers=0)
+    run = driver.run(toy.EXPERIMENT, config, "quick", workers=0)
     monkeypatch.delenv("TOY_MENDED")
     with pytest.raises(units.UnitsFailed):
-        reproduction.reproduce(toy, run.label, workers=0)
+        reproduction.reproduce(toy.EXPERIMENT, run.label, workers=0)
     capsys.readouterr()
     assert cli.main(["status", "toy", "--study", run.label]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -179,7 +177,7 @@ def test_a_reproduction_has_its_table_too(
 
 def test_watching_prints_what_changes_until_nothing_runs(
     runs: Path,
-    only_toy: ModuleType,
+    only_toy: None,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -190,9 +188,9 @@ def test_watching_prints_what_changes_until_nothing_runs(
     with pytest.MonkeyPatch.context() as patch:  # a header, and nothing done
         patch.setattr(driver, "run_here", lambda *arguments: {unit: "stopped"})
         with pytest.raises(units.UnitsFailed):
-            driver.run(toy, config, "quick", workers=0)
+            driver.run(toy.EXPERIMENT, config, "quick", workers=0)
     (work,) = (runs / "toy").glob("*/unfinished")
-    steps = units.advance_unit(toy, config, unit, work, 0.0)  # type: ignore[arg-type]
+    steps = units.advance_unit(toy.EXPERIMENT, config, unit, work, 0.0)
 
     def passing() -> Iterator[None]:
         with checkpoints.locked(work):

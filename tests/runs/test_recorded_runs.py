@@ -1,6 +1,9 @@
-"""Every recorded run is one of this code, whole, and at the study whose name it bears."""
+"""Every recorded run is one of this code, whole, and of the study whose name it bears."""
 
 from __future__ import annotations
+
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -8,12 +11,9 @@ from plasticity import cli, configuration
 from plasticity.runs import freshness, results
 from plasticity.runs.results import Run
 
-COMMITTED = [
-    run
-    for name in cli.experiment_names()
-    for run in results.recorded(name)
-    if run.study != "quick"
-]
+RECORDED = [run for name in cli.experiment_names() for run in results.recorded(name)]
+COMMITTED = [run for run in RECORDED if run.label != "quick" and "-" not in run.label]
+"""The rest is what .gitignore leaves out: quick runs, and those with settings of their own."""
 
 
 @pytest.mark.parametrize("run", COMMITTED, ids=lambda run: f"{run.experiment}-{run.label}")
@@ -25,8 +25,20 @@ def test_a_recorded_run_is_of_this_code_and_this_study(run: Run) -> None:
     """
     experiment = cli.experiment(run.experiment)
     config = configuration.from_dict(experiment.Config, run.config)
+    assert run.label == run.study
+    assert config == experiment.studies[run.study]
     assert freshness.is_fresh(run.provenance, experiment)
-    if run.label == run.study:  # settings of its own have a folder of their own
-        assert config == experiment.STUDIES[run.study]
     assert run.provenance["uncommitted_source"] is False
+    assert run.provenance["commit"]
     assert len(run.table.groupby(["arm", "seed"])) == len(experiment.arms(config)) * config.seeds
+
+
+def test_every_run_that_git_has_is_among_them(repository: Path) -> None:
+    if not (repository / ".git").exists():
+        pytest.skip("no git checkout")
+    listed = subprocess.run(
+        ["git", "ls-files", "papermill_runs"], cwd=repository, capture_output=True, text=True,
+        check=True,
+    ).stdout.splitlines()  # fmt: skip
+    folders = {tuple(path.split("/")[1:3]) for path in listed if path.count("/") > 1}
+    assert folders == {(run.experiment, run.label) for run in COMMITTED}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,40 +19,31 @@ import pytest
 import toy
 
 from plasticity import cli, configuration
-from plasticity.runs import checkpoints, driver, files, freshness, reproduction, results, units
+from plasticity.runs import checkpoints, driver, files, freshness, reproduction, results
+from plasticity.runs.experiment import Experiment
 
 
 @pytest.fixture
 def recorded(runs: Path) -> results.Run:
     """A run of two seeds at the quick study."""
-    return driver.run(toy, toy.Config(), "quick", workers=0)
-
-
-@pytest.fixture
-def forget() -> Iterator[None]:
-    """Compile and load anew, now and afterwards: a test is about to change the toy."""
-    units.compiled.cache_clear()
-    units.load.cache_clear()
-    yield
-    units.compiled.cache_clear()
-    units.load.cache_clear()
+    return driver.run(toy.EXPERIMENT, toy.Config(), "quick", workers=0)
 
 
 @pytest.fixture
 def edited(recorded: results.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other code than what made the run, that computes the same."""
-    monkeypatch.setattr("plasticity.runs.fingerprint.code_digest", lambda module: "generalised")
+    monkeypatch.setattr("plasticity.runs.fingerprint.code_digest", lambda experiment: "generalised")
 
 
-def reproduce(**options: Any) -> reproduction.Reproduction:
+def reproduce(experiment: Experiment = toy.EXPERIMENT) -> reproduction.Reproduction:
     """Reproduce the recorded run in this process, checkpointing every chunk."""
-    return reproduction.reproduce(toy, "quick", workers=0, checkpoint_seconds=0.0, **options)
+    return reproduction.reproduce(experiment, "quick", workers=0, checkpoint_seconds=0.0)
 
 
 def test_other_code_with_the_same_bits_makes_the_run_fresh(
     recorded: results.Run, edited: None, runs: Path
 ) -> None:
-    assert not freshness.is_fresh(recorded.provenance, toy)
+    assert not freshness.is_fresh(recorded.provenance, toy.EXPERIMENT)
     found = reproduce()
     assert (found.seeds, found.rows, found.arrays) == ((0,), 2 * 6, 2)
     assert found.numbers == 2 * 6 + 2 * 6 * 64
@@ -62,63 +53,62 @@ def test_other_code_with_the_same_bits_makes_the_run_fresh(
         "date",
     }  # fmt: skip
     assert (entry["code"], entry["seeds"], entry["numbers"]) == ("generalised", [0], found.numbers)
-    assert freshness.is_fresh(found.run.provenance, toy)
+    assert freshness.is_fresh(found.run.provenance, toy.EXPERIMENT)
     assert {**found.run.provenance, "proofs": None} == {
         **recorded.provenance,
         "proofs": None,
     }
     assert [path.name for path in (runs / "toy" / "quick" / "reproducing").iterdir()] == ["lock"]
-    again = driver.run(toy, toy.Config(), "quick", workers=0)  # not run: reused
+    again = driver.run(toy.EXPERIMENT, toy.Config(), "quick", workers=0)  # not run: reused
     assert again.provenance == found.run.provenance
     assert len(reproduce().run.provenance["proofs"]) == 2
 
 
-@pytest.mark.usefixtures("edited", "forget")
+@pytest.mark.usefixtures("edited")
 def test_a_changed_constant_is_found_and_nothing_is_written(
-    recorded: results.Run, runs: Path, monkeypatch: pytest.MonkeyPatch
+    recorded: results.Run, runs: Path
 ) -> None:
     written = (runs / "toy" / "quick" / "run.json").read_bytes()
-    advance = toy.advance
 
     def later(config: toy.Config, world: jax.Array, state: dict[str, jax.Array]) -> Any:
-        state, record = advance(config, world, state)
+        state, record = toy.advance(config, world, state)
         return state, {**record, "mean": record["mean"] * (1 + 2.0**-23)}  # the last bit
 
-    monkeypatch.setattr(toy, "advance", later)
     with pytest.raises(
         reproduction.NotReproduced,
         match=r"(?s)toy/quick: 1[0-2] numbers are not those recorded, of 780 compared\. The first: "
         r"arm narrow, seed 0, step 0, metric mean: [\d.]+ → [\d.]+\. Largest relative difference: "
         r"1\.\de-07\. Nothing was written.*`plasticity run toy --study quick --fresh`$",
     ):
-        reproduce()
+        reproduce(dataclasses.replace(toy.EXPERIMENT, advance=later))
     assert (runs / "toy" / "quick" / "run.json").read_bytes() == written
-    assert not freshness.is_fresh(results.load("toy", "quick").provenance, toy)
+    assert not freshness.is_fresh(results.load("toy", "quick").provenance, toy.EXPERIMENT)
     assert [path.name for path in (runs / "toy" / "quick" / "reproducing").iterdir()] == ["lock"]
 
 
-@pytest.mark.usefixtures("edited", "forget")
-def test_other_data_are_told_before_anything_runs(
-    recorded: results.Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    load = toy.load
-    monkeypatch.setattr(toy, "load", lambda config: (load(config)[0] + 1, {}))
-    monkeypatch.setattr(toy, "advance", None)
+@pytest.mark.usefixtures("edited")
+def test_other_data_are_told_before_anything_runs(recorded: results.Run) -> None:
+    def never(*arguments: object) -> Any:
+        raise AssertionError("it ran")
+
+    def load(config: toy.Config) -> Any:
+        return toy.load(config)[0] + 1, {}
+
     with pytest.raises(reproduction.NotReproduced, match="toy/quick: the data differ"):
-        reproduce()
+        reproduce(dataclasses.replace(toy.EXPERIMENT, load=load, start=never, advance=never))
 
 
-@pytest.mark.usefixtures("edited", "forget")
-def test_another_machine_is_named_if_numbers_differ(
-    recorded: results.Run, runs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("edited")
+def test_another_machine_is_named_if_numbers_differ(recorded: results.Run, runs: Path) -> None:
+    def load(config: toy.Config) -> Any:
+        return jax.numpy.zeros(config.size), {}
+
     amend(runs, lambda stored: stored["device"].update(kind="Abacus"))
-    monkeypatch.setattr(toy, "load", lambda config: (jax.numpy.zeros(config.size), {}))
     kind = recorded.provenance["device"]["kind"]
     with pytest.raises(
         reproduction.NotReproduced, match=rf"no fault of the code.*kind: 'Abacus' → '{kind}'"
     ):
-        reproduce()
+        reproduce(dataclasses.replace(toy.EXPERIMENT, load=load))
 
 
 def amend(runs: Path, change: Any) -> None:
@@ -133,14 +123,16 @@ def test_a_field_added_since_has_its_default(recorded: results.Run, runs: Path) 
     amend(runs, lambda stored: stored["config"].pop("fail_arm"))
     found = reproduce().run
     assert "fail_arm" not in found.config
-    assert driver.run(toy, toy.Config(), "quick", workers=0).provenance == found.provenance
+    assert (
+        driver.run(toy.EXPERIMENT, toy.Config(), "quick", workers=0).provenance == found.provenance
+    )
 
 
 def test_a_field_removed_since_is_named(recorded: results.Run, runs: Path) -> None:
     amend(runs, lambda stored: stored["config"].update(depth=3))
     with pytest.raises(configuration.ConfigError, match=r"has extra \{.depth.\}"):
         reproduce()
-    assert "depth" not in driver.run(toy, toy.Config(), "quick", workers=0).config
+    assert "depth" not in driver.run(toy.EXPERIMENT, toy.Config(), "quick", workers=0).config
 
 
 def test_a_damaged_run_is_not_compared(recorded: results.Run, runs: Path) -> None:
@@ -159,21 +151,21 @@ def test_a_run_recorded_again_meanwhile_keeps_its_provenance(
     assert "proofs" not in results.load("toy", "quick").provenance
 
 
-def test_a_bank_is_compared_too(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    summarize, shift = toy.summarize, 0.0
+def test_a_bank_is_compared_too(runs: Path) -> None:
+    shift = 0.0
 
     def with_bank(config: toy.Config, records: results.Records) -> Any:
-        table, arrays = summarize(config, records)
+        table, arrays = toy.summarize(config, records)
         kept = records["wide", config.first_seed]["position"] + np.float32(shift)
         return table, arrays | {"bank/wide/a/position": kept}
 
-    monkeypatch.setattr(toy, "summarize", with_bank)
-    driver.run(toy, toy.Config(), "quick", workers=0)
-    found = reproduce()
+    experiment = dataclasses.replace(toy.EXPERIMENT, summarize=with_bank)
+    driver.run(experiment, toy.Config(), "quick", workers=0)
+    found = reproduce(experiment)
     assert (found.arrays, found.numbers) == (3, 12 + 3 * 6 * 64)
     shift = 1.0
     with pytest.raises(reproduction.NotReproduced, match=r"array bank/wide/a/position at \(0, 0\)"):
-        reproduce()
+        reproduce(experiment)
 
 
 def test_interrupted_it_resumes(recorded: results.Run, runs: Path) -> None:
@@ -200,8 +192,8 @@ def test_interrupted_it_resumes(recorded: results.Run, runs: Path) -> None:
 
 CHILD = """
 import sys, toy
-from plasticity import reproduction
-found = reproduction.reproduce(toy, sys.argv[1], checkpoint_seconds=0.0)
+from plasticity.runs import reproduction
+found = reproduction.reproduce(toy.EXPERIMENT, sys.argv[1], checkpoint_seconds=0.0)
 print(found.numbers)
 """
 
@@ -212,7 +204,7 @@ def test_killed_with_its_workers_it_resumes_to_the_same_bits(
 ) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[1])
     config = toy.Config(chunks=8, seconds_a_chunk=0.1)
-    run = driver.run(toy, config, "quick")
+    run = driver.run(toy.EXPERIMENT, config, "quick")
     path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
     arguments = [sys.executable, "-c", CHILD, run.label]
     environment = {**os.environ, "PYTHONPATH": path}
@@ -298,7 +290,7 @@ def test_the_command_line_says_what_was_compared(
     recorded: results.Run, runs: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(cli, "experiment", lambda name: toy)
+    monkeypatch.setattr(cli, "experiment", lambda name: toy.EXPERIMENT)
     assert cli.main(["reproduce", "toy", "--study", "quick", "--workers", "0"]) == 0
     assert capsys.readouterr().out == (
         f"{runs}/toy/quick: reproduced to the bit: 780 numbers, 12 rows of the table and 2 arrays "

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import toy
 
 from plasticity import configuration
 from plasticity.runs import files, origin, results
@@ -68,14 +69,21 @@ def test_broken_provenance_and_absent_runs_are_named(runs: Path) -> None:
         results.load("toy", "laptop")
 
 
-def test_the_best_run_is_the_one_nearest_to_the_paper_and_no_trial(runs: Path) -> None:
+def test_the_best_run_is_the_one_nearest_to_the_paper_that_asks_the_whole_question(
+    runs: Path,
+) -> None:
     with pytest.raises(FileNotFoundError, match="no recorded run of toy"):
         results.best("toy")
-    write("quick", study="quick")
+    write("laptop_own_loss", study="laptop_own_loss")
     write("paper-0badc0de", study="paper")
-    write("laptop")
-    assert results.best("toy").label == "laptop"
-    assert [run.label for run in results.recorded("toy")] == ["paper-0badc0de", "laptop", "quick"]
+    with pytest.raises(FileNotFoundError, match="no recorded run of toy"):
+        results.best("toy")
+    for study in ("quick", "laptop", "night"):
+        write(study, study=study)
+    assert results.best("toy").label == "night"
+    assert [run.label for run in results.recorded("toy")] == [
+        "night", "laptop", "quick", "laptop_own_loss", "paper-0badc0de",
+    ]  # fmt: skip
 
 
 def test_a_run_describes_itself(runs: Path) -> None:
@@ -83,8 +91,6 @@ def test_a_run_describes_itself(runs: Path) -> None:
 
 
 def test_labels_tell_trials_from_studies() -> None:
-    import toy
-
     assert results.label(toy.STUDIES, "quick", toy.Config()) == "quick"
     other = results.label(toy.STUDIES, "quick", toy.Config(scale=2.0))
     assert other == f"quick-{configuration.digest(toy.Config(scale=2.0))[:8]}"

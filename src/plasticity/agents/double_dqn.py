@@ -14,7 +14,6 @@ frame (``frame_skip``) and learns every 16 frames learns once in four steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,25 +21,46 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from plasticity.agents import frame_replay, losses
+from plasticity import learner as learning
+from plasticity.agents import frame_replay, q_learning
+from plasticity.agents.q_learning import QLearning
+from plasticity.cure import Seen
+from plasticity.learner import Learner
+from plasticity.networks.heads import Head, Huber
 from plasticity.shapes import Array, Bool, Float, Int, Key, UInt8
 from plasticity.worlds.atari_callback import Emulators, Step, Ticket
 
 Observation = UInt8[Array, "batch height width frames"]
 
 
-@dataclass(frozen=True)
-class Agent:
-    """What of an agent never changes: dqn_zoo's ``double_q`` with the two numbers of A.3.
+def rmsprop(
+    learning_rate: float = 0.00025, decay: float = 0.95, epsilon: float = 0.01 / 32**2
+) -> optax.GradientTransformation:
+    """Return dqn_zoo's optimizer: RMSProp, centred. Raises ValueError unless all are above 0."""
+    if not min(learning_rate, decay, epsilon) > 0:
+        raise ValueError(
+            f"learning_rate = {learning_rate}, decay = {decay}, optimizer_epsilon = {epsilon}: "
+            "each must be above 0"
+        )
+    return optax.rmsprop(learning_rate, decay=decay, eps=epsilon, centered=True)
 
-    Those are the capacity of the replay buffer, 1,000,000 in dqn_zoo, and the last ``epsilon``,
+
+RMSPROP, HUBER = rmsprop(), Huber()
+"""What dqn_zoo learns by."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agent(QLearning):
+    """A `QLearning` agent and how it trains on games: dqn_zoo's ``double_q`` but for two numbers.
+
+    A.3's are the capacity of the replay buffer, 1,000,000 in dqn_zoo, and the last ``epsilon``,
     there 0.01. The ``warmup`` is a twentieth of the capacity in both.
     """
 
-    apply: Callable[[Any, Array], Array]  # (params, observations) → values, (batch, actions)
+    optimizer: optax.GradientTransformation = RMSPROP
+    head: Head = HUBER
+    double: bool = True
     frame_skip: int = 4  # frames: how long an action lasts
-    discount: float = 0.99  # γ, of an action
-    batch_size: int = 32  # transitions
     learn_period: int = 16  # frames
     target_period: int = 120_000  # frames
     capacity: int = 100_000  # transitions; A.3
@@ -48,23 +68,14 @@ class Agent:
     epsilon_start: float = 1.0  # probability of a random action until the warm-up is over
     epsilon: float = 0.1  # the same in the end; A.3
     epsilon_frames: int = 4_000_000  # frames over which it falls, linearly
-    # centred RMSProp
-    learning_rate: float = 0.00025
-    decay: float = 0.95
-    optimizer_epsilon: float = 0.01 / 32**2
-    # Temporal-difference errors beyond this pull no more than it does (Huber's loss). dqn_zoo says
-    # it by the gradient of a mean over 32: 1/32.
-    error_bound: float = 1.0
 
     def __post_init__(self) -> None:
         """Raise ValueError for settings with which no agent can learn."""
-        if not 0 <= self.discount < 1:
-            raise ValueError(f"discount = {self.discount}: must lie in [0, 1)")
+        super().__post_init__()
         for name in ("epsilon_start", "epsilon"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: must lie in [0, 1]")
-        for name in ("frame_skip", "batch_size", "learn_period", "target_period", "epsilon_frames",
-                     "learning_rate", "optimizer_epsilon", "error_bound"):  # fmt: skip
+        for name in ("frame_skip", "learn_period", "target_period", "epsilon_frames"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be above 0")
         if self.learn_period % self.frame_skip or self.target_period % self.learn_period:
@@ -77,13 +88,6 @@ class Agent:
                 f"warmup = {self.warmup}, capacity = {self.capacity}: the warm-up needs at least "
                 "one transition and must fit into the buffer"
             )
-
-    @property
-    def optimizer(self) -> optax.GradientTransformation:
-        """Centred RMSProp."""
-        return optax.rmsprop(
-            self.learning_rate, decay=self.decay, eps=self.optimizer_epsilon, centered=True
-        )
 
     def exploration(self, steps: Int[Array, ""]) -> Float[Array, ""]:
         """Return the probability of a random action after ``steps`` actions."""
@@ -102,13 +106,17 @@ class Tally(NamedTuple):
 class State(NamedTuple):
     """Everything of an agent that changes, but for its emulators."""
 
-    params: Any
+    learner: Learner
     target_params: Any
-    opt_state: Any
     buffer: frame_replay.Buffer
     tally: Tally
     steps: Int[Array, ""]  # actions taken
     key: Key[Array, ""]
+
+    @property
+    def params(self) -> Any:
+        """The network's parameters."""
+        return self.learner.params
 
 
 class Learned(NamedTuple):
@@ -140,10 +148,10 @@ def start(agent: Agent, params: Any, key: Key[Array, ""], seen: Step, stack: int
     buffer = frame_replay.create(agent.capacity, environments, height, width, stack)
     none = jnp.zeros(environments, jnp.int32)
     # Copies: a jitted call that donates its state cannot give one array away twice.
+    learner_key = jax.random.fold_in(key, 2)  # 0 and 1 are those of the first stretch
     return State(
-        params,
+        learning.start(agent.optimizer, params, agent.cure, learner_key),
         jax.tree.map(jnp.copy, params),
-        agent.optimizer.init(params),
         frame_replay.add(buffer, seen.frame, none, seen.reward, seen.discount, seen.first),
         Tally(jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32)),
         jnp.zeros((), jnp.int32),
@@ -262,16 +270,23 @@ def _learn_if_ready(
 
     # Drawn in any case: XLA would copy a buffer that is an operand of a conditional, all of it.
     batch = frame_replay.sample(state.buffer, uniform)
-    begun = (state.params, state.target_params, state.opt_state, batch)
+    key = jax.random.fold_in(state.key, state.steps)
 
-    def update(params: Any, target_params: Any, opt_state: Any, batch: Any) -> Any:
-        return learn(agent, params, target_params, opt_state, batch)
+    def update(learner: Learner, target_params: Any, batch: Any) -> Any:
+        learner, learned = learn(agent, learner, target_params, batch)
 
-    def wait(params: Any, target_params: Any, opt_state: Any, batch: Any) -> Any:
-        return params, opt_state, Learned(*map(jnp.asarray, NOTHING))
+        def seen(learner: Learner) -> Seen:
+            inputs = frames_last(batch.observation)
+            return Seen(inputs, agent.activations(learner.params, inputs))
 
-    params, opt_state, learned = jax.lax.cond(is_ready(agent, state), update, wait, *begun)
-    return state._replace(params=params, opt_state=opt_state), learned
+        return learning.intervene(agent.cure, key, learner, seen), learned
+
+    def wait(learner: Learner, target_params: Any, batch: Any) -> Any:
+        return learner, Learned(*map(jnp.asarray, NOTHING))
+
+    ready = is_ready(agent, state)
+    learner, learned = jax.lax.cond(ready, update, wait, state.learner, state.target_params, batch)
+    return state._replace(learner=learner), learned
 
 
 def is_ready(agent: Agent, state: State) -> Bool[Array, ""]:
@@ -280,47 +295,23 @@ def is_ready(agent: Agent, state: State) -> Bool[Array, ""]:
 
 
 def learn(
-    agent: Agent, params: Any, target_params: Any, opt_state: Any, batch: frame_replay.Batch
-) -> tuple[Any, Any, Learned]:
-    """Take one step of the optimizer on the loss of double Q-learning."""
-    goals = targets(agent, params, target_params, batch)
-
-    def loss(params: Any) -> tuple[Array, tuple[Array, Array]]:
-        values = agent.apply(params, frames_last(batch.observation))
-        error = errors(values, (batch.action, goals))
-        return jnp.mean(huber(agent, error)), (jnp.mean(error**2), jnp.mean(values.max(axis=1)))
-
-    (_, (squared, value)), gradient = jax.value_and_grad(loss, has_aux=True)(params)
-    step, opt_state = agent.optimizer.update(gradient, opt_state, params)
-    learned = Learned(jnp.ones(()), squared, squared, optax.tree.norm(gradient), value)
-    return optax.apply_updates(params, step), opt_state, learned
+    agent: Agent, learner: Learner, target_params: Any, batch: frame_replay.Batch
+) -> tuple[Learner, Learned]:
+    """Take one optimizer step on the loss of double Q-learning."""
+    transitions = as_network(batch)
+    q_t = agent.values(target_params, transitions.following)
+    learner, taken = q_learning.learn(agent, learner, transitions, q_t)
+    squared, value = taken.aux
+    norm = optax.tree.norm(taken.gradient)
+    return learner, Learned(jnp.ones(()), squared, squared, norm, value)
 
 
-# The actions taken, and the targets of their values.
-Goals = tuple[Int[Array, " batch"], Float[Array, " batch"]]
-
-
-def targets(
-    agent: Agent, params: Any, target_params: Any, batch: frame_replay.Batch
-) -> Float[Array, " batch"]:
-    """Return the targets of double Q-learning; they have no gradient."""
-    following = frames_last(batch.following)
-    q_t, selector = (agent.apply(p, following) for p in (target_params, params))
-    discount = agent.discount * batch.discount
-    return jax.vmap(losses.double_q_target)(batch.reward, discount, q_t, selector)
-
-
-def errors(values: Float[Array, "batch actions"], goals: Goals) -> Float[Array, " batch"]:
-    """Return by how much the values of the actions taken are below their targets."""
-    actions, target = goals
-    taken = jnp.take_along_axis(values, actions[:, None], axis=1)[:, 0]
-    return target - taken
-
-
-def huber(agent: Agent, error: Float[Array, " batch"]) -> Float[Array, " batch"]:
-    """Return the loss of each transition: half the square of its error, beyond a bound linear."""
-    found: Array = optax.huber_loss(error, delta=agent.error_bound)
-    return found
+def as_network(batch: frame_replay.Batch) -> q_learning.Batch:
+    """Return transitions with observations as the network takes them."""
+    return q_learning.Batch(
+        frames_last(batch.observation), batch.action, batch.reward, frames_last(batch.following),
+        batch.discount,
+    )  # fmt: skip
 
 
 # Evaluation.

@@ -15,11 +15,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from plasticity.agents import losses, replay
-from plasticity.networks import heads
+from plasticity import learner as learning
+from plasticity.agents import q_learning, replay
+from plasticity.agents.q_learning import QLearning
+from plasticity.cure import Seen
+from plasticity.learner import Learner
 from plasticity.shapes import Array, Bool, Float, Int, Key
 from plasticity.worlds import classification_mdp
 from plasticity.worlds.classification_mdp import MDP
@@ -27,56 +29,27 @@ from plasticity.worlds.classification_mdp import MDP
 Images = Float[Array, "images *pixels"]
 
 
-@dataclass(frozen=True)
-class Agent:
-    """What of an agent never changes."""
+@dataclass(frozen=True, kw_only=True)
+class Agent(QLearning):
+    """A `QLearning` agent and how it trains in a classification MDP."""
 
-    apply: Callable[[Any, Array], Array]  # (params, images) → (batch, actions) or with bins: below
-    optimizer: optax.GradientTransformation
-    discount: float  # γ
     target_period: int  # optimizer steps between two copies of the network to its target
-    batch_size: int  # transitions
     epsilon: float  # probability of a random action
     warmup: int  # random transitions before the first optimizer step
     capacity: int  # transitions in the replay buffer
-    double: bool = False  # double Q-learning: the online network chooses the target's action
-    # Two-hot outputs: the values of the bins. ``apply`` then returns actions · bins logits.
-    support: tuple[float, ...] = ()
-    # The network as the loss sees it, for example with dropout; None: as everybody sees it.
-    learning: Callable[[Any, Array], Array] | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError for settings with which no agent can learn."""
-        if not 0 <= self.discount < 1:
-            raise ValueError(f"discount = {self.discount}: must lie in [0, 1)")
+        super().__post_init__()
         if not 0 <= self.epsilon <= 1:
             raise ValueError(f"epsilon = {self.epsilon}: must lie in [0, 1]")
-        for name in ("target_period", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: must be above 0")
+        if self.target_period < 1:
+            raise ValueError(f"target_period = {self.target_period}: must be above 0")
         if not self.batch_size <= self.warmup <= self.capacity:
             raise ValueError(
                 f"batch_size = {self.batch_size}, warmup = {self.warmup}, capacity = "
                 f"{self.capacity}: a batch must fit into the warm-up, and that into the buffer"
             )
-        if self.support and not (len(self.support) > 1 and np.all(np.diff(self.support) > 0)):
-            raise ValueError(f"support = {self.support}: needs two or more ascending values")
-
-    def outputs(self, params: Any, images: Images) -> Array:
-        """Return what the loss is made of: values (batch, actions) or logits with bins last."""
-        return self._shaped((self.learning or self.apply)(params, images))
-
-    def values(self, params: Any, images: Images) -> Float[Array, "batch actions"]:
-        """Return the action values Q(s, ·)."""
-        return self.read(self.apply(params, images))
-
-    def read(self, found: Float[Array, "batch _"]) -> Float[Array, "batch actions"]:
-        """Return the action values that an output of the network stands for."""
-        shaped = self._shaped(found)
-        return heads.decode(shaped, jnp.asarray(self.support)) if self.support else shaped
-
-    def _shaped(self, found: Array) -> Array:
-        return found.reshape(len(found), -1, len(self.support)) if self.support else found
 
 
 class Transition(NamedTuple):
@@ -91,14 +64,17 @@ class Transition(NamedTuple):
 class State(NamedTuple):
     """Everything of an agent that changes."""
 
-    params: Any
+    learner: Learner
     target_params: Any
-    opt_state: Any
     buffer: replay.Buffer
     environment: classification_mdp.State
-    steps: Int[Array, ""]  # optimizer steps taken
     key: Key[Array, ""]
-    event_key: Key[Array, ""]  # for the event that follows the last target update
+    event_key: Key[Array, ""]  # drawn at the last target update, for the cure's events
+
+    @property
+    def params(self) -> Any:
+        """The network's parameters."""
+        return self.learner.params
 
 
 class Metrics(NamedTuple):
@@ -107,10 +83,6 @@ class Metrics(NamedTuple):
     td_loss: Float[Array, " stretches"]  # mean over the steps of the squared error of values
     td_loss_max: Float[Array, " stretches"]  # largest of a single batch
     reward: Float[Array, " stretches"]  # mean a transition
-
-
-Event = Callable[[Key[Array, ""], State], State]
-"""An intervention: called between a target update and the next step. See `train`."""
 
 
 def start(agent: Agent, mdp: MDP, params: Any, key: Key[Array, ""]) -> State:
@@ -128,41 +100,55 @@ def start(agent: Agent, mdp: MDP, params: Any, key: Key[Array, ""]) -> State:
     buffer = replay.create(agent.capacity, jax.tree.map(lambda x: x[0], seen))
     items = jax.tree.map(lambda leaf, x: leaf.at[: agent.warmup].set(x), buffer.items, seen)
     buffer = replay.Buffer(items, jnp.asarray(agent.warmup, jnp.int32))
-    steps = jnp.zeros((), jnp.int32)
+    # Keys 0 and 1 of this one are those of the first update of the target.
+    learner = learning.start(agent.optimizer, params, agent.cure, jax.random.fold_in(key, 2))
     # A copy: training donates its state, and one array cannot be given away twice.
     target_params = jax.tree.map(jnp.copy, params)
-    opt_state = agent.optimizer.init(params)
-    event_key = jnp.copy(key)  # not used: each target update draws another
-    return State(params, target_params, opt_state, buffer, environment, steps, key, event_key)
+    event_key = jnp.copy(key)  # each target update draws another
+    return State(learner, target_params, buffer, environment, key, event_key)
 
 
 def train(
-    agent: Agent, mdp: MDP, images: Images, state: State, steps: int, event: Event | None = None
+    agent: Agent, mdp: MDP, images: Images, state: State, steps: int
 ) -> tuple[State, Metrics]:
     """Take ``steps`` optimizer steps, one environment step with each, and copy the target.
 
     Every ``agent.target_period`` steps of the agent's life the target network becomes a copy of the
-    network. Before the step after that ``event(key, state)`` may intervene, for example reset a
-    layer: training that ends at a target update ends before the event, so that what is measured
-    then is the network that was trained. Raises ValueError unless there is at least one step and an
-    image for each label.
+    network. Before the step after its own period the cure's event may intervene, for example reset
+    a layer: training that ends there ends before the event, so that what is measured then is the
+    network that was trained. Raises ValueError unless there is at least one step and an image for
+    each label.
     """
     if steps < 1:
         raise ValueError(f"steps = {steps}: must be above 0")
     if images.shape[0] != mdp.label.shape[0]:
         raise ValueError(f"{images.shape[0]} images, but {mdp.label.shape[0]} labels")
-    # The longest stretch that ends at every target update, whatever steps were taken before.
-    stretch = math.gcd(agent.target_period, steps)
+    # The longest stretch that ends at every target update and event, whatever was before.
+    stretch = math.gcd(agent.target_period, steps, agent.cure.every)
 
     def advance(state: State, _: None) -> tuple[State, Metrics]:
-        if event is not None:
-            due = (state.steps > 0) & (state.steps % agent.target_period == 0)
-            state = jax.lax.cond(due, lambda s: event(s.event_key, s), lambda s: s, state)
+        state = _intervene(agent, images, state)
         state, metrics = _stretch(agent, mdp, images, state, stretch)
-        due = state.steps % agent.target_period == 0
+        due = state.learner.steps % agent.target_period == 0
         return _if_due(stretch == agent.target_period, due, _update_target, state), metrics
 
     return jax.lax.scan(advance, state, length=steps // stretch)
+
+
+def _intervene(agent: Agent, images: Images, state: State) -> State:
+    """Let the cure's event happen if it is due, on a batch of what the buffer holds."""
+    if agent.cure.event is None:
+        return state
+    key = state.event_key
+    if agent.cure.every % agent.target_period:  # there may be several between two of these keys
+        key = jax.random.fold_in(jax.random.fold_in(key, 3), state.learner.steps)
+
+    def seen(learner: Learner) -> Seen:
+        uniform = jax.random.uniform(jax.random.fold_in(key, 1), (agent.batch_size,))
+        inputs = images[replay.sample(state.buffer, uniform).observation]
+        return Seen(inputs, agent.activations(learner.params, inputs))
+
+    return state._replace(learner=learning.intervene(agent.cure, key, state.learner, seen))
 
 
 def _update_target(state: State) -> State:
@@ -194,28 +180,22 @@ def _stretch(
     bootstrap = _bootstrap(agent, images, state.target_params, steps)
 
     def step(carry: Any, draw: Any) -> tuple[Any, tuple[Array, Array]]:
-        params, opt_state, buffer, environment = carry
+        learner, buffer, environment = carry
         explore, random_action, step_key, uniform = draw
         seen = images[environment.observation][None]
-        greedy = jnp.argmax(agent.values(params, seen)[0]).astype(jnp.int32)
+        greedy = jnp.argmax(agent.values(learner.params, seen)[0]).astype(jnp.int32)
         action = jnp.where(explore, random_action, greedy)
         environment, transition = _interact(mdp, environment, action, step_key)
         buffer = replay.add(buffer, transition)
-        batch = replay.sample(buffer, uniform)
-        targets = _targets(agent, images, params, batch, bootstrap)
-        params, opt_state, loss = learn(
-            agent, params, opt_state, images[batch.observation], batch.action, targets
-        )
-        return (params, opt_state, buffer, environment), (loss, transition.reward)
+        chosen = replay.sample(buffer, uniform)
+        batch, q_t = _with_images(images, chosen), bootstrap(chosen.following)
+        learner, taken = q_learning.learn(agent, learner, batch, q_t)
+        return (learner, buffer, environment), (taken.aux.squared, transition.reward)
 
-    carry = (state.params, state.opt_state, state.buffer, state.environment)
-    carry, (loss, reward) = jax.lax.scan(step, carry, draws)
-    params, opt_state, buffer, environment = carry
-    metrics = Metrics(jnp.mean(loss), jnp.max(loss), jnp.mean(reward))
-    state = state._replace(
-        params=params, opt_state=opt_state, buffer=buffer, environment=environment,
-        steps=state.steps + steps, key=key,
-    )  # fmt: skip
+    carry = (state.learner, state.buffer, state.environment)
+    (learner, buffer, environment), (error, reward) = jax.lax.scan(step, carry, draws)
+    metrics = Metrics(jnp.mean(error), jnp.max(error), jnp.mean(reward))
+    state = state._replace(learner=learner, buffer=buffer, environment=environment, key=key)
     return state, metrics
 
 
@@ -229,73 +209,25 @@ def _bootstrap(
     return lambda chosen: table[chosen]
 
 
-def _targets(
-    agent: Agent,
-    images: Images,
-    params: Any,
-    batch: Transition,
-    bootstrap: Callable[[Int[Array, " batch"]], Float[Array, "batch actions"]],
-) -> Float[Array, " batch"]:
-    """Return the regression targets of a batch."""
-    q_t = bootstrap(batch.following)
-    if agent.double:
-        selector = agent.values(params, images[batch.following])
-        return jax.vmap(losses.double_q_target, (0, None, 0, 0))(
-            batch.reward, agent.discount, q_t, selector
-        )
-    return jax.vmap(losses.q_target, (0, None, 0))(batch.reward, agent.discount, q_t)
-
-
-def learn(
-    agent: Agent,
-    params: Any,
-    opt_state: Any,
-    images: Images,
-    actions: Int[Array, " batch"],
-    targets: Float[Array, " batch"],
-) -> tuple[Any, Any, Float[Array, ""]]:
-    """Take one optimizer step on the temporal-difference loss of Eq. (1).
-
-    Also return the mean squared error of the values, which for regression is that loss. A two-hot
-    output descends its cross-entropy, which could not be compared.
-    """
-    loss = _loss(agent, images, actions, targets)
-    (_, error), gradient = jax.value_and_grad(loss, has_aux=True)(params)
-    update, opt_state = agent.optimizer.update(gradient, opt_state, params)
-    return optax.apply_updates(params, update), opt_state, error
-
-
-def _loss(
-    agent: Agent, images: Images, actions: Int[Array, " batch"], targets: Float[Array, " batch"]
-) -> Callable[[Any], tuple[Float[Array, ""], Float[Array, ""]]]:
-    """Return the loss of the parameters, and with it the mean squared error of the values."""
-
-    def loss(params: Any) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        found = agent.outputs(params, images)
-        if agent.support:
-            support = jnp.asarray(agent.support)
-            each = jax.vmap(losses.two_hot_loss, (0, 0, 0, None))
-            cross_entropy = jnp.mean(each(found, actions, targets, support))
-            return cross_entropy, _error(heads.decode(found, support), actions, targets)
-        error = _error(found, actions, targets)
-        return error, error
-
-    return loss
-
-
-def _error(values: Array, actions: Array, targets: Array) -> Float[Array, ""]:
-    return jnp.mean(jax.vmap(losses.regression_loss)(values, actions, targets))
+def _with_images(images: Images, chosen: Transition) -> q_learning.Batch:
+    """Return transitions with the images that their indices stand for."""
+    return q_learning.Batch(
+        images[chosen.observation], chosen.action, chosen.reward, images[chosen.following]
+    )
 
 
 def gradient_norm(agent: Agent, images: Images, state: State) -> Float[Array, ""]:
     """Return the norm of the gradient of the loss over the last `warmup` transitions stored."""
     newest = state.buffer.added - 1 - jnp.arange(agent.warmup)
-    batch = jax.tree.map(lambda leaf: leaf[newest % agent.capacity], state.buffer.items)
+    chosen = jax.tree.map(lambda leaf: leaf[newest % agent.capacity], state.buffer.items)
     table = agent.values(state.target_params, images)
-    goals = _targets(agent, images, state.params, batch, lambda chosen: table[chosen])
-    loss = _loss(agent, images[batch.observation], batch.action, goals)
-    gradient, _ = jax.grad(loss, has_aux=True)(state.params)
-    norm: Array = optax.tree.norm(gradient)
+    batch = _with_images(images, chosen)
+    target = q_learning.targets(agent, state.params, batch, table[chosen.following])
+
+    def loss(params: Any) -> Float[Array, ""]:
+        return q_learning.loss(agent, params, batch, target)[0]
+
+    norm: Array = optax.tree.norm(jax.grad(loss)(state.params))
     return norm
 
 

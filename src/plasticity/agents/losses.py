@@ -1,8 +1,7 @@
-"""Targets and losses of Q-learning, for one transition; batch them with `jax.vmap`.
+"""Targets of Q-learning, for one transition; batch them with `jax.vmap`.
 
 Time stands in the name: ``q_tm1`` are the values where the action was taken, ``q_t`` those where it
-led. A two-hot output (Lyle et al. 2023, §6.2) predicts a distribution over fixed values, its
-``support``, whose mean is the action's value.
+led. What a network loses against a target is said by its head: `plasticity.networks.heads`.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from plasticity.networks.heads import two_hot
 from plasticity.shapes import Array, Float
 
 
@@ -33,20 +31,3 @@ def double_q_target(
     2016). With equal networks it is `q_target`.
     """
     return jax.lax.stop_gradient(r_t + discount * q_t[jnp.argmax(q_t_selector)])
-
-
-def regression_loss(
-    q_tm1: Float[Array, " actions"], a_tm1: Array, target: Float[Array, ""]
-) -> Float[Array, ""]:
-    """Return the squared temporal-difference error of Eq. (1)."""
-    return (q_tm1[a_tm1] - target) ** 2
-
-
-def two_hot_loss(
-    logits_tm1: Float[Array, "actions bins"],
-    a_tm1: Array,
-    target: Float[Array, ""],
-    support: Float[Array, " bins"],
-) -> Float[Array, ""]:
-    """Return the cross-entropy from the two-hot target to the action's predicted distribution."""
-    return -jnp.sum(two_hot(target, support) * jax.nn.log_softmax(logits_tm1[a_tm1]))

@@ -20,8 +20,9 @@ from flax import linen as nn
 
 from plasticity import configuration
 from plasticity.agents import dqn, optimizers
+from plasticity.cure import NONE, Cure
 from plasticity.cures import resets
-from plasticity.networks import architectures, resnet, state, trace, vit
+from plasticity.networks import architectures, heads, resnet, state, trace, vit
 from plasticity.shapes import Array
 from plasticity.worlds import classification_mdp, image_files
 
@@ -152,15 +153,16 @@ def initialise(config: AgentConfig, shape: tuple[int, ...], key: Array) -> Any:
     return network(config).init(key, inputs(config, jnp.zeros((1, *shape))))
 
 
-def agent(config: AgentConfig) -> dqn.Agent:
-    """Return the agent of ``config``."""
+def agent(config: AgentConfig, shape: tuple[int, ...] | None = None) -> dqn.Agent:
+    """Return the agent of ``config``; with its cure if the images' ``shape`` (h, w, c) is known."""
     return dqn.Agent(
         apply=lambda params, images: forward(config, params, images).output,
+        hidden=lambda params, images: forward(config, params, images).hidden,
         optimizer=optimizer(config),
         discount=config.discount, target_period=config.target_period,
         batch_size=config.batch_size, epsilon=config.epsilon, double=config.double,
-        warmup=config.warmup, capacity=config.capacity, support=support(config),
-        learning=learning(config),
+        warmup=config.warmup, capacity=config.capacity, head=head(config),
+        learning=learning(config), cure=NONE if shape is None else cure(config, shape),
     )  # fmt: skip
 
 
@@ -171,11 +173,12 @@ def learning(config: AgentConfig) -> Callable[[Any, Array], Array] | None:
     return lambda params, images: forward(config, params, images, learning=True).output
 
 
-def support(config: AgentConfig) -> tuple[float, ...]:
-    """Return the values of the bins of a two-hot output, and none for regression."""
+def head(config: AgentConfig) -> heads.Head:
+    """Return what the network's outputs say of values."""
     if config.encoding == "regression":
-        return ()
-    return tuple(np.linspace(config.value_low, config.value_high, config.bins).tolist())
+        return heads.SquaredError()
+    values = np.linspace(config.value_low, config.value_high, config.bins)
+    return heads.TwoHot(tuple(values.tolist()))
 
 
 def optimizer(config: AgentConfig) -> optax.GradientTransformation:
@@ -187,8 +190,9 @@ def optimizer(config: AgentConfig) -> optax.GradientTransformation:
     return state.advancing(found) if stateful else found
 
 
-def event(config: AgentConfig, shape: tuple[int, ...]) -> dqn.Event | None:
+def cure(config: AgentConfig, shape: tuple[int, ...]) -> Cure:
     """Return what happens after each target update to networks on images of ``shape`` (h, w, c)."""
+    every = config.target_period
 
     def init(key: Array) -> Any:
         return initialise(config, shape, key)
@@ -197,12 +201,12 @@ def event(config: AgentConfig, shape: tuple[int, ...]) -> dqn.Event | None:
         image = inputs(config, jnp.zeros((1, *shape)))
         fresh = jax.eval_shape(init, jax.random.key(0))
         last = trace.last_layer(network(config), fresh, image)
-        return resets.reset_layer(init, optimizer(config), last)
+        return resets.reset_layer(init, optimizer(config), last, every)
     if config.event == "shrink_and_perturb":
-        return resets.shrink_and_perturb(init, config.shrink, config.perturb)
+        return resets.shrink_and_perturb(init, config.shrink, config.perturb, every)
     if config.event == "reset_optimizer":
-        return resets.reset_optimizer(optimizer(config))
-    return None
+        return resets.reset_optimizer(optimizer(config), every)
+    return NONE
 
 
 def network_key(config: AgentConfig) -> str:

@@ -1,4 +1,4 @@
-"""The optimizers of the paper by name, and what their moment estimates do at a switch of task.
+r"""The optimizers of the paper by name, and what their moment estimates do at a switch of task.
 
 Lyle et al. (2023), Eq. (6), write Adam's update as
 

@@ -1,7 +1,7 @@
 """Whether examples pull a network the same way: C_k of Lyle et al. (2023, Eq. 3).
 
-.. math:: C_k[i, j] = \frac{\langle g_i, g_j \rangle}{\lVert g_i \rVert \lVert g_j \rVert},
-    \qquad g_i = \nabla_\theta \ell(\theta, x_i)
+.. math:: C_k[i, j] = \\frac{\\langle g_i, g_j \\rangle}{\\lVert g_i \\rVert \\lVert g_j \\rVert},
+    \\qquad g_i = \\nabla_\\theta \\ell(\\theta, x_i)
 
 For k examples and d parameters the gradients are k · d numbers. None of them is needed: of a dense
 layer with inputs H and gradients D at its outputs the inner products are (H Hᵀ + 1) ∘ (D Dᵀ), and
@@ -38,6 +38,25 @@ class Summary(NamedTuple):
     mean: Float[Array, ""]  # mean cosine of pairs
     rank: Float[Array, ""]  # of C_k: `plasticity.measure.ranks.effective_rank`
     zero_share: Float[Array, ""]  # of examples without any gradient, as in a dead network
+
+
+def gradient_covariance(
+    loss: Callable[[Any, Any], Float[Array, ""]], params: Any, batch: Any
+) -> Covariance:
+    """Return C_k (Eq. 3) of any network, holding the gradient of each example.
+
+    ``loss(params, example)`` is the loss of one example, whose leaves lack the leading axis of
+    those of ``batch``. For a linen network `plasticity.measure.inner_products.gram` needs far less
+    memory and time. Example::
+
+        def loss(params, example):
+            x, y = example
+            return (apply(params, x[None])[0] - y) ** 2
+
+        found = gradient_covariance(loss, params, (images, labels))
+        print(summary(found).negative_share)
+    """
+    return covariance(naive_gram(loss, params, batch))
 
 
 def covariance(gram: Float[Array, "k k"]) -> Covariance:

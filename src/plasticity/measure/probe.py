@@ -1,4 +1,4 @@
-"""How much can this network still learn? The probe of Lyle et al. (2023, §2.2 and §3.1).
+r"""How much can this network still learn? The probe of Lyle et al. (2023, §2.2 and §3.1).
 
 From a copy of the parameters, an optimizer fits functions that are as good as random, and what it
 reaches in a fixed number of steps is compared with the best constant (Eqs. 4 and 5):
@@ -25,10 +25,16 @@ import optax
 from numpy.typing import ArrayLike
 
 from plasticity import devices
+from plasticity import learner as learning
+from plasticity.cure import NONE
+from plasticity.learner import Learner
 from plasticity.shapes import Array, Float, Key
 
 Apply = Callable[[Any, Array], Array]
 """(parameters, inputs (batch, ...)) → predictions (batch, ...)."""
+
+Objective = Callable[[Any, Array, Array], tuple[Float[Array, ""], Float[Array, ""]]]
+"""(parameters, inputs, goals) → what a fit descends, and the mean squared error of predictions."""
 
 FREQUENCY = 1e5
 """The factor inside the sine of g(x) = a + sin(10⁵ f(x; ω₀)) (§3.1)."""
@@ -105,7 +111,7 @@ def measure(
     optimizer: optax.GradientTransformation,
     key: Key[Array, ""],
     *,
-    learning: Apply | None = None,
+    objective: Objective | None = None,
     opt_state: Any = None,
     n_targets: int = TARGETS,
     steps: int = STEPS,
@@ -122,8 +128,8 @@ def measure(
         optimizer: "identical to that used by the network on its primary learning objective".
         key: draws the target functions and the minibatches. Probes with equal keys, networks and
             inputs fit the same targets in the same order, so that they can be compared in pairs.
-        learning: the network as the loss of the fit sees it, for example with dropout; ``apply``
-            itself if None.
+        objective: what the fits descend; the squared error of ``apply``'s predictions, Eq. (4), if
+            None. `squared_error` makes one of a network as learning sees it, such as with dropout.
         opt_state: the optimizer's state to start from; a fresh one if None.
         n_targets, steps, batch_size: the size of the probe. Minibatches are drawn with
             replacement; the paper does not give their size.
@@ -134,11 +140,11 @@ def measure(
     _check_fit(params, optimizer, opt_state, steps, batch_size)
     target_key, fit_key = jax.random.split(key)
     drawn = targets(apply, init, inputs, target_key, n_targets)
-    statics = ("apply", "learning", "optimizer", "steps", "batch_size")
+    statics = ("apply", "objective", "optimizer", "steps", "batch_size")
     run = jax.jit(fit_all, static_argnames=statics)
     found = run(
         apply=apply, params=params, inputs=jnp.asarray(inputs), targets=jnp.asarray(drawn),
-        optimizer=optimizer, key=fit_key, learning=learning, opt_state=opt_state, steps=steps,
+        optimizer=optimizer, key=fit_key, objective=objective, opt_state=opt_state, steps=steps,
         batch_size=batch_size,
     )  # fmt: skip
     loss, curve, noise = (np.asarray(part, np.float64) for part in found)
@@ -222,15 +228,15 @@ def fit(
     optimizer: optax.GradientTransformation,
     key: Key[Array, ""],
     *,
-    learning: Apply | None = None,
+    objective: Objective | None = None,
     opt_state: Any = None,
     steps: int = STEPS,
     batch_size: int = 512,
 ) -> Fits:
     """Fit one target function from ``params``; jittable. The fields lack their leading axis.
 
-    The target is shifted by a, the mean prediction of ``params`` over all inputs (§3.1). The loss
-    of the fit is that of ``learning``, if given; a and the final loss are those of ``apply``.
+    The target is shifted by a, the mean prediction of ``params`` over all inputs (§3.1). The fit
+    descends its ``objective``; a and the final loss are those of ``apply``'s predictions.
     Raises ValueError if the target's shape is not the predictions', a size is not positive, or
     ``opt_state`` is that of another optimizer or network.
     """
@@ -239,23 +245,33 @@ def fit(
     if predicted.shape != target.shape:
         raise ValueError(f"predictions of shape {predicted.shape}, targets {target.shape}")
     shifted = target + jnp.mean(predicted)
-    predict = learning or apply
+    descend = objective or squared_error(apply)
 
-    def loss(params: Any, batch: Array) -> Float[Array, ""]:
-        return jnp.mean((predict(params, inputs[batch]) - shifted[batch]) ** 2)
+    def loss(params: Any, batch: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        return descend(params, inputs[batch], shifted[batch])
 
-    def step(carry: tuple[Any, Any], batch: Array) -> tuple[tuple[Any, Any], Array]:
-        params, opt_state = carry
-        value, gradient = jax.value_and_grad(loss)(params, batch)
-        update, opt_state = optimizer.update(gradient, opt_state, params)
-        return (optax.apply_updates(params, update), opt_state), value
+    def step(learner: Learner, batch: Array) -> tuple[Learner, Float[Array, ""]]:
+        learner, taken = learning.step(optimizer, NONE, loss, learner, batch)
+        return learner, taken.aux
 
     batches = jax.random.randint(key, (steps, batch_size), 0, inputs.shape[0])
-    start = optimizer.init(params) if opt_state is None else opt_state
-    (params, _), trace = jax.lax.scan(step, (params, start), batches)
-    windows = trace.reshape(-1, WINDOW)
-    final = jnp.mean((apply(params, inputs) - shifted) ** 2)
+    begun = learning.start(optimizer, params, opt_state=opt_state)
+    fitted, errors = jax.lax.scan(step, begun, batches)
+    windows = errors.reshape(-1, WINDOW)
+    final = jnp.mean((apply(fitted.params, inputs) - shifted) ** 2)
     return Fits(final, windows.mean(axis=1), windows.std(axis=1))
+
+
+def squared_error(predict: Apply) -> Objective:
+    """Return the objective of Eq. (4), the squared error of what ``predict`` predicts."""
+
+    def objective(
+        params: Any, inputs: Array, goals: Array
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        error = jnp.mean((predict(params, inputs) - goals) ** 2)
+        return error, error
+
+    return objective
 
 
 def _check_fit(
@@ -287,7 +303,7 @@ def fit_all(
     optimizer: optax.GradientTransformation,
     key: Key[Array, ""],
     *,
-    learning: Apply | None = None,
+    objective: Objective | None = None,
     opt_state: Any = None,
     steps: int = STEPS,
     batch_size: int = 512,
@@ -300,7 +316,7 @@ def fit_all(
 
     def one(target: Array, key: Array) -> Fits:
         return fit(
-            apply, params, inputs, target, optimizer, key, learning=learning,
+            apply, params, inputs, target, optimizer, key, objective=objective,
             opt_state=opt_state, steps=steps, batch_size=batch_size,
         )  # fmt: skip
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 
+from plasticity.measure import activations
 from plasticity.measure.ranks import (
     _approximate_rank,
     _effective_rank,
@@ -23,6 +25,38 @@ from plasticity.measure.ranks import (
 )
 from plasticity.measure.units import _over_units, dead_units, dormant_ratio, linearised_units
 from plasticity.shapes import Array, Float
+
+Network = nn.Module | Callable[[Any, Any], Any]
+"""A linen network, or (params, x) → predictions, alone or with named or listed activations."""
+
+
+def snapshot(network: Network, params: Any, x: Any) -> dict[str, Float[Array, ""]]:
+    """Return every statistic of a network on a batch: norms, shares of units, ranks.
+
+    Any network will do. Hidden layers are found by `plasticity.measure.activations.of_layers`,
+    unless the network says itself what they are: by returning predictions together with its
+    activations, a mapping or a sequence of (batch, ...), as the networks of this package do.
+
+    Args:
+        network: a linen module, or a function of parameters and inputs.
+        params: its parameters, any pytree. Of an NNX or Equinox model its arrays (``nnx.split``,
+            ``eqx.partition``), which ``network`` puts together with the rest.
+        x: a batch of inputs, (batch, ...).
+
+    Returns what `of_network` does. Raises ValueError for a network without hidden layers. Example::
+
+        found = snapshot(network, params, images)
+        found["dead_units"], found["feature_rank"]
+    """
+    apply: Callable[[Any, Any], Any] = network.apply if isinstance(network, nn.Module) else network
+    made = apply(params, x)
+    if isinstance(made, tuple) and len(made) == 2:
+        named = made[1]
+        hidden = list(named.values()) if isinstance(named, Mapping) else list(named)
+        hidden = [jnp.reshape(layer, (len(layer), -1)) for layer in hidden]
+    else:
+        hidden = list(activations.of_layers(apply, params, x))
+    return of_network(hidden, params)
 
 
 def weight_norm(params: Any) -> Float[Array, ""]:

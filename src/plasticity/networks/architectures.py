@@ -164,6 +164,16 @@ def _conv(spectral: bool) -> type[nn.Conv]:
     return SpectralConv if spectral else nn.Conv
 
 
+def activations(network: nn.Module) -> Callable[[Any, Array], tuple[Array, ...]]:
+    """Return ``hidden(params, x)`` of one of these networks: what each hidden layer computes."""
+
+    def hidden(params: Any, x: Array) -> tuple[Array, ...]:
+        found: Forward = network.apply(params, x)  # type: ignore[assignment]
+        return found.hidden
+
+    return hidden
+
+
 def predictions(network: nn.Module) -> Callable[[Any, Array], Array]:
     """Return ``apply(params, x)`` of one of these networks that gives its outputs alone.
 

@@ -1,11 +1,173 @@
-"""Output heads that predict a distribution over fixed values, and what they encode and decode."""
+"""Output heads: what a network's outputs say of the value of each action, and how they learn it.
+
+A head decodes outputs to values and has the loss by which a batch of them learns. `SquaredError`
+and `Huber` are of networks with one output for each action, `TwoHot` of networks that predict a
+distribution over fixed values for each (Lyle et al. 2023, §6.2). All methods are batched.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
+
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 
-from plasticity.shapes import Array, Float
+from plasticity.shapes import Array, Float, Int
+
+
+class Losses(NamedTuple):
+    """What a batch of transitions costs, one entry each."""
+
+    loss: Float[Array, " batch"]  # what is descended
+    squared: Float[Array, " batch"]  # squared errors of the values, which heads share
+
+
+@runtime_checkable
+class Head(Protocol):
+    """What an agent asks of a head."""
+
+    @property
+    def bins(self) -> int:
+        """How many outputs there are for each action."""
+
+    def shaped(self, found: Float[Array, "batch _"]) -> Array:
+        """Return outputs by action: (batch, actions), with a last axis of bins if there are any."""
+
+    def decode(self, outputs: Array) -> Float[Array, "batch actions"]:
+        """Return the values that shaped outputs stand for."""
+
+    def encode(self, values: Array) -> Array:
+        """Return what shaped outputs should be for these values: the inverse of `decode`."""
+
+    def losses(
+        self, outputs: Array, actions: Int[Array, " batch"], targets: Float[Array, " batch"]
+    ) -> Losses:
+        """Return what the outputs of these actions cost against targets of their values."""
+
+
+@dataclass(frozen=True)
+class SquaredError:
+    """Regression: an output is a value, and learns by its squared error (Eq. 1)."""
+
+    bins: int = 1
+
+    def shaped(self, found: Float[Array, "batch _"]) -> Array:
+        """Return the outputs as they are."""
+        return found
+
+    def decode(self, outputs: Array) -> Float[Array, "batch actions"]:
+        """Return the outputs as they are."""
+        return outputs
+
+    def encode(self, values: Array) -> Array:
+        """Return the values as they are."""
+        return values
+
+    def losses(
+        self, outputs: Array, actions: Int[Array, " batch"], targets: Float[Array, " batch"]
+    ) -> Losses:
+        """Return squared errors, twice."""
+        squared = _squared_errors(outputs, actions, targets)
+        return Losses(squared, squared)
+
+
+@dataclass(frozen=True)
+class Huber(SquaredError):
+    """Regression whose errors beyond ``bound`` pull no more than it does.
+
+    Huber's loss: half the square of an error, and linear beyond the bound. dqn_zoo says it by the
+    gradient of a mean over 32: 1/32.
+    """
+
+    bound: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse a bound of nothing."""
+        if not self.bound > 0:
+            raise ValueError(f"error_bound = {self.bound}: must be above 0")
+
+    def losses(
+        self, outputs: Array, actions: Int[Array, " batch"], targets: Float[Array, " batch"]
+    ) -> Losses:
+        """Return Huber's loss and the squared errors."""
+        taken = jnp.take_along_axis(outputs, actions[:, None], axis=1)[:, 0]
+        error = targets - taken
+        return Losses(optax.huber_loss(error, delta=self.bound), error**2)
+
+
+@dataclass(frozen=True)
+class TwoHot:
+    """A distribution over fixed values, which learns by its cross-entropy to a two-hot target.
+
+    ``support`` are the values of the bins, ascending. Raises ValueError unless there are two.
+    """
+
+    support: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse what is no support."""
+        if not (len(self.support) > 1 and np.all(np.diff(self.support) > 0)):
+            raise ValueError(f"support = {self.support}: needs two or more ascending values")
+
+    @property
+    def bins(self) -> int:
+        """How many values there are."""
+        return len(self.support)
+
+    def shaped(self, found: Float[Array, "batch _"]) -> Array:
+        """Return the logits with bins last."""
+        return found.reshape(len(found), -1, self.bins)
+
+    def decode(self, outputs: Array) -> Float[Array, "batch actions"]:
+        """Return the means of the distributions."""
+        return decode(outputs, jnp.asarray(self.support))
+
+    def encode(self, values: Array) -> Array:
+        """Return two-hot distributions, (batch, actions, bins)."""
+        over_actions = jax.vmap(two_hot, (0, None))
+        found: Array = jax.vmap(over_actions, (0, None))(values, jnp.asarray(self.support))
+        return found
+
+    def losses(
+        self, outputs: Array, actions: Int[Array, " batch"], targets: Float[Array, " batch"]
+    ) -> Losses:
+        """Return cross-entropies, and the squared errors of the means, which can be compared."""
+        support = jnp.asarray(self.support)
+        each = jax.vmap(two_hot_loss, (0, 0, 0, None))
+        squared = _squared_errors(decode(outputs, support), actions, targets)
+        return Losses(each(outputs, actions, targets, support), squared)
+
+
+def _squared_errors(
+    values: Float[Array, "batch actions"],
+    actions: Int[Array, " batch"],
+    targets: Float[Array, " batch"],
+) -> Float[Array, " batch"]:
+    found: Array = jax.vmap(regression_loss)(values, actions, targets)
+    return found
+
+
+# One transition.
+
+
+def regression_loss(
+    q_tm1: Float[Array, " actions"], a_tm1: Array, target: Float[Array, ""]
+) -> Float[Array, ""]:
+    """Return the squared temporal-difference error of Eq. (1)."""
+    return (q_tm1[a_tm1] - target) ** 2
+
+
+def two_hot_loss(
+    logits_tm1: Float[Array, "actions bins"],
+    a_tm1: Array,
+    target: Float[Array, ""],
+    support: Float[Array, " bins"],
+) -> Float[Array, ""]:
+    """Return the cross-entropy from the two-hot target to the action's predicted distribution."""
+    return -jnp.sum(two_hot(target, support) * jax.nn.log_softmax(logits_tm1[a_tm1]))
 
 
 def two_hot(x: Float[Array, ""], support: Float[Array, " bins"]) -> Float[Array, " bins"]:

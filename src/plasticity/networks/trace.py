@@ -1,17 +1,48 @@
-"""Which layers a flax network is made of, found by listening to one forward pass."""
+"""Which layers a flax network is made of and which feeds which, found by listening to one pass.
+
+Cures of single units need to know where a unit is among the parameters: the column of the kernel
+that computes it, its bias, and the rows of the kernels that read it. `wirings` finds that for
+networks of flax's linen; for any other network write the `Wiring` of each hidden layer by hand.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 from flax import linen as nn
 
-from plasticity.shapes import Array
+from plasticity.shapes import Array, Float
 
 # Names of modules from the outermost inwards, as in the tree of parameters. No docstring: Sphinx
 # would link to the source of `tuple`.
 Path = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """Where the units of one hidden layer are among the parameters.
+
+    Paths are those of the leaves, such as ``params/Dense_0/kernel``: `leaf_paths`. Units lie on the
+    last axis of ``incoming`` and on the last but one of each ``outgoing`` kernel. A dense layer
+    that reads a flattened map has each unit (channel) once for each position, every
+    ``units``-th row, as flattening height, width, channels gives it.
+    """
+
+    incoming: str
+    bias: str | None
+    outgoing: tuple[str, ...]
+    units: int
+
+
+class _Call(NamedTuple):
+    """One call of a layer that has a kernel."""
+
+    seen: Any  # its input
+    made: Any  # its output
 
 
 def last_layer(network: nn.Module, variables: Any, inputs: Array) -> Path:
@@ -19,16 +50,170 @@ def last_layer(network: nn.Module, variables: Any, inputs: Array) -> Path:
 
     Nothing is computed. Raises ValueError if no layer has one.
     """
-    called: list[Path] = []
+    calls: list[Path] = []
+    with nn.intercept_methods(_listen(lambda path, call: calls.append(path))):
+        jax.eval_shape(network.apply, variables, inputs)
+    if not calls:
+        raise ValueError(f"no layer of {type(network).__name__} has a kernel")
+    return calls[-1]
+
+
+def _listen(
+    heard: Callable[[Path, _Call], Any], instead: dict[Path, Any] | None = None
+) -> Callable[..., Any]:
+    """Return an interceptor that tells of each call of a layer with a kernel.
+
+    With ``instead`` layers return what it has for them and not what they compute.
+    """
 
     def listen(proceed: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        found = proceed(*args, **kwargs)
-        if context.method_name == "__call__" and context.module.has_variable("params", "kernel"):
-            called.append(context.module.path)
-        return found
+        module = context.module
+        if context.method_name != "__call__" or not module.has_variable("params", "kernel"):
+            return proceed(*args, **kwargs)
+        made = proceed(*args, **kwargs) if instead is None else instead[module.path]
+        heard(module.path, _Call(args[0], made))
+        return made
 
-    with nn.intercept_methods(listen):
+    return listen
+
+
+def wirings(network: nn.Module, variables: Any, inputs: Array) -> tuple[Wiring, ...]:
+    """Return the wiring of each hidden layer, in the order in which they are computed.
+
+    For networks whose layers with kernels feed each other through nonlinearities, normalisation,
+    pooling and flattening. Nothing is computed. Raises ValueError, naming the layer, if one is used
+    twice, if something is added to its units on the way (a residual network), or if its units are
+    put in another order or together with others (concatenation, attention).
+
+    Example::
+
+        network = architectures.MLP((64, 64), 10)
+        first, second = wirings(network, params, images[:1])
+        assert first.outgoing == ("params/Dense_1/kernel",)
+    """
+    shapes: dict[Path, Any] = {}
+    with nn.intercept_methods(_listen(lambda path, call: _add(shapes, path, call.made))):
         jax.eval_shape(network.apply, variables, inputs)
-    if not called:
-        raise ValueError(f"no layer of {type(network).__name__} has a kernel")
-    return called[-1]
+    feeds = _feeds(network, variables, inputs, shapes)
+    found = []
+    for path, made in shapes.items():
+        readers = [reader for reader, sources in feeds.items() if path in sources]
+        if not readers:  # an output layer
+            continue
+        units = made.shape[-1]
+        for reader in readers:
+            if len(feeds[reader]) > 1:
+                raise ValueError(
+                    f"layer {'/'.join(reader)} reads a sum or mixture of "
+                    f"{', '.join('/'.join(source) for source in sorted(feeds[reader]))}: "
+                    "units of such layers cannot be told apart"
+                )
+            fan_in = _layer(variables, reader)["kernel"].shape[-2]
+            if fan_in % units:
+                raise ValueError(
+                    f"layer {'/'.join(reader)} reads {fan_in} features of the {units} units of "
+                    f"{'/'.join(path)}: it may be grouped"
+                )
+        bias = _name(path, "bias") if "bias" in _layer(variables, path) else None
+        outgoing = tuple(_name(reader, "kernel") for reader in readers)
+        found.append(Wiring(_name(path, "kernel"), bias, outgoing, units))
+    return tuple(found)
+
+
+def unit_activations(
+    network: nn.Module, wiring: tuple[Wiring, ...]
+) -> Callable[[Any, Array], tuple[Float[Array, "_ _"], ...]]:
+    """Return ``hidden(params, x)``: what reads each layer's units sees of them, (rows, units).
+
+    A row is an example or, of a convolutional layer, an example at a position.
+    """
+    readers = {layer.outgoing[0]: k for k, layer in enumerate(wiring)}
+
+    def hidden(params: Any, x: Array) -> tuple[Array, ...]:
+        seen: dict[int, Array] = {}
+
+        def heard(path: Path, call: _Call) -> None:
+            k = readers.get(_name(path, "kernel"))
+            if k is not None:
+                seen[k] = call.seen.reshape(-1, wiring[k].units)
+
+        with nn.intercept_methods(_listen(heard)):
+            network.apply(params, x)
+        return tuple(seen[k] for k in range(len(wiring)))
+
+    return hidden
+
+
+def leaf_paths(tree: Any) -> dict[str, Array]:
+    """Return the leaves of any pytree by their path, such as ``params/Dense_0/kernel``."""
+    flat, _ = jax.tree.flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
+
+
+def _add(shapes: dict[Path, Any], path: Path, made: Any) -> None:
+    if path in shapes:
+        raise ValueError(f"layer {'/'.join(path)} is used twice: its units have two sets of rows")
+    shapes[path] = made
+
+
+def _name(path: Path, leaf: str) -> str:
+    return "/".join(("params", *path, leaf))
+
+
+def _layer(variables: Any, path: Path) -> Any:
+    layer = variables["params"]
+    for part in path:
+        layer = layer[part]
+    return layer
+
+
+MIXING = {
+    "concatenate", "dot_general", "transpose", "gather", "rev", "sort", "conv_general_dilated"
+}  # fmt: skip
+"""Operations between two layers after which a unit is not where it was."""
+
+
+def _feeds(
+    network: nn.Module, variables: Any, inputs: Array, shapes: dict[Path, Any]
+) -> dict[Path, set[Path]]:
+    """Return for each layer those whose outputs reach its input without passing another layer.
+
+    Outputs are cut: each layer returns an input of the traced function instead of what it computes.
+    """
+    order = list(shapes)
+
+    def seen(made: list[Any], variables: Any, inputs: Any) -> list[Any]:
+        heard: dict[Path, Any] = {}
+        cut = dict(zip(order, made, strict=True))
+        with nn.intercept_methods(_listen(lambda path, call: heard.update({path: call.seen}), cut)):
+            network.apply(variables, inputs)
+        return [heard[path] for path in order]
+
+    made = [shapes[path] for path in order]
+    traced = jax.make_jaxpr(seen)(made, variables, inputs).jaxpr
+    sources: dict[Any, set[Path]] = {v: {p} for v, p in zip(traced.invars, order, strict=False)}
+    for eqn in traced.eqns:
+        read: set[Path] = set()
+        for atom in eqn.invars:
+            read |= set() if hasattr(atom, "val") else sources.get(atom, set())
+        mixes = {name for name in _primitives(eqn) if name in MIXING}
+        if read and mixes and math.prod(eqn.outvars[0].aval.shape) > 0:
+            raise ValueError(
+                f"the units of {', '.join('/'.join(path) for path in sorted(read))} pass through "
+                f"{', '.join(sorted(mixes))} on the way to the next layer: where they are there is "
+                "not known"
+            )
+        sources |= {variable: read for variable in eqn.outvars}
+    return {
+        path: sources.get(atom, set()) for path, atom in zip(order, traced.outvars, strict=True)
+    }
+
+
+def _primitives(eqn: Any) -> set[str]:
+    """Return the names of an operation and of those inside of it."""
+    found = {eqn.primitive.name}
+    for value in eqn.params.values():
+        inner = getattr(value, "jaxpr", value)
+        for other in getattr(inner, "eqns", ()):
+            found |= _primitives(other)
+    return found

@@ -36,6 +36,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from plasticity import configuration
+from plasticity.errors import Told
 from plasticity.runs import files
 
 S = TypeVar("S")
@@ -44,7 +45,7 @@ KEPT = 2
 """States kept a unit: if the newest is damaged, deleting it leaves one to go on from."""
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(Told, RuntimeError):
     """A work folder that cannot be resumed; the message says what to delete or to restore."""
 
 

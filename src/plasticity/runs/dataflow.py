@@ -15,7 +15,7 @@ from __future__ import annotations
 import enum
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -85,12 +85,21 @@ def _inputs_used(program: Program) -> list[bool]:
     return [id(variable) in read for variable in inner.invars]
 
 
+class _Sum(NamedTuple):
+    """An integer to which a constant is added."""
+
+    base: str
+    constant: np.ndarray
+    settings: str  # of the operation that adds
+
+
 class _Dataflow:
     """Hashes values; keeps what it wrote of each operation's settings, which loops visit often."""
 
     def __init__(self, of_callback: Callable[[Any], str]) -> None:
         self.of_callback = of_callback
         self.settings: dict[int, tuple[Any, str]] = {}  # the operation is kept, or its id is reused
+        self.sums: dict[str, _Sum] = {}  # by the hash of what they make
 
     def outputs(self, program: Program, inputs: Sequence[str]) -> list[str]:
         """Return the hashes of a program's outputs, from those of its inputs."""
@@ -122,8 +131,18 @@ class _Dataflow:
             return self.loop(params, operands)
         if id(eqn) not in self.settings:
             self.settings[id(eqn)] = eqn, self.written(params)
-        whole = _hash(name, self.settings[id(eqn)][1], operands)
+        text = self.settings[id(eqn)][1]
+        if name == "add" and hasattr(eqn.invars[1], "val") and _is_integer(eqn.invars[1].aval):
+            literal = np.asarray(eqn.invars[1].val, eqn.invars[1].aval.dtype)
+            return [self.sum(_Sum(operands[0], literal, text))]
+        whole = _hash(name, text, operands)
         return [_hash(whole, k) for k in range(len(eqn.outvars))]
+
+    def sum(self, found: _Sum) -> str:
+        """Return the hash of an integer plus a constant, and remember what it is the sum of."""
+        made = _hash(_hash("add", found.settings, [found.base, _literal(found.constant)]), 0)
+        self.sums[made] = found
+        return made
 
     def branches(self, branches: Sequence[Program], operands: list[str]) -> list[str]:
         """What is the same in every branch of a conditional does not depend on the condition."""
@@ -141,12 +160,14 @@ class _Dataflow:
         body, how = params["jaxpr"], (params["length"], params["reverse"])
         labels = self.refined(body, fixed, starts, slices)
         made = self.outputs(body, [*fixed, *labels, *slices])
-        ends = [
-            counted or _hash("scan", how, label)
-            for label, counted in zip(
-                labels, self.counted(body, consts, starts, params["length"]), strict=True
-            )
-        ]
+        ends = []
+        for start, label, after in zip(starts, labels, made, strict=False):
+            counted = self.sums.get(after)
+            if counted is not None and counted.base == label:
+                total = counted.constant * np.asarray(params["length"], counted.constant.dtype)
+                ends.append(self.sum(_Sum(start, total, counted.settings)))
+            else:
+                ends.append(_hash("scan", how, label))
         return ends + [_hash("stacked", how, y) for y in made[carried:]]
 
     def loop(self, params: Mapping[str, Any], operands: list[str]) -> list[str]:
@@ -170,34 +191,6 @@ class _Dataflow:
             ]
         return labels
 
-    def counted(
-        self, body: Program, consts: int, starts: list[str], length: int
-    ) -> list[str | None]:
-        """Return, for each carried integer to which the body adds a constant, its value at the end.
-
-        It is the hash of start + length · constant, as if it were added at once; else None.
-        """
-        inner = body.jaxpr
-        makers = {id(variable): eqn for eqn in inner.eqns for variable in eqn.outvars}
-        ends: list[str | None] = []
-        for k, start in enumerate(starts):
-            own, eqn = inner.invars[consts + k], makers.get(id(inner.outvars[k]))
-            counts = (
-                eqn is not None
-                and eqn.primitive.name == "add"
-                and eqn.invars[0] is own
-                and isinstance(eqn.invars[1], core.Literal)
-                and jnp.issubdtype(own.aval.dtype, jnp.integer)
-            )
-            if counts and eqn is not None:
-                step = eqn.invars[1]
-                total = _literal(np.asarray(int(step.val) * length, step.aval.dtype))
-                whole = _hash("add", self.written(eqn.params), [start, total])
-                ends.append(_hash(whole, 0))
-            else:
-                ends.append(None)
-        return ends
-
     def written(self, value: Any) -> str:
         """Write the settings of an operation so that equal ones are equal in every process."""
         if isinstance(value, Mapping):
@@ -220,6 +213,10 @@ class _Dataflow:
         if " at 0x" in text:
             raise NotImplementedError(f"a setting of a primitive without a stable text: {text}")
         return text
+
+
+def _is_integer(aval: Any) -> bool:
+    return bool(jnp.issubdtype(aval.dtype, jnp.integer))
 
 
 def _constant(array: Any) -> str:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from plasticity.errors import Told
 
-class ResultsError(RuntimeError):
+
+class ResultsError(Told, RuntimeError):
     """A run folder that cannot be written or believed; the message names the file and a way out."""
 
 

@@ -16,12 +16,13 @@ import numpy as np
 from tqdm import tqdm
 
 from plasticity import configuration
+from plasticity.errors import Told
 from plasticity.runs import checkpoints, files, pool
 from plasticity.runs.experiment import Experiment
 from plasticity.runs.pool import Unit
 
 
-class UnitsFailed(RuntimeError):
+class UnitsFailed(Told, RuntimeError):
     """Some units of a run failed; all others are kept."""
 
 

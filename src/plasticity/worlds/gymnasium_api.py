@@ -23,7 +23,8 @@ try:
     import gymnasium
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        "plasticity.worlds.gymnasium_api needs gymnasium: pip install gymnasium"
+        "plasticity.worlds.gymnasium_api needs gymnasium: "
+        "pip install gymnasium, or plasticity[atari]"
     ) from error
 
 IDS: dict[Variant, str] = {

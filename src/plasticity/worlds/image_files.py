@@ -26,6 +26,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from plasticity.errors import Told
+
 Dataset = Literal["mnist_5k", "mnist_train", "mnist_test", "cifar10_train", "cifar10_test"]
 DATASETS: tuple[Dataset, ...] = get_args(Dataset)
 UInt8 = npt.NDArray[np.uint8]
@@ -44,7 +46,7 @@ class Images(NamedTuple):
     source: dict[str, object]
 
 
-class DataError(RuntimeError):
+class DataError(Told, RuntimeError):
     """A set is missing, damaged or not what it claims; the message says how to provide it."""
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from plasticity import configuration
-from plasticity.agents import atari_agent, double_dqn, frame_replay
+from plasticity.agents import atari_agent, double_dqn, frame_replay, q_learning
 from plasticity.measure import curvature, gradients, inner_products, snapshot
 from plasticity.networks import architectures
 from plasticity.runs.results import Records
@@ -218,6 +218,10 @@ SCREENS = (80, 64, 48, 32, 16, 0)
 """How many steps ago the frames were that a run keeps of each agent, to be shown."""
 
 
+# The actions taken, and the targets of their values.
+Goals = tuple[Int[Array, " examples"], Float[Array, " examples"]]
+
+
 def look(
     config: Config, learner: double_dqn.Agent, state: double_dqn.State, key: Array
 ) -> dict[str, Array]:
@@ -229,15 +233,16 @@ def look(
     k = config.covariance_examples
     uniform = jax.random.uniform(pick_key, (max(k, config.examples),))
     batch = frame_replay.sample(state.buffer, uniform)
-    targets = double_dqn.targets(learner, state.params, state.target_params, batch)
-    seen, goals = double_dqn.frames_last(batch.observation), (batch.action, targets)
+    transitions = double_dqn.as_network(batch)
+    q_t = learner.values(state.target_params, transitions.following)
+    targets = q_learning.targets(learner, state.params, transitions, q_t)
+    seen, goals = transitions.observation, (batch.action, targets)
 
-    def each(found: architectures.Forward, goals: double_dqn.Goals) -> Float[Array, " examples"]:
-        return double_dqn.huber(learner, double_dqn.errors(found.output, goals))
+    def each(found: architectures.Forward, goals: Goals) -> Float[Array, " examples"]:
+        return learner.head.losses(found.output, *goals).loss
 
-    def loss(params: Any, batch: tuple[Array, double_dqn.Goals]) -> Float[Array, ""]:
-        found = double_dqn.errors(learner.apply(params, batch[0]), batch[1])
-        return jnp.mean(double_dqn.huber(learner, found))
+    def loss(params: Any, batch: tuple[Array, Goals]) -> Float[Array, ""]:
+        return jnp.mean(learner.head.losses(learner.apply(params, batch[0]), *batch[1]).loss)
 
     model = atari_agent.network(config, atari_agent.emulators(config).actions)
     first = jax.tree.map(lambda leaf: leaf[:k], (seen, goals))

@@ -202,9 +202,9 @@ def processes(config: Config, origin: Any, state: dqn.State) -> dict[str, Any]:
     found = {"agent": state.params}
     for scale in config.walk_scales:
         name = "walk" if scale == 1 else f"walk_x{scale:g}"
-        found[name] = optax.tree.add_scale(origin, scale, state.opt_state.whole)
+        found[name] = optax.tree.add_scale(origin, scale, state.learner.opt_state.whole)
     if config.walk_scales:
-        found["walk_per_tensor"] = optax.tree.add(origin, state.opt_state.per_tensor)
+        found["walk_per_tensor"] = optax.tree.add(origin, state.learner.opt_state.per_tensor)
     return found
 
 

@@ -4,6 +4,6 @@ from plasticity.chapters.interventions import judge, run
 from plasticity.chapters.probing import probed_agent
 
 EXPERIMENT = probed_agent.experiment(
-    __name__, run.Config, run.STUDIES, run.arms, run.SWEPT, judge.CLAIMS, advance=run.advance
+    __name__, run.Config, run.STUDIES, run.arms, run.SWEPT, judge.CLAIMS
 )
 """What it takes to run this chapter's experiment and to judge it."""

@@ -22,9 +22,12 @@ def agents(run: Run) -> pd.DataFrame:
 
     Beside the columns of `probed_agent.at_end` there are ``log_td_loss``, the logarithm of the
     largest TD loss of a single batch in all of training, and ``ever_diverged``: its parameters at
-    any probe, or its probe at the last one.
+    any probe, or its probe at the last one. In a search ``intervention`` is the learning rate, for
+    that is what its arms differ in: they are no agents to compare interventions with.
     """
     table = probed_agent.at_end(run.table, ["arm", *SWEPT, "seed"])
+    if run.config.get("search"):
+        table["intervention"] = table.learning_rate.map("{:g}".format)
     by_agent = run.table.groupby(["arm", "seed", "metric"]).value.max().unstack()
     index = pd.MultiIndex.from_frame(table[["arm", "seed"]])
     table["log_td_loss"] = np.log(by_agent.td_loss_max.reindex(index).to_numpy())

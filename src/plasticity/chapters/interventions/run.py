@@ -9,14 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
-
-import jax
+from typing import Any
 
 from plasticity import configuration
 from plasticity.agents import mdp_agent
-from plasticity.chapters.probing import probed_agent, two_hot_probe
-from plasticity.chapters.probing.probed_agent import State, World
+from plasticity.chapters.probing import probed_agent
 from plasticity.worlds import classification_mdp, image_files
 
 INTERVENTIONS: Mapping[str, Mapping[str, Any]] = {
@@ -47,8 +44,6 @@ class Config(probed_agent.Config):
     intervention: str = "none"
     # instead of the grid: agents without intervention under these learning rates, both outputs
     search: tuple[float, ...] = ()
-    # what a two-hot network is probed by: Eq. (4), or the cross-entropy that it learns by
-    probe_loss: Literal["squared", "own"] = "squared"
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
@@ -61,10 +56,6 @@ class Config(probed_agent.Config):
                 name in INTERVENTIONS,
                 f"interventions: {name!r} is none of {', '.join(INTERVENTIONS)}",
             )
-        configuration.require(
-            self.probe_loss == "squared" or self.probe_state == "fresh",
-            "probe_loss = 'own': needs probe_state = 'fresh'",
-        )
         configuration.require(
             all(rate > 0 for rate in self.search),
             f"search = {self.search}: learning rates must be above 0",
@@ -139,14 +130,6 @@ def arms(config: Config) -> dict[str, dict[str, Any]]:
                         arm = arm_name(variant, dataset, architecture, encoding, name)
                         found[arm] = base | {"intervention": name, **INTERVENTIONS[name]}
     return found
-
-
-def advance(config: Config, world: World, state: State) -> tuple[State, dict[str, jax.Array]]:
-    """Train until the next probe, probe, and take statistics."""
-    state, record = probed_agent.advance(config, world, state)
-    if config.probe_loss == "own" and config.encoding == "two_hot":
-        record |= two_hot_probe.record(config, world, state)
-    return state, record
 
 
 SWEPT = ("variant", "dataset", "architecture", "encoding", "intervention", "learning_rate")

@@ -20,7 +20,9 @@ import optax
 import pandas as pd
 
 from plasticity import configuration
-from plasticity.agents import optimizers
+from plasticity import learner as learning
+from plasticity.agents import optimizers, supervised
+from plasticity.learner import Learner, Taken
 from plasticity.measure import snapshot, units
 from plasticity.networks import architectures
 from plasticity.runs.results import Records
@@ -131,10 +133,14 @@ class World(NamedTuple):
 class State(NamedTuple):
     """Everything that a period hands to the next."""
 
-    params: Any
-    opt_state: Any
+    learner: Learner
     key: Array
     period: Int[Array, ""]
+
+    @property
+    def params(self) -> Any:
+        """The network's parameters."""
+        return self.learner.params
 
 
 def load(config: Config) -> tuple[World, dict[str, object]]:
@@ -182,8 +188,8 @@ def start(config: Config, world: World, key: Array) -> State:
     """Return fresh parameters and a fresh optimizer state; equal keys start equal in every arm."""
     init_key, run_key = jax.random.split(key)
     params = network(config).init(init_key, world.inputs[:1])
-    opt_state = optimizers.adam(config.learning_rate, config.adam).init(params)
-    return State(params, opt_state, run_key, jnp.zeros((), jnp.int32))
+    learner = learning.start(optimizers.adam(config.learning_rate, config.adam), params)
+    return State(learner, run_key, jnp.zeros((), jnp.int32))
 
 
 def advance(config: Config, world: World, state: State) -> tuple[State, dict[str, Array]]:
@@ -197,14 +203,15 @@ def advance(config: Config, world: World, state: State) -> tuple[State, dict[str
     labels = draw_labels(config, labels_key, world.labels)
     plain = config.steps_per_period - 2 * config.window
     # The traces cost a few reductions a step: only the steps around a switch pay for them.
-    carry, after = train(config, world.inputs, labels, state, keys[0], config.window, traced=True)
-    carry, _ = train(config, world.inputs, labels, carry, keys[1], plain)
-    carry, before = train(config, world.inputs, labels, carry, keys[2], config.window, traced=True)
-    record = evaluate(config, world.inputs, labels, carry.params, sample_key)
-    change = jax.tree.map(jnp.subtract, carry.params, state.params)
+    data = (world.inputs, labels)
+    learner, after = train(config, *data, state.learner, keys[0], config.window, traced=True)
+    learner, _ = train(config, *data, learner, keys[1], plain)
+    learner, before = train(config, *data, learner, keys[2], config.window, traced=True)
+    record = evaluate(config, *data, learner.params, sample_key)
+    change = jax.tree.map(jnp.subtract, learner.params, state.params)
     record["displacement"] = optax.tree.norm(change)
     record |= {name: jnp.concatenate([after[name], before[name]]) for name in after}
-    return carry._replace(period=state.period + 1), record
+    return State(learner, state.key, state.period + 1), record
 
 
 def draw_labels(
@@ -220,11 +227,11 @@ def train(
     config: Config,
     inputs: Float[Array, "images pixels"],
     labels: Int[Array, " images"],
-    state: State,
+    learner: Learner,
     key: Array,
     steps: int,
     traced: bool = False,
-) -> tuple[State, dict[str, Float[Array, " steps"]]]:
+) -> tuple[Learner, dict[str, Float[Array, " steps"]]]:
     """Take ``steps`` optimizer steps on minibatches; with ``traced`` also watch each of them.
 
     A trace holds the loss, the norm of the gradient, the norm of the update and the root mean
@@ -233,28 +240,22 @@ def train(
     optimizer = optimizers.adam(config.learning_rate, config.adam)
     batches = jax.random.randint(key, (steps, config.batch_size), 0, inputs.shape[0])
 
-    def loss(params: Any, batch: Int[Array, " batch"]) -> Float[Array, ""]:
+    def loss(params: Any, batch: Int[Array, " batch"]) -> tuple[Float[Array, ""], None]:
         logits = forward(config, params, inputs[batch]).output
-        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels[batch]))
+        each = optax.softmax_cross_entropy_with_integer_labels(logits, labels[batch])
+        return jnp.mean(each), None
 
-    def step(
-        carry: tuple[Any, Any], batch: Int[Array, " batch"]
-    ) -> tuple[tuple[Any, Any], dict[str, Array]]:
-        params, opt_state = carry
-        value, gradient = jax.value_and_grad(loss)(params, batch)
-        update, opt_state = optimizer.update(gradient, opt_state, params)
-        trace = {}
-        if traced:
-            trace = {
-                "step_loss": value,
-                "gradient_norm": optax.tree.norm(gradient),
-                "update_norm": optax.tree.norm(update),
-                "moment_ratio": optimizers.moment_ratio(opt_state, config.adam),
-            }
-        return (optax.apply_updates(params, update), opt_state), trace
+    def watch(taken: Taken, learner: Learner) -> dict[str, Array]:
+        if not traced:
+            return {}
+        return {
+            "step_loss": taken.loss,
+            "gradient_norm": optax.tree.norm(taken.gradient),
+            "update_norm": optax.tree.norm(taken.update),
+            "moment_ratio": optimizers.moment_ratio(learner.opt_state, config.adam),
+        }
 
-    (params, opt_state), trace = jax.lax.scan(step, (state.params, state.opt_state), batches)
-    return state._replace(params=params, opt_state=opt_state), trace
+    return supervised.train(optimizer, loss, learner, batches, watch=watch)
 
 
 def evaluate(

@@ -7,7 +7,7 @@ statistics are taken. Experiments differ in their arms, and in what they make of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -40,6 +40,8 @@ class Config(mdp_agent.AgentConfig):
     probe_steps: int = 2_000
     probe_batch_size: int = 32  # inputs; not in the paper
     probe_state: Literal["fresh", "carried"] = "fresh"  # of the optimizer; the paper allows both
+    # what a two-hot network is probed by: Eq. (4), or the cross-entropy that it learns by
+    probe_loss: Literal["squared", "own"] = "squared"
     keep_parameters: bool = False  # put those of the first seed into the bank, at every probe
     # curvature of the proxy loss (§4.2): its sharpness is logged in training and at every probe
     sharpness_every: int = 1_000  # optimizer steps
@@ -66,6 +68,10 @@ class Config(mdp_agent.AgentConfig):
         configuration.require(
             self.probe_steps % probe.WINDOW == 0,
             f"probe_steps = {self.probe_steps}: must be a multiple of {probe.WINDOW}",
+        )
+        configuration.require(
+            self.probe_loss == "squared" or self.probe_state == "fresh",
+            "probe_loss = 'own': needs probe_state = 'fresh'",
         )
 
 
@@ -94,16 +100,15 @@ def experiment(
     arms: Callable[[Any], Arms],
     swept: Iterable[str],
     claims: Mapping[str, Callable[[Run], Any]],
-    advance: Callable[..., Any] | None = None,
 ) -> Experiment:
     """Return the experiment that trains and probes these arms.
 
     ``swept`` names the fields in which arms differ: columns of the table beside arm and seed.
-    ``advance`` stands in for this module's own. The rest is what `Experiment` says.
+    The rest is what `Experiment` says.
     """
     return Experiment(
         module, config, studies, arms=arms, load=partial(load_arms, arms), shapes=shapes,
-        start=start, advance=advance or globals()["advance"], chunks=chunks, flops=flops,
+        start=start, advance=advance, chunks=chunks, flops=flops,
         summarize=partial(tidy, arms, tuple(swept)), claims=claims,
     )  # fmt: skip
 
@@ -199,12 +204,12 @@ def advance(config: Config, world: World, state: State) -> tuple[State, dict[str
     ``config.keep_parameters`` the parameters as ``params/<path>``.
     """
     images = world.images[mdp_agent.image_key(config)]
-    learner, happening = mdp_agent.agent(config), mdp_agent.event(config, images.shape[1:])
+    learner = mdp_agent.agent(config, images.shape[1:])
     batch, vector_key = proxy_batch(config, images, state.proxy_key)
     pieces = config.probe_every // config.sharpness_every
 
     def piece(state: dqn.State, _: None) -> tuple[dqn.State, tuple[dqn.Metrics, Array]]:
-        state, seen = dqn.train(learner, mdp, images, state, config.sharpness_every, happening)
+        state, seen = dqn.train(learner, mdp, images, state, config.sharpness_every)
         return state, (seen, sharpness(config, state.params, batch, vector_key))
 
     def train(state: dqn.State) -> tuple[dqn.State, dict[str, Array]]:
@@ -303,7 +308,6 @@ def proxy_losses(found: architectures.Forward, direction: Array) -> Float[Array,
 def probe_record(config: Config, world: World, state: dqn.State, key: Array) -> dict[str, Array]:
     """Probe the agent's network, by its own optimizer (§3.1)."""
     learner = mdp_agent.agent(config)
-    dropout = learner.learning
     found = probe.fit_all(
         learner.values,
         state.params,
@@ -311,8 +315,8 @@ def probe_record(config: Config, world: World, state: dqn.State, key: Array) -> 
         world.targets[mdp_agent.network_key(config)],
         learner.optimizer,
         key,
-        learning=dropout and (lambda params, x: learner.read(dropout(params, x))),
-        opt_state=state.opt_state if config.probe_state == "carried" else None,
+        objective=objective(config),
+        opt_state=state.learner.opt_state if config.probe_state == "carried" else None,
         steps=config.probe_steps,
         batch_size=config.probe_batch_size,
     )
@@ -322,6 +326,30 @@ def probe_record(config: Config, world: World, state: dqn.State, key: Array) -> 
         "curve": jnp.mean(found.curve, axis=0),
         "noise": jnp.mean(found.noise, axis=0),
     }
+
+
+def objective(config: Config) -> probe.Objective:
+    """Return what a probe descends: the squared error of values, or what the network learns by.
+
+    The paper does not say which. Of a two-hot network the gradient of Eq. (4) vanishes where the
+    softmax saturates, that of the cross-entropy to two-hot targets does not.
+    """
+    learner = mdp_agent.agent(config)
+
+    def squared(
+        params: Any, images: Array, goal: Float[Array, "batch actions"]
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        error = jnp.mean((learner.head.decode(learner.outputs(params, images)) - goal) ** 2)
+        return error, error
+
+    def own(
+        params: Any, images: Array, goal: Float[Array, "batch actions"]
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        logits = learner.outputs(params, images)
+        nats = -jnp.sum(learner.head.encode(goal) * jax.nn.log_softmax(logits), axis=-1)
+        return jnp.mean(nats), jnp.mean((learner.head.decode(logits) - goal) ** 2)
+
+    return own if config.probe_loss == "own" and config.encoding == "two_hot" else squared
 
 
 def reprobe(
@@ -349,10 +377,39 @@ def reprobe(
 
     def one(params: Any) -> dict[str, Array]:
         started = start(config, world, key)
-        return probe_record(config, world, started.agent._replace(params=params), started.probe_key)
+        learner = started.agent.learner._replace(params=params)
+        state = started.agent._replace(learner=learner)
+        return probe_record(config, world, state, started.probe_key)
 
     fits = jax.jit(partial(devices.map_lanes, one))(params)
     return {name: np.asarray(array) for name, array in fits.items()}
+
+
+def reprobe_run(
+    experiment: Experiment, run: Run, changes: Iterable[str], only: str | None = None
+) -> Iterator[str]:
+    """Probe the networks that a run kept, with ``changes`` of settings; yield a table for each arm.
+
+    Raises FileNotFoundError if it kept none, KeyError, naming what there is, for another arm.
+    """
+    config = configuration.from_dict(experiment.Config, run.config)
+    overrides = configuration.parse(type(config), changes)
+    if only is not None:
+        run.bank(only)  # names what there is, if not this
+    arms = [arm for arm in experiment.arms(config) if arm in run.banks() and only in (None, arm)]
+    if not arms:
+        raise FileNotFoundError(
+            f"{run.experiment}/{run.label} kept no parameters: nothing to probe"
+        )
+    for arm in arms:
+        arm_config = replace(experiment.arm(config, arm), **overrides)
+        world, _ = load([arm_config])
+        found = reprobe(arm_config, world, run.bank(arm), config.first_seed)
+        recorded = run.select(arm=arm, seed=config.first_seed, metric="probe_loss")
+        rows = [f"{arm}, seed {config.first_seed}", f"{'step':>10} {'recorded':>10} {'now':>10}"]
+        for step, was, now in zip(recorded.step, recorded.value, found["probe_loss"], strict=True):
+            rows.append(f"{step:10,} {was:10.4f} {now:10.4f}")
+        yield "\n".join(rows)
 
 
 ARRAYS = ("loss", "curve", "noise", "sharpness_trace")

@@ -1,0 +1,122 @@
+"""Deep Q-learning, whatever the environment and the buffer: values, targets, loss, one step.
+
+The agent of the classification MDPs (`plasticity.agents.dqn`) and that of Atari
+(`plasticity.agents.double_dqn`) are this agent in two training loops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from plasticity import learner as learning
+from plasticity.agents import losses
+from plasticity.cure import NONE, Cure
+from plasticity.learner import Learner, Taken
+from plasticity.networks.heads import Head, SquaredError
+from plasticity.shapes import Array, Float, Int
+
+REGRESSION = SquaredError()
+"""The head of Eq. (1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QLearning:
+    """Settings of an agent that learns action values, without those of its training loop."""
+
+    # (params, observations) → outputs, (batch, actions) or (batch, actions · bins): see `head`
+    apply: Callable[[Any, Array], Array]
+    optimizer: optax.GradientTransformation
+    discount: float = 0.99  # γ
+    batch_size: int = 32  # transitions
+    head: Head = REGRESSION  # what outputs say of values
+    double: bool = False  # double Q-learning: the online network chooses the target's action
+    # The network as the loss sees it, for example with dropout; None: as everybody sees it.
+    learning: Callable[[Any, Array], Array] | None = None
+    cure: Cure = NONE
+    # (params, observations) → the activations of each hidden layer, for events that look at units
+    hidden: Callable[[Any, Array], tuple[Array, ...]] | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for settings with which no agent can learn."""
+        if not 0 <= self.discount < 1:
+            raise ValueError(f"discount = {self.discount}: must lie in [0, 1)")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size = {self.batch_size}: must be above 0")
+
+    def outputs(self, params: Any, observations: Array) -> Array:
+        """Return what the loss is made of: outputs by action, with bins last if there are any."""
+        return self.head.shaped((self.learning or self.apply)(params, observations))
+
+    def values(self, params: Any, observations: Array) -> Float[Array, "batch actions"]:
+        """Return the action values Q(s, ·)."""
+        return self.read(self.apply(params, observations))
+
+    def read(self, found: Float[Array, "batch _"]) -> Float[Array, "batch actions"]:
+        """Return the action values that an output of the network stands for."""
+        return self.head.decode(self.head.shaped(found))
+
+    def activations(self, params: Any, observations: Array) -> tuple[Array, ...]:
+        """Return the activations of each hidden layer; none if the agent cannot tell."""
+        return () if self.hidden is None else self.hidden(params, observations)
+
+
+class Batch(NamedTuple):
+    """Transitions to learn from, observations as the network takes them."""
+
+    observation: Array
+    action: Int[Array, " batch"]
+    reward: Float[Array, " batch"]
+    following: Array  # the observation after it
+    ends: Float[Array, " batch"] | None = None  # 0 where nothing follows, else 1; None: always 1
+
+
+class Errors(NamedTuple):
+    """What the loss says beside its value."""
+
+    squared: Float[Array, ""]  # mean squared error of the values, which all heads share
+    value: Float[Array, ""]  # mean over the batch of the largest action value
+
+
+def learn(
+    agent: QLearning, learner: Learner, batch: Batch, q_t: Float[Array, "batch actions"]
+) -> tuple[Learner, Taken]:
+    """Take one optimizer step on the temporal-difference loss of Eq. (1).
+
+    ``q_t`` are the target network's values of ``batch.following``; ``Taken.aux`` is `Errors`.
+    """
+    target = targets(agent, learner.params, batch, q_t)
+
+    def objective(params: Any, batch: Batch) -> tuple[Float[Array, ""], Errors]:
+        return loss(agent, params, batch, target)
+
+    return learning.step(agent.optimizer, agent.cure, objective, learner, batch)
+
+
+def targets(
+    agent: QLearning, params: Any, batch: Batch, q_t: Float[Array, "batch actions"]
+) -> Float[Array, " batch"]:
+    """Return r + γ q_t(a), of the best action a by ``q_t`` or, if ``double``, by ``params``."""
+    discount: Any = agent.discount if batch.ends is None else agent.discount * batch.ends
+    over = None if batch.ends is None else 0
+    if agent.double:
+        selector = agent.values(params, batch.following)
+        return jax.vmap(losses.double_q_target, (0, over, 0, 0))(
+            batch.reward, discount, q_t, selector
+        )
+    return jax.vmap(losses.q_target, (0, over, 0))(batch.reward, discount, q_t)
+
+
+def loss(
+    agent: QLearning, params: Any, batch: Batch, target: Float[Array, " batch"]
+) -> tuple[Float[Array, ""], Errors]:
+    """Return the loss of a batch against the targets of its actions, and its `Errors`."""
+    q_tm1 = agent.outputs(params, batch.observation)
+    found = agent.head.losses(q_tm1, batch.action, target)
+    value = jnp.mean(agent.head.decode(q_tm1).max(axis=1))
+    return jnp.mean(found.loss), Errors(jnp.mean(found.squared), value)

@@ -1,0 +1,9 @@
+"""Errors whose message says what to do: the command line shows them without a traceback."""
+
+from __future__ import annotations
+
+
+class Told(Exception):
+    """An error that its message explains. ``status`` is what the command line exits with."""
+
+    status = 1

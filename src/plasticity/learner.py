@@ -1,0 +1,108 @@
+"""What learns, and the one optimizer step that every algorithm and every fit takes.
+
+::
+
+    learner = start(optimizer, cure, params, key)
+    learner, taken = step(optimizer, cure, loss, learner, batch)      # jit it, or scan over batches
+    learner = intervene(cure, key, learner, seen)                     # between steps, when due
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from plasticity.cure import NONE, Cure, Seen, is_due
+from plasticity.shapes import Array, Float, Int, Key
+
+Loss = Callable[[Any, Any], tuple[Float[Array, ""], Any]]
+"""(params, batch) → the loss and whatever else is wanted of it, None for nothing."""
+
+
+class Learner(NamedTuple):
+    """A network that learns, with all that changes while it does."""
+
+    params: Any  # any pytree, such as flax's variables
+    opt_state: Any
+    cure_state: Any  # () without a cure that has one
+    steps: Int[Array, ""]  # optimizer steps taken
+
+
+class Taken(NamedTuple):
+    """What a step saw, before it changed the parameters."""
+
+    loss: Float[Array, ""]  # without the cure's penalty
+    aux: Any  # what the loss returned beside its value
+    gradient: Any  # the penalty's included
+    update: Any  # that the optimizer made of it, as it was added to the parameters
+
+
+def start(
+    optimizer: optax.GradientTransformation,
+    params: Any,
+    cure: Cure = NONE,
+    key: Key[Array, ""] | None = None,
+    opt_state: Any = None,
+) -> Learner:
+    """Return a learner before its first step.
+
+    ``key`` is for cures that draw something at the start; ``opt_state`` is one to go on from,
+    instead of a fresh one. Raises ValueError if the cure needs a key and there is none.
+    """
+    if cure.init is not None and key is None:
+        raise ValueError(f"{cure.name} has a state of its own: it needs a key")
+    cure_state = () if key is None else cure.start(key, params)
+    state = optimizer.init(params) if opt_state is None else opt_state
+    return Learner(params, state, cure_state, jnp.zeros((), jnp.int32))
+
+
+def step(
+    optimizer: optax.GradientTransformation, cure: Cure, loss: Loss, learner: Learner, batch: Any
+) -> tuple[Learner, Taken]:
+    """Take one optimizer step on the loss of a batch, with a cure's penalty and projection.
+
+    Events are apart, `intervene`: they are rare, see activations and need a key. Jittable; any
+    ``params`` will do. Example::
+
+        def loss(params, batch):
+            return jnp.mean((network.apply(params, batch.x).output - batch.y) ** 2), None
+
+        learner, taken = step(optax.adam(1e-3), NONE, loss, learner, batch)
+    """
+    params, opt_state, cure_state, steps = learner
+
+    def total(params: Any) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Any]]:
+        value, aux = loss(params, batch)
+        if cure.penalty is None:
+            return value, (value, aux)
+        return value + cure.penalty(cure_state, params, aux), (value, aux)
+
+    (_, (value, aux)), gradient = jax.value_and_grad(total, has_aux=True)(params)
+    update, opt_state = optimizer.update(gradient, opt_state, params)
+    params = optax.apply_updates(params, update)
+    if cure.project is not None:
+        params = cure.project(cure_state, params)
+    return Learner(params, opt_state, cure_state, steps + 1), Taken(value, aux, gradient, update)
+
+
+def intervene(
+    cure: Cure, key: Key[Array, ""], learner: Learner, seen: Callable[[Learner], Seen]
+) -> Learner:
+    """Let the cure's event happen if it is due: every `Cure.every` steps, not before the first.
+
+    ``seen(learner)`` returns what the event sees; it is computed only when the event happens.
+    """
+    if cure.event is None:
+        return learner
+    event = cure.event
+    found: Learner = jax.lax.cond(
+        is_due(cure, learner),
+        lambda learner: event(key, learner, seen(learner)),
+        lambda learner: learner,
+        learner,
+    )
+    return found

@@ -1,0 +1,109 @@
+"""What the layers of any JAX network compute, without asking the network.
+
+A layer is a matrix product or convolution with parameters. What it reads, and its parameters did
+not come to alone, are the activations of the layer before it: after the nonlinearity, and after
+normalisation, pooling or dropout if there are any. So a network needs no hook and may be written in
+any framework: linen, NNX, Equinox, Haiku or plain functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+from plasticity.shapes import Array, Float
+
+LAYERS = ("dot_general", "conv_general_dilated")
+"""The operations that layers are made of."""
+
+CALLS = (
+    "jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "custom_jvp_call",
+    "custom_vjp_call", "custom_vmap_call",
+)  # fmt: skip
+"""Operations that call a program: they are looked into."""
+
+
+def of_layers(
+    apply: Callable[[Any, Any], Any], params: Any, x: Any
+) -> tuple[Float[Array, "batch _"], ...]:
+    """Return what each layer but the first reads of a batch, flattened, in order; jittable.
+
+    Products of activations with each other, as in attention, are no layers. What two layers read
+    alike, such as the queries and keys of attention, is returned once. Raises ValueError for a
+    network without hidden layers.
+
+    Example::
+
+        hidden = of_layers(lambda params, x: nn.Sequential(...).apply(params, x), params, images)
+        dead = [units.dead_units(layer) for layer in hidden]
+    """
+    closed = jax.make_jaxpr(apply)(params, x)
+    n_params = len(jax.tree.leaves(params))
+    inputs = [*jax.tree.leaves(params), *jax.tree.leaves(x)]
+    by_params = [True] * n_params + [False] * (len(inputs) - n_params)
+    reader = _Reader(len(jax.tree.leaves(x)[0]))
+    known = [
+        _Known(value, is_param, False) for value, is_param in zip(inputs, by_params, strict=True)
+    ]
+    reader.read(closed.jaxpr, closed.consts, known)
+    if not reader.found:
+        raise ValueError("the network has no hidden layer: nothing that a second layer reads")
+    return tuple(reader.found)
+
+
+class _Known:
+    """A value on the way: whether it is made of parameters alone, and whether layers made it."""
+
+    def __init__(self, value: Any, of_params: bool, of_layers: bool) -> None:
+        self.value, self.of_params, self.of_layers = value, of_params, of_layers
+
+
+class _Reader:
+    """Evaluates a traced network, and keeps what its layers read."""
+
+    def __init__(self, examples: int) -> None:
+        self.examples = examples
+        self.found: list[Array] = []
+        self.kept: list[Any] = []  # the very values, to leave out what is read twice
+
+    def read(self, program: Any, consts: Sequence[Any], inputs: Sequence[_Known]) -> list[_Known]:
+        """Evaluate a program and return its outputs."""
+        known: dict[Any, _Known] = dict(zip(program.invars, inputs, strict=True))
+        known |= {v: _Known(c, True, False) for v, c in zip(program.constvars, consts, strict=True)}
+
+        def look(atom: Any) -> _Known:
+            return _Known(atom.val, True, False) if hasattr(atom, "val") else known[atom]
+
+        for eqn in program.eqns:
+            read = [look(atom) for atom in eqn.invars]
+            known |= zip(eqn.outvars, self.evaluate(eqn, read), strict=True)
+        return [look(atom) for atom in program.outvars]
+
+    def evaluate(self, eqn: Any, read: Sequence[_Known]) -> list[_Known]:
+        """Evaluate one operation; if it is a layer, keep what it reads."""
+        if eqn.primitive.name in CALLS:
+            inner = next(
+                v for v in eqn.params.values() if isinstance(v, core.ClosedJaxpr | core.Jaxpr)
+            )
+            consts = getattr(inner, "consts", ())
+            return self.read(getattr(inner, "jaxpr", inner), consts, read)
+        is_layer = eqn.primitive.name in LAYERS and read[0].of_params != read[1].of_params
+        if is_layer:
+            (signal,) = (known for known in read[:2] if not known.of_params)
+            self.keep(signal)
+        made = eqn.primitive.bind(*(known.value for known in read), **eqn.params)
+        outputs = made if eqn.primitive.multiple_results else [made]
+        of_params = all(known.of_params for known in read)
+        behind = is_layer or any(known.of_layers for known in read)
+        return [_Known(value, of_params, behind) for value in outputs]
+
+    def keep(self, signal: _Known) -> None:
+        """Keep an activation that layers made, once."""
+        seen = any(signal.value is value for value in self.kept)
+        if signal.of_layers and not seen and signal.value.shape[:1] == (self.examples,):
+            self.kept.append(signal.value)
+            self.found.append(jnp.reshape(signal.value, (self.examples, -1)))
