@@ -226,11 +226,11 @@ def _probe(options: argparse.Namespace) -> None:
     """Probe the networks that a recorded run kept, under its own settings or under others."""
     name, _, label = options.run.strip("/").removeprefix("papermill_runs/").partition("/")
     chosen = experiment(name)
-    from plasticity.chapters.probing import probed_agent
+    from plasticity.chapters.probing import bank
     from plasticity.runs import results
 
     run = results.load(name, label or "laptop")
-    for told in probed_agent.reprobe_run(chosen, run, options.set, options.arm):
+    for told in bank.reprobe_run(chosen, run, options.set, options.arm):
         print(told)
 
 

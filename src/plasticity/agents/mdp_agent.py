@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -209,24 +209,29 @@ def cure(config: AgentConfig, shape: tuple[int, ...]) -> Cure:
     return NONE
 
 
-def network_key(config: AgentConfig) -> str:
-    """Return the name under which `World` keeps the targets that this network is probed with."""
-    sizes = {
-        "mlp": (config.mlp_width,),
-        "cnn": (config.channels, config.cnn_width, config.stride, config.padding),
-        "resnet": (config.resnet_width,),
-        "vit": (config.vit_width, config.vit_feed_forward, config.vit_heads),
-    }[config.architecture]
-    parts: list[object] = [config.dataset, config.n_images, config.architecture, *sizes]
-    if config.encoding == "two_hot":
-        parts += ["two_hot", config.bins, f"{config.value_low:g}", f"{config.value_high:g}"]
-    parts += [name for name in ("layer_norm", "spectral_norm") if getattr(config, name)]
-    return "-".join(map(str, parts))
+class ImageKey(NamedTuple):
+    """What images an agent sees."""
+
+    dataset: str
+    n_images: int
 
 
-def image_key(config: AgentConfig) -> str:
-    """Return the name under which `World` keeps the images of this arm."""
-    return f"{config.dataset}-{config.n_images}"
+class NetworkKey(NamedTuple):
+    """What decides a network's probe targets: its images, the module with every field, its head."""
+
+    images: ImageKey
+    network: nn.Module
+    head: heads.Head
+
+
+def image_key(config: AgentConfig) -> ImageKey:
+    """Return the key of the images of this arm, for all arms that share them."""
+    return ImageKey(config.dataset, config.n_images)
+
+
+def network_key(config: AgentConfig) -> NetworkKey:
+    """Return the key of the targets that this network is probed with."""
+    return NetworkKey(image_key(config), network(config), head(config))
 
 
 def multiplications(config: AgentConfig) -> float:

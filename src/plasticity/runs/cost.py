@@ -10,13 +10,9 @@ networks reach fewer operations a second than large ones would.
 from __future__ import annotations
 
 import heapq
-import json
 import math
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +20,7 @@ import jax.numpy as jnp
 import pandas as pd
 
 from plasticity import configuration
-from plasticity.runs import checkpoints
+from plasticity.runs import checkpoints, child, pool
 from plasticity.runs.experiment import Experiment, find
 from plasticity.runs.results import Run
 from plasticity.runs.units import compiled, load
@@ -100,25 +96,23 @@ def measure_on_a_core(experiment: Experiment, config: Any, seconds: float = SECO
         "config": configuration.to_dict(config),
         "seconds": seconds,
     }
-    path = os.pathsep.join([p for p in sys.path if p])
-    answer = subprocess.run(
-        [sys.executable, "-m", "plasticity.runs.cost"],
-        input=json.dumps(job), stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"}, text=True, check=False,
-    )  # fmt: skip
-    if answer.returncode:
-        raise RuntimeError(f"the process that was to be timed ended with {answer.returncode}")
-    return Rate(*json.loads(answer.stdout.splitlines()[-1]))
+    core = pool.usable_cores()[-1]
+    with child.start("plasticity.runs.cost:answer_rate", job, core=core) as process:
+        try:
+            return Rate(*child.hear(process))
+        except EOFError:
+            raise RuntimeError("the process that was to be timed died") from None
+        finally:
+            process.kill()
 
 
-def _answer() -> None:
-    """Time a job from standard input on one core, and write its `Rate` to standard output."""
-    job = json.loads(sys.stdin.readline())
-    if hasattr(os, "sched_setaffinity"):  # before jax counts the cores
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+def answer_rate(
+    job: Mapping[str, Any], receive: Callable[[], Any], answer: Callable[[Any], object]
+) -> None:
+    """Time a job in a child process, and answer its `Rate`."""
     experiment = find(job["experiment"])
-    config = configuration.from_dict(experiment.Config, job["config"])
-    print(json.dumps(measure(experiment, config, job["seconds"])))
+    config: Any = configuration.from_dict(experiment.Config, job["config"])
+    answer(measure(experiment, config, job["seconds"]))
 
 
 def of_run(experiment: Experiment, run: Run) -> Rate:
@@ -240,7 +234,3 @@ def table(shares: Mapping[str, Share], kind: str) -> pd.DataFrame:
         for figure, found in shares.items()
     ]
     return pd.DataFrame(rows)
-
-
-if __name__ == "__main__":
-    _answer()

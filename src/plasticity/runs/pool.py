@@ -6,14 +6,17 @@ done with the last. One that dies takes its unit with it and no other.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from plasticity.runs import child
+
+WORK = "plasticity.runs.worker:work"
+"""What a worker calls."""
 
 
 class Unit(NamedTuple):
@@ -49,7 +52,9 @@ def run(
     threads: list[threading.Thread] = []
     try:
         for core in cores:
-            processes.append(_spawn({**job, "core": core}, logs, lock))
+            log = logs / f"worker_{core}.log"
+            worker = child.start(WORK, dict(job), core=core, log=log, inherit=[lock])
+            processes.append(worker)
             arguments = (processes[-1], waiting, advanced, failed, stopping)
             threads.append(threading.Thread(target=_serve, args=arguments, daemon=True))
             threads[-1].start()
@@ -97,21 +102,6 @@ def usable_cores() -> list[int | None]:
     return [None] * (os.cpu_count() or 1)
 
 
-def _spawn(job: Mapping[str, Any], logs: Path, lock: int) -> subprocess.Popen[str]:
-    """Start a worker. It ends when its standard input does, so it never outlives this process."""
-    path = os.pathsep.join([p for p in sys.path if p])
-    with open(logs / f"worker_{job['core']}.log", "w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "plasticity.runs.worker"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
-            pass_fds=[lock], env={**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"},
-        )  # fmt: skip
-    assert process.stdin is not None
-    process.stdin.write(json.dumps(job) + "\n")
-    process.stdin.flush()
-    return process
-
-
 def _serve(
     process: subprocess.Popen[str],
     waiting: Waiting,
@@ -124,18 +114,15 @@ def _serve(
     A worker that this process killed because it is ``stopping`` has failed at nothing.
     """
     with process:
-        assert process.stdin is not None and process.stdout is not None
         arm = None
         while unit := waiting.take(arm):
             arm, last = unit.arm, 0
             try:
-                process.stdin.write(json.dumps(unit) + "\n")
-                process.stdin.flush()
-                answers = (json.loads(line) for line in process.stdout)
-                while "done" in (message := next(answers)):
+                child.tell(process, unit)
+                while "done" in (message := child.hear(process)):
                     advanced(message["done"] - last)
                     last = message["done"]
-            except (BrokenPipeError, StopIteration):
+            except (BrokenPipeError, EOFError):
                 if not stopping.is_set():
                     reason = "its worker died (out of memory?); see its log in the work folder"
                     failed(unit, reason)

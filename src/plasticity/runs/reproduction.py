@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from plasticity import configuration
-from plasticity.runs import checkpoints, driver, files, origin, results, units
+from plasticity.runs import driver, files, origin, results, units
 from plasticity.runs.experiment import Experiment
 from plasticity.runs.results import Run
 
@@ -87,10 +88,11 @@ def reproduce(
     recorded: Any = configuration.from_dict(experiment.Config, run.config)
     seeds = recorded.seeds if run.provenance["execution"]["batched"] else 1
     config = dataclasses.replace(recorded, seeds=seeds)
-    if checkpoints.digest(units.load(experiment, config)[0]) != run.provenance["world"]:
+    _, source = units.load(experiment, config)
+    if json.loads(json.dumps(source)) != run.provenance["data"]:
         raise NotReproduced(
-            f"{_name(run)}: the data differ. Today's code loads other images, labels or targets "
-            f"than the run had{_elsewhere(run.provenance, origin.environment())}. {_remedy(run)}"
+            f"{_name(run)}: the data differ. Today's code loads other images or labels than the "
+            f"run had{_elsewhere(run.provenance, origin.environment())}. {_remedy(run)}"
         )
     work = results.folder(run.experiment, label) / "reproducing"
     with driver.measured(

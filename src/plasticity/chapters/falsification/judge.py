@@ -16,7 +16,7 @@ from plasticity.chapters.falsification.run import (
     arms,
     optimizer_setting,
 )
-from plasticity.chapters.probing import probed_agent
+from plasticity.chapters.probing import tables
 from plasticity.measure import probe
 from plasticity.runs.results import Run
 
@@ -50,7 +50,7 @@ def at_end(run: Run, arm_names: list[str]) -> pd.DataFrame:
     with its learning rate. Diverged agents are in it, their values NaN and ``diverged`` 1.
     """
     rows = run.table[run.table.arm.isin(arm_names)]
-    last = probed_agent.at_end(rows, ["arm", *SWEPT, "seed"])
+    last = tables.at_end(rows, ["arm", *SWEPT, "seed"])
     last["setting"] = last.optimizer + ":" + last.learning_rate.map("{:g}".format)
     last["arm"] = pd.Categorical(last.arm, arm_names)  # in the order of the arms
     return last.sort_values(["arm", "seed"], ignore_index=True).astype({"arm": str})

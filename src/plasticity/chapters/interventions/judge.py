@@ -12,7 +12,7 @@ from plasticity import configuration, statistics
 from plasticity.chapters.claims import LEDGER, Condition, Verdict, decide
 from plasticity.chapters.interventions.run import CELL, SWEPT, Config
 from plasticity.chapters.printed import interventions
-from plasticity.chapters.probing import probed_agent
+from plasticity.chapters.probing import tables
 from plasticity.runs.results import Run
 from plasticity.statistics import Interval
 
@@ -20,12 +20,12 @@ from plasticity.statistics import Interval
 def agents(run: Run) -> pd.DataFrame:
     """Return one row an agent: its cell, every metric at the last probe, and what it lost.
 
-    Beside the columns of `probed_agent.at_end` there are ``log_td_loss``, the logarithm of the
+    Beside the columns of `tables.at_end` there are ``log_td_loss``, the logarithm of the
     largest TD loss of a single batch in all of training, and ``ever_diverged``: its parameters at
     any probe, or its probe at the last one. In a search ``intervention`` is the learning rate, for
     that is what its arms differ in: they are no agents to compare interventions with.
     """
-    table = probed_agent.at_end(run.table, ["arm", *SWEPT, "seed"])
+    table = tables.at_end(run.table, ["arm", *SWEPT, "seed"])
     if run.config.get("search"):
         table["intervention"] = table.learning_rate.map("{:g}".format)
     by_agent = run.table.groupby(["arm", "seed", "metric"]).value.max().unstack()

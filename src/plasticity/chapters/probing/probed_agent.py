@@ -7,7 +7,7 @@ statistics are taken. Experiments differ in their arms, and in what they make of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -15,15 +15,16 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 
-from plasticity import configuration, devices
+from plasticity import configuration
 from plasticity.agents import dqn, mdp_agent
+from plasticity.chapters.probing import tables
+from plasticity.chapters.probing.by_key import ByKey
 from plasticity.measure import curvature, gradients, inner_products, probe, snapshot
 from plasticity.networks import architectures
 from plasticity.runs import checkpoints
 from plasticity.runs.experiment import Arms, Experiment
-from plasticity.runs.results import Records, Run
+from plasticity.runs.results import Run
 from plasticity.shapes import Array, Float, Int
 from plasticity.worlds import classification_mdp, image_sets
 from plasticity.worlds.classification_mdp import MDP
@@ -78,9 +79,9 @@ class Config(mdp_agent.AgentConfig):
 class World(NamedTuple):
     """What training reads and never changes, for all arms of a run."""
 
-    images: Mapping[str, Float[Array, "images height width channels"]]  # by data set; standardised
-    labels: Mapping[str, Int[Array, " images"]]  # the true ones
-    targets: Mapping[str, Float[Array, "targets images actions"]]  # by `network_key`
+    images: ByKey  # of (images, height, width, channels), standardised, by `image_key`
+    labels: ByKey  # of (images,), the true ones, by `image_key`
+    targets: ByKey  # of (targets, images, actions), by `network_key`
 
 
 class State(NamedTuple):
@@ -109,7 +110,7 @@ def experiment(
     return Experiment(
         module, config, studies, arms=arms, load=partial(load_arms, arms), shapes=shapes,
         start=start, advance=advance, chunks=chunks, flops=flops,
-        summarize=partial(tidy, arms, tuple(swept)), claims=claims,
+        summarize=partial(tables.tidy, arms, tuple(swept)), claims=claims,
     )  # fmt: skip
 
 
@@ -124,9 +125,9 @@ def load(configs: Iterable[mdp_agent.AgentConfig]) -> tuple[World, dict[str, obj
     Targets are drawn here, on the host and once, because of what `plasticity.measure.probe.targets`
     says; agents that are not probed need none.
     """
-    images: dict[str, Any] = {}
-    labels: dict[str, Any] = {}
-    targets: dict[str, Any] = {}
+    images: dict[Any, Any] = {}
+    labels: dict[Any, Any] = {}
+    targets: dict[Any, Any] = {}
     sources: dict[str, dict[str, Any]] = {}
     for config in configs:
         name = mdp_agent.image_key(config)
@@ -135,7 +136,7 @@ def load(configs: Iterable[mdp_agent.AgentConfig]) -> tuple[World, dict[str, obj
             shape = found.pixels.shape
             images[name] = jnp.asarray(image_sets.standardise(found.pixels).reshape(shape))
             labels[name] = jnp.asarray(found.labels, jnp.int32)
-            sources[name] = found.source
+            sources["-".join(map(str, name))] = found.source
         key = mdp_agent.network_key(config)
         if isinstance(config, Config) and key not in targets:
             targets[key] = jnp.asarray(draw_targets(config, np.asarray(images[name])))
@@ -150,7 +151,7 @@ def load(configs: Iterable[mdp_agent.AgentConfig]) -> tuple[World, dict[str, obj
         "sets": sources,
         "images": checkpoints.digest((images, labels)),
     }
-    return World(images, labels, targets), source
+    return World(ByKey(images), ByKey(labels), ByKey(targets)), source
 
 
 def shapes(config: mdp_agent.AgentConfig) -> World:
@@ -166,7 +167,7 @@ def shapes(config: mdp_agent.AgentConfig) -> World:
     if isinstance(config, Config):
         drawn = array(config.n_targets, n, classification_mdp.STATES)
         targets[mdp_agent.network_key(config)] = drawn
-    return World(images, labels, targets)
+    return World(ByKey(images), ByKey(labels), ByKey(targets))
 
 
 def draw_targets(config: Config, images: np.ndarray) -> np.ndarray:
@@ -350,119 +351,6 @@ def objective(config: Config) -> probe.Objective:
         return jnp.mean(nats), jnp.mean((learner.head.decode(logits) - goal) ** 2)
 
     return own if config.probe_loss == "own" and config.encoding == "two_hot" else squared
-
-
-def reprobe(
-    config: Config, world: World, kept: Mapping[str, np.ndarray], seed: int
-) -> dict[str, np.ndarray]:
-    """Probe parameters from a run's bank again, with the minibatches of the agent's own seed.
-
-    ``kept`` is what `plasticity.runs.results.Run.bank` returns; what comes back is that of
-    `probe_record` with a leading axis of checkpoints, and under the run's own settings equal to
-    what it recorded. Raises ValueError if the parameters are not those of ``config``'s network, or
-    if it wants the carried optimizer state, which a bank does not hold.
-    """
-    if config.probe_state == "carried":
-        raise ValueError("a bank holds no optimizer state: probe it with a fresh one")
-    key = jax.random.key(seed)
-    expected = jax.jit(partial(start, config, world))(key).agent.params
-    wanted = {name: leaf.shape for name, leaf in named_leaves(expected).items()}
-    found = {name: array.shape[1:] for name, array in kept.items()}
-    if found != wanted:
-        raise ValueError(
-            f"the kept parameters {found} are not those of {mdp_agent.network_key(config)}"
-        )
-    leaves = [jnp.asarray(kept[name]) for name in wanted]
-    params = jax.tree.unflatten(jax.tree.structure(expected), leaves)
-
-    def one(params: Any) -> dict[str, Array]:
-        started = start(config, world, key)
-        learner = started.agent.learner._replace(params=params)
-        state = started.agent._replace(learner=learner)
-        return probe_record(config, world, state, started.probe_key)
-
-    fits = jax.jit(partial(devices.map_lanes, one))(params)
-    return {name: np.asarray(array) for name, array in fits.items()}
-
-
-def reprobe_run(
-    experiment: Experiment, run: Run, changes: Iterable[str], only: str | None = None
-) -> Iterator[str]:
-    """Probe the networks that a run kept, with ``changes`` of settings; yield a table for each arm.
-
-    Raises FileNotFoundError if it kept none, KeyError, naming what there is, for another arm.
-    """
-    config = configuration.from_dict(experiment.Config, run.config)
-    overrides = configuration.parse(type(config), changes)
-    if only is not None:
-        run.bank(only)  # names what there is, if not this
-    arms = [arm for arm in experiment.arms(config) if arm in run.banks() and only in (None, arm)]
-    if not arms:
-        raise FileNotFoundError(
-            f"{run.experiment}/{run.label} kept no parameters: nothing to probe"
-        )
-    for arm in arms:
-        arm_config = replace(experiment.arm(config, arm), **overrides)
-        world, _ = load([arm_config])
-        found = reprobe(arm_config, world, run.bank(arm), config.first_seed)
-        recorded = run.select(arm=arm, seed=config.first_seed, metric="probe_loss")
-        rows = [f"{arm}, seed {config.first_seed}", f"{'step':>10} {'recorded':>10} {'now':>10}"]
-        for step, was, now in zip(recorded.step, recorded.value, found["probe_loss"], strict=True):
-            rows.append(f"{step:10,} {was:10.4f} {now:10.4f}")
-        yield "\n".join(rows)
-
-
-ARRAYS = ("loss", "curve", "noise", "sharpness_trace")
-"""What of a record is not a scalar: kept as arrays."""
-
-
-def tidy(
-    arms: Callable[[Any], Arms], swept: tuple[str, ...], config: Config, records: Records
-) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """Return rows (arm, swept settings, seed, step, metric, value) and arrays of all agents.
-
-    Arrays are ``loss/<arm>`` (seeds, probes, targets), ``curve/<arm>`` and ``noise/<arm>`` (seeds,
-    probes, windows), ``sharpness_trace/<arm>`` (seeds, probes, moments), and for the bank
-    ``bank/<arm>/<path>`` (probes, ...), the parameters of the first seed.
-    """
-    changes = arms(config)
-    frames: list[pd.DataFrame] = []
-    stacks: dict[str, list[np.ndarray]] = {}
-    bank: dict[str, np.ndarray] = {}
-    for (arm, seed), record in records.items():
-        arm_config = replace(config, **changes[arm])
-        scalars = {k: v for k, v in record.items() if k not in ARRAYS and "/" not in k}
-        step = arm_config.probe_every * np.arange(len(record["probe_loss"]))
-        frame = pd.DataFrame({"step": step, **scalars}).melt("step", var_name="metric")
-        frame["value"] = frame.value.astype(np.float32)  # written with the digits that it has
-        frames.append(
-            frame.assign(arm=arm, seed=seed, **{n: getattr(arm_config, n) for n in swept})
-        )
-        for name in ARRAYS:
-            stacks.setdefault(f"{name}/{arm}", []).append(record[name])
-        if seed == config.first_seed:
-            kept = {k: v for k, v in record.items() if k.startswith("params/")}
-            bank |= {f"bank/{arm}/{name.removeprefix('params/')}": v for name, v in kept.items()}
-    columns = ["arm", *swept, "seed", "step", "metric", "value"]
-    table = pd.concat(frames, ignore_index=True)[columns]
-    return table, {name: np.stack(arrays) for name, arrays in stacks.items()} | bank
-
-
-def at_end(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Return one row an agent: ``keys``, every metric at the last probe, and what it lost.
-
-    ``table`` is that of `tidy`, ``keys`` are the columns that name an agent. ``plasticity_loss`` is
-    the probe loss at the end minus that before training, ``initial_loss``. Agents that diverged are
-    in it, their values NaN and ``diverged`` 1. Rows are in the order of the table.
-    """
-    wide = table.pivot(index=[*keys, "step"], columns="metric", values="value").reset_index()
-    wide = wide.sort_values("step", kind="stable")
-    first = wide.groupby(keys, sort=False).probe_loss.first().rename("initial_loss")
-    last = wide.groupby(keys, sort=False).tail(1).set_index(keys).join(first)
-    order = pd.MultiIndex.from_frame(table[keys].drop_duplicates())
-    last = last.loc[order].reset_index()
-    last["plasticity_loss"] = last.probe_loss - last.initial_loss
-    return last
 
 
 def flops(config: Config) -> float:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from plasticity import statistics
 from plasticity.chapters.claims import Condition, Verdict, decide
-from plasticity.chapters.probing import probed_agent
+from plasticity.chapters.probing import tables
 from plasticity.chapters.scaling.run import SWEPT
 from plasticity.runs.results import Run
 from plasticity.statistics import Interval
@@ -25,7 +25,7 @@ def agents(run: Run) -> pd.DataFrame:
     ``width`` counts units of a hidden layer of the MLP or channels of the CNN. An agent whose probe
     has no finite loss has diverged.
     """
-    table = probed_agent.at_end(run.table, ["arm", *SWEPT, "seed"])
+    table = tables.at_end(run.table, ["arm", *SWEPT, "seed"])
     return table.assign(width=table.mlp_width.where(table.architecture == "mlp", table.channels))
 
 
