@@ -66,26 +66,6 @@ def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = CONFIDENCE
     return mean_interval(first - second, confidence)
 
 
-def bootstrap_interval(
-    values: ArrayLike,
-    statistic: Callable[..., float] = np.median,
-    confidence: float = CONFIDENCE,
-    seed: int = 0,
-    resamples: int = 10_000,
-) -> Interval:
-    """Return any statistic of ``values`` with its percentile bootstrap interval (Efron 1979).
-
-    ``seed`` makes it reproducible. Too narrow for the mean of few seeds: see `mean_interval`.
-    """
-    sample = _sample(values)
-    result = stats.bootstrap(
-        (sample,), statistic, confidence_level=confidence, n_resamples=resamples,
-        method="percentile", rng=np.random.default_rng(seed),
-    )  # fmt: skip
-    low, high = result.confidence_interval
-    return Interval(float(statistic(sample)), float(low), float(high), sample.size)
-
-
 def sign_stability(
     table: pd.DataFrame,
     statistics: Sequence[str],

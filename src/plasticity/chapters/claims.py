@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 from plasticity.runs.results import Run
 from plasticity.statistics import Interval
 
+Side = Literal[">", "<"]
 Status = Literal["supported", "contradicted", "inconclusive", "not run"]
 
 
@@ -35,7 +36,7 @@ class Condition(NamedTuple):
 
     name: str
     measured: Interval
-    side: Literal[">", "<"]
+    side: Side
     threshold: float
 
     @property

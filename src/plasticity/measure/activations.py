@@ -13,18 +13,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend import core
 
+from plasticity import jaxprs
 from plasticity.shapes import Array, Float
 
 LAYERS = ("dot_general", "conv_general_dilated")
 """The operations that layers are made of."""
-
-CALLS = (
-    "jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "custom_jvp_call",
-    "custom_vjp_call", "custom_vmap_call",
-)  # fmt: skip
-"""Operations that call a program: they are looked into."""
 
 
 def of_layers(
@@ -85,10 +79,7 @@ class _Reader:
 
     def evaluate(self, eqn: Any, read: Sequence[_Known]) -> list[_Known]:
         """Evaluate one operation; if it is a layer, keep what it reads."""
-        if eqn.primitive.name in CALLS:
-            inner = next(
-                v for v in eqn.params.values() if isinstance(v, core.ClosedJaxpr | core.Jaxpr)
-            )
+        if (inner := jaxprs.called(eqn)) is not None:
             consts = getattr(inner, "consts", ())
             return self.read(getattr(inner, "jaxpr", inner), consts, read)
         is_layer = eqn.primitive.name in LAYERS and read[0].of_params != read[1].of_params

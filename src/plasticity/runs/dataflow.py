@@ -22,18 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from plasticity import jaxprs
+
 ROUNDS = 2
 """Refinements of what a loop carries.
 
 The first tells apart what is updated by different rules, such as Adam's two moments, which begin as
 equal zeros; the second what is updated from the wrong one of these.
 """
-
-CALLS = (
-    "jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "custom_jvp_call",
-    "custom_vjp_call", "custom_vmap_call",
-)  # fmt: skip
-"""Primitives that do nothing but call a program: its operations count as if they stood there."""
 
 Program = Any
 """A ``Jaxpr`` or ``ClosedJaxpr`` of `jax.extend.core`."""
@@ -120,8 +116,7 @@ class _Dataflow:
     def equation(self, eqn: Any, operands: list[str]) -> list[str]:
         """Return the hashes of what one operation makes."""
         name, params = eqn.primitive.name, eqn.params
-        if name in CALLS:
-            inner = next(v for v in params.values() if isinstance(v, core.ClosedJaxpr | core.Jaxpr))
+        if (inner := jaxprs.called(eqn)) is not None:
             return self.outputs(inner, operands)
         if name == "cond":
             return self.branches(params["branches"], operands)

@@ -2,7 +2,7 @@
 
 ::
 
-    games = atari.Environments("pong", 2)  # needs ale_py: pip install plasticity[atari]
+    games = atari.Environments("pong", 2)  # needs ale_py: pip install plasticity-companion[atari]
     seen = games.reset([0, 1])  # a seed each
     seen = games.step([0, 3])
 
@@ -251,7 +251,7 @@ class _Copy:
             from ale_py import vector_env
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                "the Atari games need ale_py and gymnasium: pip install plasticity[atari]"
+                "the Atari games need ale_py and gymnasium: pip install plasticity-companion[atari]"
             ) from error
         self._choices = preprocessing
         self._emulator = vector_env.AtariVectorEnv(

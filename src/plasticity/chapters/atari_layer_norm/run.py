@@ -144,7 +144,8 @@ def load(config: Config) -> tuple[tuple[()], dict[str, object]]:
     try:
         version = importlib.metadata.version("ale-py")
     except importlib.metadata.PackageNotFoundError:
-        raise DataError("the Atari games need ale_py: pip install plasticity[atari]") from None
+        message = "the Atari games need ale_py: pip install plasticity-companion[atari]"
+        raise DataError(message) from None
     return (), {
         "dataset": "Atari",
         "what": "games",

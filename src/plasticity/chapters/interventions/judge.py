@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from plasticity import configuration, statistics
-from plasticity.chapters.claims import LEDGER, Condition, Verdict, decide
+from plasticity.chapters.claims import LEDGER, Condition, Side, Verdict, decide
 from plasticity.chapters.interventions.run import CELL, SWEPT, Config
 from plasticity.chapters.printed import interventions
 from plasticity.chapters.probing import tables
@@ -150,85 +151,44 @@ def _verdict(claim_id: str, *conditions: Condition) -> Verdict:
     return decide(claim_id, *conditions) if conditions else Verdict(LEDGER[claim_id], "not run")
 
 
-def judge_two_hot(run: Run) -> Verdict:
-    """Judge two-hot-best: contradicted if it is worse than none in two or more architectures.
+@dataclass(frozen=True)
+class Contrasted:
+    """A judge: an intervention against none, in the change of the probe loss.
 
-    So the second worst architecture decides.
+    Called with a run it returns its verdict: the contrast must be below its ``threshold``, or
+    above, in every architecture; or, with ``second``, in the second worst or best of them, so that
+    "in two or more architectures" is what decides.
     """
-    found = contrasts(run, intervention="none", encoding="two_hot")
-    what = f"change, two-hot minus regression, second worst of {len(found)}"
-    conditions = [Condition(what, _second(found, worst=True), "<", 0.0)] if found else []
-    return _verdict("two-hot-best", *conditions)
 
+    claim: str
+    what: str
+    which: Mapping[str, Any]  # arguments of `contrasts`
+    side: Side = "<"
+    threshold: float = 0.0
+    second: Literal["worst", "best"] | None = None
+    but: str | None = None  # an architecture of which the claim does not speak
 
-def judge_shrink_and_perturb(run: Run) -> Verdict:
-    """Judge shrink-perturb-worst: contradicted if better than none in two or more architectures."""
-    found = contrasts(run, intervention="shrink_and_perturb")
-    what = f"change, shrink and perturb minus none, second best of {len(found)}"
-    conditions = [Condition(what, _second(found, worst=False), ">", 0.0)] if found else []
-    return _verdict("shrink-perturb-worst", *conditions)
-
-
-def judge_categorical(run: Run) -> Verdict:
-    """Judge shrink-perturb-categorical: under two-hot the change stays below .2."""
-    found = contrasts(
-        run, intervention="shrink_and_perturb", encoding="two_hot", against=("none", "two_hot")
-    )
-    return _verdict(
-        "shrink-perturb-categorical",
-        *(
-            Condition(f"two-hot, change, shrink and perturb minus none ({name})", value, "<", 0.2)
+    def __call__(self, run: Run) -> Verdict:
+        """Return what ``run`` says of the claim."""
+        found = {name: x for name, x in contrasts(run, **self.which).items() if name != self.but}
+        if self.second and found:
+            value = _second(found, worst=self.second == "worst")
+            found = {f", second {self.second} of {len(found)}": value}
+        else:
+            found = {f" ({name})": value for name, value in found.items()}
+        conditions = (
+            Condition(f"{self.what}{name}", value, self.side, self.threshold)
             for name, value in found.items()
-        ),
-    )
-
-
-def judge_weight_decay(run: Run) -> Verdict:
-    """Judge weight-decay-nothing: contradicted if clearly better than none in two or more.
-
-    That it does *nothing* no interval can show; supported would take it to be worse.
-    """
-    found = contrasts(run, intervention="weight_decay")
-    what = f"change, weight decay minus none, second best of {len(found)}"
-    conditions = [Condition(what, _second(found, worst=False), ">", 0.0)] if found else []
-    return _verdict("weight-decay-nothing", *conditions)
-
-
-def judge_reset(run: Run) -> Verdict:
-    """Judge reset-helps: resetting the last layer lowers the change outside of the CNN."""
-    found = contrasts(run, intervention="reset_last_layer")
-    return _verdict(
-        "reset-helps",
-        *(
-            Condition(f"change, reset minus none ({name})", value, "<", 0.0)
-            for name, value in found.items()
-            if name != "cnn"
-        ),
-    )
-
-
-def judge_layer_norm(run: Run) -> Verdict:
-    """Judge layer-norm-helps: it lowers the change in every architecture."""
-    found = contrasts(run, intervention="layer_norm")
-    return _verdict(
-        "layer-norm-helps",
-        *(
-            Condition(f"change, layer norm minus none ({name})", value, "<", 0.0)
-            for name, value in found.items()
-        ),
-    )
+        )
+        return _verdict(self.claim, *conditions)
 
 
 def judge_task(run: Run) -> Verdict:
     """Judge perturbing-hurts-task: accuracy on the hard (random-label) reward."""
-    found = contrasts(run, intervention="shrink_and_perturb", metric="accuracy", variant=hard(run))
-    return _verdict(
-        "perturbing-hurts-task",
-        *(
-            Condition(f"hard accuracy, shrink and perturb minus none ({name})", value, "<", 0.0)
-            for name, value in found.items()
-        ),
-    )
+    which = {"intervention": "shrink_and_perturb", "metric": "accuracy", "variant": hard(run)}
+    return Contrasted(
+        "perturbing-hurts-task", "hard accuracy, shrink and perturb minus none", which
+    )(run)
 
 
 def hard(run: Run) -> str:
@@ -304,14 +264,33 @@ def pareto(good: np.ndarray, bad: np.ndarray) -> np.ndarray:
     return np.asarray(~(as_good & better).any(axis=1))
 
 
-CLAIMS = {
-    "two-hot-best": judge_two_hot,
-    "shrink-perturb-worst": judge_shrink_and_perturb,
-    "shrink-perturb-categorical": judge_categorical,
-    "weight-decay-nothing": judge_weight_decay,
-    "reset-helps": judge_reset,
-    "layer-norm-helps": judge_layer_norm,
-    "perturbing-hurts-task": judge_task,
-    "td-loss-stability": judge_td_loss,
-}
+CLAIMS: dict[str, Callable[[Run], Verdict]] = {
+    judge.claim: judge
+    for judge in (
+        Contrasted(  # contradicted if it is worse than none in two or more
+            "two-hot-best", "change, two-hot minus regression",
+            {"intervention": "none", "encoding": "two_hot"}, second="worst",
+        ),
+        Contrasted(  # contradicted if it is better than none in two or more
+            "shrink-perturb-worst", "change, shrink and perturb minus none",
+            {"intervention": "shrink_and_perturb"}, ">", second="best",
+        ),
+        Contrasted(  # under two-hot it does no harm
+            "shrink-perturb-categorical", "two-hot, change, shrink and perturb minus none",
+            {"intervention": "shrink_and_perturb", "encoding": "two_hot",
+             "against": ("none", "two_hot")}, threshold=0.2,
+        ),
+        Contrasted(  # that it does *nothing* no interval can show; supported would be: worse
+            "weight-decay-nothing", "change, weight decay minus none",
+            {"intervention": "weight_decay"}, ">", second="best",
+        ),
+        Contrasted(
+            "reset-helps", "change, reset minus none", {"intervention": "reset_last_layer"},
+            but="cnn",
+        ),
+        Contrasted(
+            "layer-norm-helps", "change, layer norm minus none", {"intervention": "layer_norm"}
+        ),
+    )
+} | {"perturbing-hurts-task": judge_task, "td-loss-stability": judge_td_loss}  # fmt: skip
 """Each claim of the ledger that this experiment decides, with its judge."""
