@@ -8,11 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from plasticity import cli, configuration
 from plasticity.chapters.optimizer_instability import EXPERIMENT
-from plasticity.runs import checkpoints, cost, freshness, results
+from plasticity.runs import checkpoints, cost, freshness, notebooks, results
 
 TINY = [
     "--set", "n_images=50", "--set", "width=8", "--set", "batch_size=8",
@@ -78,7 +79,7 @@ def test_status_tells_how_far_an_unfinished_run_is(
     }
     checkpoints.open_header(work, header)
     folder = checkpoints.UnitFolder(work, "tuned", (0,))
-    folder.save(3, {"x": results.np.ones(2)}, [{"y": results.np.ones(1)}] * 3, 6.0)
+    folder.save(3, {"x": np.ones(2)}, [{"y": np.ones(1)}] * 3, 6.0)
     assert cli.main(["status"]) == 0
     told = capsys.readouterr().out
     # 3 of 12 chunks of one of 12 units took 6 s: 141 chunks of 2 s are left
@@ -213,4 +214,4 @@ def test_a_notebook_succeeded_only_if_every_cell_ran(
         for e in exceptions
     ]
     prose = {"cell_type": "markdown", "metadata": {}}
-    assert cli._ran_to_its_end({"cells": [*cells, prose]}) is succeeded
+    assert notebooks.ran_to_its_end({"cells": [*cells, prose]}) is succeeded

@@ -127,7 +127,9 @@ def test_versions_agree() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     declared = project()["version"]
     assert citation["version"] == declared
-    assert importlib.metadata.version("plasticity-companion") == declared, "run make test, or reinstall"
+    assert importlib.metadata.version("plasticity-companion") == declared, (
+        "run make test, or reinstall"
+    )
 
 
 def test_licences_agree() -> None:

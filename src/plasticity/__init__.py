@@ -16,6 +16,7 @@ used.
 
 from __future__ import annotations
 
+import pkgutil
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,7 @@ _WHERE = {
     "spectrum": ("plasticity.measure.curvature", "spectrum"),
     "step": ("plasticity.learner", "step"),
 }
-"""Where each public name is defined: module, and name there."""
+"""Where each public name is defined: module, and name there; None for a room with its modules."""
 
 
 def __getattr__(name: str) -> Any:
@@ -49,7 +50,11 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'plasticity' has no attribute {name!r}")
     module, member = _WHERE[name]
     found = import_module(module)
-    return found if member is None else getattr(found, member)
+    if member is not None:
+        return getattr(found, member)
+    for part in pkgutil.iter_modules(found.__path__):
+        import_module(f"{module}.{part.name}")
+    return found
 
 
 def __dir__() -> list[str]:

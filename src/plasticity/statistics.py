@@ -146,7 +146,7 @@ def human_normalised(score: ArrayLike, random: ArrayLike, human: ArrayLike) -> n
     """Return (score - random) / (human - random): 0 plays as a random player, 1 as a human one.
 
     The measure of Mnih et al. (2015), for scores of a game, or of many at once; those of the two
-    players are `plasticity.worlds.atari.atari_scores`. Raises ValueError where the human player is
+    players are `plasticity.worlds.atari.scores`. Raises ValueError where the human player is
     not the better one, for which it says nothing.
     """
     agent, low, high = (np.asarray(x, np.float64) for x in (score, random, human))

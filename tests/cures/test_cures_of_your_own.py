@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -207,6 +208,17 @@ def test_the_agent_of_atari_games_trains_with_both() -> None:
     count, _ = state.learner.cure_state
     assert int(count) == updates // 3
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.params))
+
+
+def test_contributing_shows_these_two_in_25_lines(repository: Path) -> None:
+    text = (repository / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    shown = text.partition("```python\n")[2].partition("```")[0]
+    assert len([line for line in shown.splitlines() if line]) <= 25
+    names: dict[str, Any] = {"jax": jax, "jnp": jnp, "optax": optax, "Cure": Cure, "slots": slots}
+    exec(shown, names)
+    cure = combined(names["renew_quiet"](WIRING, fresh, ADAM, 8), names["towards_start"](1e-2))
+    (learner, losses), (same, ours) = fit(cure), fit(both(WIRING, fresh, ADAM, every=8))
+    jax.tree.map(np.testing.assert_array_equal, (losses, learner), (ours, same))
 
 
 def test_no_file_of_the_package_knows_these_cures(repository: Any) -> None:

@@ -87,6 +87,6 @@ def test_a_process_of_its_own_answers_the_same() -> None:
 
 def test_a_process_that_fails_says_so(capfd: pytest.CaptureFixture[str]) -> None:
     lost = dataclasses.replace(toy.EXPERIMENT, module="no_such_module")
-    with pytest.raises(RuntimeError, match="ended with 1"):
+    with pytest.raises(RuntimeError, match="died"):
         cost.measure_on_a_core(lost, toy.Config(), seconds=1e-9)
     assert "no_such_module" in capfd.readouterr().err

@@ -73,14 +73,16 @@ def forget() -> None:
         cached.cache_clear()
 
 
-PARTS = ("arms", "load", "shapes", "start", "advance", "chunks", "flops", "summarize")
+PARTS = (
+    "Config", "arms", "load", "shapes", "start", "advance", "chunks", "flops", "summarize"
+)  # fmt: skip
 
 
 def experiment(module: str) -> Experiment:
     """Return an experiment of those parts that a module has."""
     found: Any = importlib.import_module(module)
     parts: dict[str, Any] = {name: getattr(found, name, None) for name in PARTS}
-    return Experiment(module, getattr(found, "Config", None), {}, **parts)
+    return Experiment(module, studies={}, **parts)
 
 
 def digest(module: str = "probed.main") -> str:

@@ -200,7 +200,7 @@ def hard(run: Run) -> str:
 def judge_td_loss(run: Run) -> Verdict:
     """Judge td-loss-stability: layer norm and two-hot lower the largest TD loss of training.
 
-    The squared error of values under either output (`plasticity.agents.dqn.learn`).
+    The squared error of values under either output (`plasticity.agents.q_learning.learn`).
     """
     compared = {
         "layer norm": contrasts(run, intervention="layer_norm", metric="log_td_loss"),
