@@ -20,8 +20,10 @@ from agent_task import CHECK_PERIOD, PROBE_CHECK_STEPS, Case, Settings, World
 from task import CHECK_STEPS, in_double
 
 from plasticity import devices
-from plasticity.agents import dqn, losses, mdp_agent, optimizers, replay
+from plasticity import learner as learning
+from plasticity.agents import dqn, mdp_agent, optimizers, q_learning, replay
 from plasticity.chapters.probing import probed_agent
+from plasticity.learner import Learner
 from plasticity.measure import probe
 from plasticity.worlds import classification_mdp
 
@@ -130,8 +132,8 @@ class Agents:
             ]
         for k in range(self.agents):  # training donates its state: copies
             params, target = (jax.tree.map(jnp.copy, self.params) for _ in range(2))
-            opt_state = self.agent.optimizer.init(params)
-            states[k] = states[k]._replace(params=params, target_params=target, opt_state=opt_state)
+            learner = learning.start(self.agent.optimizer, params)
+            states[k] = states[k]._replace(learner=learner, target_params=target)
         self.state = states[0]
         if self.agents > 1:
             self.state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
@@ -176,7 +178,7 @@ class Updates(Agents):
     def __init__(self, case: Case, world: World, native: bool = False) -> None:
         self.native = native  # XLA's own convolution
         super().__init__(case, world)
-        self.update = jax.jit(self.updates, static_argnums=0, donate_argnums=(2, 4))
+        self.update = jax.jit(self.updates, static_argnums=0, donate_argnums=2)
         count = np.random.default_rng(SEED)
         shape = (case.block, case.batch_size)
         self.batches = dqn.Transition(
@@ -188,25 +190,24 @@ class Updates(Agents):
 
     @staticmethod
     def updates(
-        agent: dqn.Agent, images: Any, params: Any, target: Any, opt_state: Any, batches: Any
-    ) -> tuple[Any, Any]:
-        def step(carry: Any, batch: dqn.Transition) -> tuple[Any, None]:
-            q_t = agent.values(target, images[batch.following])
-            goals = jax.vmap(losses.q_target, (0, None, 0))(batch.reward, agent.discount, q_t)
-            seen = images[batch.observation]
-            params, opt_state, _ = dqn.learn(agent, *carry, seen, batch.action, goals)
-            return (params, opt_state), None
+        agent: dqn.Agent, images: Any, learner: Learner, target: Any, batches: dqn.Transition
+    ) -> Learner:
+        def step(learner: Learner, chosen: dqn.Transition) -> tuple[Learner, None]:
+            seen, led = images[chosen.observation], images[chosen.following]
+            batch = q_learning.Batch(seen, chosen.action, chosen.reward, led)
+            learner, _ = q_learning.learn(agent, learner, batch, agent.values(target, led))
+            return learner, None
 
-        return jax.lax.scan(step, (params, opt_state), batches)[0]
+        return jax.lax.scan(step, learner, batches)[0]
 
     def take(self, batches: dqn.Transition) -> None:
         state = self.state
         on_cpu = mock.patch.object(devices, "is_cpu", return_value=False)
         with on_cpu if self.native else contextlib.nullcontext():
-            params, opt_state = self.update(
-                self.agent, self.images, state.params, state.target_params, state.opt_state, batches
+            learner = self.update(
+                self.agent, self.images, state.learner, state.target_params, batches
             )
-        self.state = state._replace(params=params, opt_state=opt_state)
+        self.state = state._replace(learner=learner)
         jax.block_until_ready(self.state)
 
     def block(self) -> int:

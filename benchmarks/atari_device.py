@@ -16,7 +16,6 @@ import argparse
 import contextlib
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +30,7 @@ from atari_task import Case
 from rounds import beginning, record, say
 
 from plasticity.agents import atari_agent
+from plasticity.runs import child
 from plasticity.worlds import atari, atari_callback
 
 HERE = Path(__file__).parent
@@ -85,9 +85,10 @@ class Calls(atari_jax.Jitted):
             return super().block()
 
 
-def serve(sizes: Sizes, agents: int) -> None:
-    """Compile, say how long that took, then take turns as standard input asks for them."""
-    began = perf_counter()
+def serve(job: Any, receive: Callable[[], Any], answer: Callable[[Any], None]) -> None:
+    """Compile, say how long that took, then take turns; `plasticity.runs.child` calls this."""
+    agents, toy = job
+    sizes, began = TOY if toy else Sizes(), perf_counter()
     world = atari_jax.make_world(sizes.case)
     several = sizes.case._replace(environments=agents)
     contenders: dict[str, Any] = {
@@ -97,9 +98,9 @@ def serve(sizes: Sizes, agents: int) -> None:
     }
     for contender in contenders.values():
         contender.block()
-    print(perf_counter() - began, flush=True)
-    for kind in map(str.strip, sys.stdin):
-        print(rate(contenders[kind].block, sizes.seconds), flush=True)
+    answer(perf_counter() - began)
+    while True:
+        answer(rate(contenders[receive()].block, sizes.seconds))
 
 
 def rate(block: Callable[[], int], seconds: float) -> float:
@@ -116,11 +117,11 @@ def rate(block: Callable[[], int], seconds: float) -> float:
 @contextlib.contextmanager
 def processes(agents: int, count: int, toy: bool) -> Iterator[list[subprocess.Popen[str]]]:
     """Start so many processes, and wait until all are ready; end them when the caller is done."""
-    order = [sys.executable, __file__, "--agents", str(agents), *(["--toy"] if toy else [])]
+    own = {"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "")}  # whatever jax runs on
     with contextlib.ExitStack() as stack:
         started = [
             stack.enter_context(
-                subprocess.Popen(order, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+                child.start("atari_device:serve", [agents, toy], environment=own, path=[HERE])
             )
             for _ in range(count)
         ]
@@ -135,19 +136,16 @@ def processes(agents: int, count: int, toy: bool) -> Iterator[list[subprocess.Po
 
 def answer(process: subprocess.Popen[str]) -> float:
     """Return the number that a process says. Raises RuntimeError if it ended instead."""
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line:
-        raise RuntimeError(f"a process ended with {process.wait()}: see above")
-    return float(line)
+    try:
+        return float(child.hear(process))
+    except EOFError:
+        raise RuntimeError(f"a process ended with {process.wait()}: see above") from None
 
 
 def turn(working: list[subprocess.Popen[str]], kind: str) -> float:
     """Let these work at the same time; return their frames a second, all together."""
     for process in working:
-        assert process.stdin is not None
-        process.stdin.write(kind + "\n")
-        process.stdin.flush()
+        child.tell(process, kind)
     return sum(answer(process) for process in working)
 
 
@@ -208,16 +206,12 @@ def measure(sizes: Sizes, toy: bool) -> tuple[list[dict[str, float]], dict[str, 
 
 
 def main() -> None:
-    """Measure, record, print; or be one of the processes."""
+    """Measure, record, print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--toy", action="store_true", help="tiny, one turn: does it work at all?")
     parser.add_argument("--output", type=Path, default=HERE, help="folder to write to")
-    parser.add_argument("--agents", type=int, help="be a process of so many agents")
     options = parser.parse_args()
     sizes = TOY if options.toy else Sizes()
-    if options.agents:
-        serve(sizes, options.agents)
-        return
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # all share the device's memory
     begun = beginning(["ale-py"])
     rows, failed = measure(sizes, options.toy)

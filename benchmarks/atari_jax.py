@@ -18,6 +18,7 @@ import numpy as np
 from atari_task import CHECK_PERIOD, STACK, Case, Settings, World, batch_type
 from task import CHECK_STEPS, in_double
 
+from plasticity import learner as learning
 from plasticity.agents import atari_agent, double_dqn, frame_replay
 from plasticity.worlds import atari, atari_callback
 
@@ -210,10 +211,10 @@ class Learner:
         params = initialise(self.config, self.games.actions)
         self.params = jax.tree.structure(params).unflatten(map(jnp.asarray, world.params))
 
-    def fresh(self) -> tuple[Any, Any, Any]:
-        """Return parameters, those of the target, and the optimizer's state: copies to donate."""
+    def fresh(self) -> tuple[learning.Learner, Any]:
+        """Return a learner before its first step and the target's parameters: copies to donate."""
         params, target = (jax.tree.map(jnp.copy, self.params) for _ in range(2))
-        return params, target, self.agent.optimizer.init(params)
+        return learning.start(self.agent.optimizer, params), target
 
 
 class Agents(Learner):
@@ -270,9 +271,9 @@ class Agents(Learner):
         networks = each[0]
         if self.agents > 1:
             networks = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
-        params, target, opt_state = networks
+        learner, target = networks
         state, emulators = self.state
-        state = state._replace(params=params, target_params=target, opt_state=opt_state)
+        state = state._replace(learner=learner, target_params=target)
         self.state = jax.block_until_ready((state, emulators))
 
     def block(self) -> int:
@@ -295,28 +296,25 @@ class Updates(Learner):
 
     def __init__(self, case: Case, world: World) -> None:
         super().__init__(case, world)
-        self.run = jax.jit(self.updates, static_argnums=0, donate_argnums=(1, 3))
+        self.run = jax.jit(self.updates, static_argnums=0, donate_argnums=1)
         self.batches = as_batches(random_batches(case, self.games.actions))
         self.reset()
 
     @staticmethod
     def updates(
-        agent: double_dqn.Agent, params: Any, target: Any, opt_state: Any, batches: Any
-    ) -> tuple[Any, Any]:
-        def step(carry: Any, batch: frame_replay.Batch) -> tuple[Any, None]:
-            params, opt_state, _ = double_dqn.learn(agent, carry[0], target, carry[1], batch)
-            return (params, opt_state), None
+        agent: double_dqn.Agent, learner: learning.Learner, target: Any, batches: Any
+    ) -> learning.Learner:
+        def step(learner: Any, batch: frame_replay.Batch) -> tuple[Any, None]:
+            return double_dqn.learn(agent, learner, target, batch)[0], None
 
-        return jax.lax.scan(step, (params, opt_state), batches)[0]
+        return jax.lax.scan(step, learner, batches)[0]
 
     def reset(self) -> None:
-        self.learned, self.target, self.opt_state = self.fresh()
+        self.learner, self.target = self.fresh()
 
     def take(self, batches: frame_replay.Batch) -> None:
-        self.learned, self.opt_state = self.run(
-            self.agent, self.learned, self.target, self.opt_state, batches
-        )
-        jax.block_until_ready(self.learned)
+        self.learner = self.run(self.agent, self.learner, self.target, batches)
+        jax.block_until_ready(self.learner)
 
     def block(self) -> int:
         self.take(self.batches)
@@ -326,8 +324,8 @@ class Updates(Learner):
         self.reset()
         for part in np.split(given, len(given) // CHECK_PERIOD):
             self.take(as_batches(part))
-            self.target = jax.tree.map(jnp.copy, self.learned)
-        return [np.asarray(leaf) for leaf in jax.tree.leaves(self.learned)]
+            self.target = jax.tree.map(jnp.copy, self.learner.params)
+        return [np.asarray(leaf) for leaf in jax.tree.leaves(self.learner.params)]
 
 
 def random_batches(case: Case, actions: int) -> np.ndarray:

@@ -1,18 +1,14 @@
 """One contender of a benchmark: a process of its own that works only when it is told to.
 
-It reads one JSON document a line from standard input, first what it is, then what to do, and
-answers each on standard output. Between two turns it waits in a read and should take no core;
-what it takes all the same it reports.
+It is told first what it is, then what to do, and answers each order. Between two turns it waits and
+should take no core; what it takes all the same it reports.
 """
 
 from __future__ import annotations
 
 import importlib
-import json
-import os
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from types import ModuleType
 from typing import Any
@@ -34,8 +30,6 @@ class Server:
     def obey(self, order: Mapping[str, Any]) -> dict[str, Any]:
         """Become somebody, prepare a case, train for a check, or take a turn; return the answer."""
         if order["do"] == "start":
-            if order["core"] is not None:
-                os.sched_setaffinity(0, {order["core"]})  # before any library counts the cores
             # What the contender needs, and nothing that it does not.
             self.entry = ENTRIES[order["contender"]]
             self.module = importlib.import_module(self.entry.module)
@@ -57,25 +51,19 @@ class Server:
         return {"steps_per_second": turn(self.tasks[case], order["seconds"])}
 
 
-def main() -> None:
-    """Serve until standard input ends."""
-    # Libraries print to standard output as they like; the answers get a descriptor of their own.
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
+def serve(job: Any, receive: Callable[[], Any], answer: Callable[[Any], None]) -> None:
+    """Obey one order after another; `plasticity.runs.child` calls this."""
     server = Server()
     answered = time.process_time()
-    for line in sys.stdin:
+    while True:
+        order = receive()
         # What was computed since the last answer disturbed the others' measurements.
         idle = time.process_time() - answered
         try:
-            answer = server.obey(json.loads(line))
+            found = server.obey(order)
         except Exception as error:
-            answer = {
+            found = {
                 "failed": f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             }
         answered = time.process_time()
-        answers.write(json.dumps(answer | {"idle_cpu_seconds": idle}) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+        answer(found | {"idle_cpu_seconds": idle})

@@ -29,6 +29,7 @@ import speed
 from table import Entry
 from task import TOLERANCE, Case, distance, read_world, write_world
 
+from plasticity.runs import child
 from plasticity.runs.files import write_atomically
 from plasticity.runs.origin import environment, now
 
@@ -63,41 +64,25 @@ class Contender:
         cores: list[int | None] = [None]
         if entry.pinned:
             cores = list(sorted(os.sched_getaffinity(0)))  # as `plasticity.runs.driver` does
-        environment = {
-            **os.environ,
-            "JAX_PLATFORMS": "cpu",
-            "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
-        }
-        self.processes = []
-        for core in cores:
-            with open(folder / f"{self.name}_{core}.log", "w") as log:
-                process = subprocess.Popen(
-                    [sys.executable, str(HERE / "contender.py")],
-                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
-                    env=environment,
-                )  # fmt: skip
-            self.processes.append(process)
-            self._send(process, {"do": "start", "contender": self.name, "core": core})
-
-    @staticmethod
-    def _send(process: subprocess.Popen[str], message: Mapping[str, Any]) -> None:
-        assert process.stdin is not None
-        process.stdin.write(json.dumps(message) + "\n")
-        process.stdin.flush()
+        self.processes = [
+            child.start(
+                "contender:serve", None, core=core, log=folder / f"{self.name}_{core}.log",
+                environment={"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}, path=[HERE],
+            )
+            for core in cores
+        ]  # fmt: skip
+        for process in self.processes:
+            child.tell(process, {"do": "start", "contender": self.name})
 
     def ask(self, do: str, case: Case, **details: Any) -> dict[str, Any]:
         """Give one order to every process; return the sums of their answers, or what failed."""
         for process in self.processes:
-            self._send(process, {"do": do, "case": case, **details})
+            child.tell(process, {"do": do, "case": case, **details})
         return self.answer()
 
     def answer(self) -> dict[str, Any]:
         """Return the sums of the answers to the last order, or what failed."""
-        answers = []
-        for process in self.processes:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            answers.append(json.loads(line) if line else {"failed": "its process died"})
+        answers = [self._hear(process) for process in self.processes]
         for answer in answers:
             if "failed" in answer:
                 return answer
@@ -105,9 +90,16 @@ class Contender:
 
     def check(self, case: Case, double: bool, **files: str) -> dict[str, Any]:
         """Let the first process, whose work the others repeat, do what is checked."""
-        self._send(self.processes[0], {"do": "check", "case": case, "double": double, **files})
-        line = self.processes[0].stdout.readline()  # type: ignore[union-attr]
-        answer: dict[str, Any] = json.loads(line) if line else {"failed": "its process died"}
+        order = {"do": "check", "case": case, "double": double, **files}
+        child.tell(self.processes[0], order)
+        return self._hear(self.processes[0])
+
+    @staticmethod
+    def _hear(process: subprocess.Popen[str]) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = child.hear(process)
+        except EOFError:
+            return {"failed": "its process died"}
         return answer
 
     def close(self) -> None:

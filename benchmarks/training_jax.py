@@ -12,9 +12,11 @@ import numpy as np
 from task import CHECK_STEPS
 from training_task import Case, World
 
+from plasticity import learner as learning
 from plasticity.agents import optimizers
 from plasticity.chapters.optimizer_instability import run as optimizer_instability
-from plasticity.chapters.optimizer_instability.run import Config, State, train
+from plasticity.chapters.optimizer_instability.run import Config, train
+from plasticity.learner import Learner
 from plasticity.worlds import image_sets
 
 SEED = 0
@@ -52,7 +54,7 @@ def given(case: Case, world: World) -> np.ndarray:
 
 
 class Scan:
-    """`train` compiled as the driver does: static settings, data as arguments, donated state."""
+    """`train` compiled as the driver does: static settings, data as arguments, donated learner."""
 
     seeds = 1
 
@@ -67,17 +69,17 @@ class Scan:
         return jax.jit(train, static_argnums=(0, 5), donate_argnums=3)
 
     def reset(self) -> None:
-        key, world = jax.random.key(SEED), optimizer_instability.World(self.inputs, self.labels)
-        state = start(self.config, world, key)
-        # Copies, because training donates its state.
-        params = jax.tree.structure(state.params).unflatten(map(jnp.copy, self.leaves))
-        opt_state = optimizers.adam(self.config.learning_rate, self.config.adam).init(params)
-        self.state, self.blocks = state._replace(params=params, opt_state=opt_state), 0
-        jax.block_until_ready(self.state)
+        world = optimizer_instability.World(self.inputs, self.labels)
+        params = start(self.config, world, jax.random.key(SEED)).params
+        # Copies, because training donates its learner.
+        params = jax.tree.structure(params).unflatten(map(jnp.copy, self.leaves))
+        adam = optimizers.adam(self.config.learning_rate, self.config.adam)
+        self.learner, self.blocks = learning.start(adam, params), 0
+        jax.block_until_ready(self.learner)
 
     def advance(self, steps: int, key: Any) -> None:
-        self.state, _ = self.run(self.config, self.inputs, self.labels, self.state, key, steps)
-        jax.block_until_ready(self.state)
+        self.learner, _ = self.run(self.config, self.inputs, self.labels, self.learner, key, steps)
+        jax.block_until_ready(self.learner)
 
     def block(self) -> int:
         self.blocks += 1
@@ -88,23 +90,30 @@ class Scan:
         """See `Task`; the key draws the very minibatches of `given`."""
         self.reset()
         self.advance(len(given), jax.random.key(SEED))
-        return [np.asarray(leaf) for leaf in jax.tree.leaves(self.state.params)]
+        return [np.asarray(leaf) for leaf in jax.tree.leaves(self.learner.params)]
 
 
 class PythonLoop(Scan):
     """The same, one jitted step at a time from Python; the host waits at the end of a block."""
 
     def compiled(self) -> Callable[..., Any]:
-        def step(config: Config, inputs: Any, labels: Any, state: State) -> State:
-            key, now = jax.random.split(state.key)
-            return train(config, inputs, labels, state._replace(key=key), now, 1)[0]
+        def step(
+            config: Config, inputs: Any, labels: Any, learner: Learner, key: Any
+        ) -> tuple[Learner, Any]:
+            key, now = jax.random.split(key)
+            return train(config, inputs, labels, learner, now, 1)[0], key
 
-        return jax.jit(step, static_argnums=0, donate_argnums=3)
+        return jax.jit(step, static_argnums=0, donate_argnums=(3, 4))
+
+    def reset(self) -> None:
+        super().reset()
+        self.key = jax.random.key(SEED)
 
     def block(self) -> int:
+        data = (self.config, self.inputs, self.labels)
         for _ in range(self.case.block):
-            self.state = self.run(self.config, self.inputs, self.labels, self.state)
-        jax.block_until_ready(self.state)
+            self.learner, self.key = self.run(*data, self.learner, self.key)
+        jax.block_until_ready(self.learner)
         return self.case.block
 
 
@@ -115,19 +124,19 @@ class Vmap(Scan):
 
     def compiled(self) -> Callable[..., Any]:
         def both(
-            config: Config, inputs: Any, labels: Any, states: State, key: Any, steps: int
-        ) -> tuple[State, Any]:
-            def one(labels: Any, state: State, key: Any) -> tuple[State, Any]:
-                return train(config, inputs, labels, state, key, steps)
+            config: Config, inputs: Any, labels: Any, learners: Learner, key: Any, steps: int
+        ) -> tuple[Learner, Any]:
+            def one(labels: Any, learner: Learner, key: Any) -> tuple[Learner, Any]:
+                return train(config, inputs, labels, learner, key, steps)
 
             keys = jax.random.split(key, self.seeds)
-            return jax.vmap(one)(jnp.stack([labels, labels[::-1]]), states, keys)
+            return jax.vmap(one)(jnp.stack([labels, labels[::-1]]), learners, keys)
 
         return jax.jit(both, static_argnums=(0, 5), donate_argnums=3)
 
     def reset(self) -> None:
         super().reset()
-        self.state = jax.tree.map(lambda leaf: jnp.stack([leaf] * self.seeds), self.state)
+        self.learner = jax.tree.map(lambda leaf: jnp.stack([leaf] * self.seeds), self.learner)
 
 
 class Dot:

@@ -64,7 +64,7 @@ def test_python_loop_and_vmap_train_too(benchmark_module: Any) -> None:
     for kind in (ours.Scan, ours.PythonLoop, ours.Vmap):
         contender = kind(case, world)
         assert contender.block() == case.block * contender.seeds
-        params = contender.state.params
+        params = contender.learner.params
         if contender.seeds > 1:  # the second seed has its labels in reverse
             params = jax.tree.map(lambda leaf: leaf[0], params)
         logits = ours.optimizer_instability.forward(
@@ -802,7 +802,7 @@ def test_the_cost_of_widths_is_measured_at_toy_size(repository: Path, tmp_path: 
 
 @pytest.mark.slow
 def test_several_agents_at_once_are_timed_at_toy_size(repository: Path, tmp_path: Path) -> None:
-    pytest.importorskip("ale_py", reason="needs ale_py: pip install plasticity[atari]")
+    pytest.importorskip("ale_py", reason="needs ale_py: pip install plasticity-companion[atari]")
     command = [sys.executable, str(repository / "benchmarks" / "atari_device.py"), "--toy"]
     done = subprocess.run([*command, "--output", str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

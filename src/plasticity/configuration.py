@@ -21,7 +21,13 @@ C = TypeVar("C")
 
 
 class ConfigError(Told, ValueError):
-    """A setting that no run can have; the message names the field and what it accepts."""
+    """A setting that no run can have; the message names the field and what it accepts.
+
+    >>> from plasticity.configuration import ConfigError
+    >>> raise ConfigError("width = 0: must be above 0")
+    Traceback (most recent call last):
+    plasticity.configuration.ConfigError: width = 0: must be above 0
+    """
 
     status = 2
 
@@ -31,6 +37,17 @@ def check(config: Any) -> None:
 
     Call it first in ``__post_init__``. Types understood: bool, int, float (an int passes, NaN and
     infinity do not), str, Literal, and tuples of these.
+
+    >>> from dataclasses import dataclass
+    >>> from plasticity import configuration
+    >>> @dataclass(frozen=True)
+    ... class Config:
+    ...     width: int = 64
+    ...     def __post_init__(self):
+    ...         configuration.check(self)
+    >>> Config(width="wide")
+    Traceback (most recent call last):
+    plasticity.configuration.ConfigError: width = 'wide': expected a whole number
     """
     for name, kind in _kinds(type(config)).items():
         value = getattr(config, name)
@@ -39,13 +56,29 @@ def check(config: Any) -> None:
 
 
 def require(condition: bool, message: str) -> None:
-    """Raise `ConfigError` with ``message`` unless ``condition`` holds."""
+    """Raise `ConfigError` with ``message`` unless ``condition`` holds.
+
+    >>> from plasticity import configuration
+    >>> configuration.require(7 % 2 == 0, "width = 7: must be even")
+    Traceback (most recent call last):
+    plasticity.configuration.ConfigError: width = 7: must be even
+    """
     if not condition:
         raise ConfigError(message)
 
 
 def require_positive(config: Any, *names: str) -> None:
-    """Raise `ConfigError` unless each named field of ``config`` is above zero."""
+    """Raise `ConfigError` unless each named field of ``config`` is above zero.
+
+    >>> from dataclasses import dataclass
+    >>> from plasticity import configuration
+    >>> @dataclass(frozen=True)
+    ... class Config:
+    ...     width: int = 64
+    >>> configuration.require_positive(Config(width=0), "width")
+    Traceback (most recent call last):
+    plasticity.configuration.ConfigError: width = 0: must be above 0
+    """
     for name in names:
         value = getattr(config, name)
         require(value > 0, f"{name} = {value!r}: must be above 0")
@@ -62,6 +95,15 @@ def resolve(
     ``assignments`` are texts ``field=value`` as typed on a command line; ``overrides`` are Python
     values. Raises `ConfigError` for an unknown study or field, an unreadable value, or a value
     out of range.
+
+    >>> from dataclasses import dataclass
+    >>> from plasticity import configuration
+    >>> @dataclass(frozen=True)
+    ... class Config:
+    ...     width: int = 64
+    >>> studies = {"small": Config(), "large": Config(width=1024)}
+    >>> configuration.resolve(studies, "small", ["width=128"])
+    Config(width=128)
     """
     if study not in studies:
         raise ConfigError(f"unknown study {study!r}: choose from {', '.join(studies)}")
@@ -76,6 +118,14 @@ def parse(cls: type, assignments: Iterable[str]) -> dict[str, Any]:
     """Return the fields of ``cls`` that texts ``field=value`` set, read as their declared types.
 
     Raises `ConfigError` for an unknown field or an unreadable value; ranges are not checked here.
+
+    >>> from dataclasses import dataclass
+    >>> from plasticity import configuration
+    >>> @dataclass(frozen=True)
+    ... class Config:
+    ...     width: int = 64
+    >>> configuration.parse(Config, ["width=128"])
+    {'width': 128}
     """
     kinds, changes = _kinds(cls), {}
     for assignment in assignments:
@@ -94,7 +144,16 @@ def _require_known(changes: Iterable[str], kinds: Mapping[str, Any]) -> None:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Return ``config`` as JSON-able values (tuples become lists)."""
+    """Return ``config`` as JSON-able values (tuples become lists).
+
+    >>> from dataclasses import dataclass
+    >>> from plasticity import configuration
+    >>> @dataclass(frozen=True)
+    ... class Config:
+    ...     widths: tuple[int, ...] = (64, 128)
+    >>> configuration.to_dict(Config())
+    {'widths': [64, 128]}
+    """
     fields: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
     return fields
 
@@ -105,6 +164,14 @@ def from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
     A field that ``values`` lack takes its default: it was added later, and its default stands for
     what was done before (`plasticity.runs.reproduction` proves it). Raises `ConfigError` for a
     field that ``cls`` does not have, and if one without a default is missing.
+
+    >>> from dataclasses import dataclass
+    >>> from plasticity import configuration
+    >>> @dataclass(frozen=True)
+    ... class Config:
+    ...     widths: tuple[int, ...] = (64, 128)
+    >>> configuration.from_dict(Config, {"widths": [32]})
+    Config(widths=(32,))
     """
     kinds = _kinds(cls)
     given = {
@@ -121,12 +188,26 @@ def from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
 
 
 def digest(config: Any) -> str:
-    """Return the SHA-256 (hex) of the configuration's canonical JSON."""
+    """Return the SHA-256 (hex) of the configuration's canonical JSON.
+
+    >>> from dataclasses import dataclass
+    >>> from plasticity import configuration
+    >>> @dataclass(frozen=True)
+    ... class Config:
+    ...     width: int = 64
+    >>> configuration.digest(Config())[:8]
+    'ddfab03c'
+    """
     return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    """Return ``field: a → b`` for every field in which two stored configurations differ."""
+    """Return ``field: a → b`` for every field in which two stored configurations differ.
+
+    >>> from plasticity.configuration import differences
+    >>> differences({"width": 64, "seed": 0}, {"width": 128, "seed": 0})
+    'width: 64 → 128'
+    """
     names = sorted(set(a) | set(b))
     changed = [n for n in names if a.get(n) != b.get(n)]
     return ", ".join(f"{n}: {a.get(n)!r} → {b.get(n)!r}" for n in changed)

@@ -13,7 +13,12 @@ import jax
 
 
 def is_cpu() -> bool:
-    """Return whether computations run on the CPU unless told otherwise."""
+    """Return whether computations run on the CPU unless told otherwise.
+
+    >>> from plasticity import devices
+    >>> "lax.map" if devices.is_cpu() else "vmap"
+    '...map'
+    """
     return jax.default_backend() == "cpu"
 
 
@@ -22,6 +27,11 @@ def map_lanes(function: Callable[..., Any], *lanes: Any) -> Any:
 
     One after the other on a CPU, where batched small matrix products are slower than single ones,
     and all at once by `jax.vmap` on an accelerator. Raises ValueError if the leading axes differ.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity import devices
+    >>> devices.map_lanes(jnp.vdot, jnp.ones((3, 2)), jnp.ones((3, 2))).tolist()
+    [2.0, 2.0, 2.0]
     """
     counts = {leaf.shape[0] for leaf in jax.tree.leaves(lanes)}
     if len(counts) != 1:

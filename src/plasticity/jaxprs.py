@@ -7,7 +7,7 @@ from typing import Any
 from jax.extend import core
 
 CALLS = (
-    "jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "custom_jvp_call",
+    "jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2", "custom_jvp_call",
     "custom_vjp_call", "custom_vmap_call",
 )  # fmt: skip
 """Primitives that do nothing but call a program: its operations count as if they stood there."""
@@ -17,6 +17,7 @@ def called(eqn: Any) -> Any | None:
     """Return the ``ClosedJaxpr`` or ``Jaxpr`` that an operation calls; None if it is no call.
 
     >>> import jax
+    >>> from plasticity.jaxprs import called
     >>> traced = jax.make_jaxpr(jax.jit(lambda x: x + 1))(1.0)
     >>> [str(inner.primitive) for inner in called(traced.eqns[0]).eqns]
     ['add']

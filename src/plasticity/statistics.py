@@ -20,7 +20,13 @@ CONFIDENCE = 0.95
 
 
 class Interval(NamedTuple):
-    """An estimate with its confidence interval and the number of independent seeds behind it."""
+    """An estimate with its confidence interval and the number of independent seeds behind it.
+
+    >>> from math import exp
+    >>> from plasticity.statistics import Interval
+    >>> print(Interval(0.0, -1.0, 1.0, n=5).map(exp))
+    1.00 [0.37, 2.72], n = 5
+    """
 
     estimate: float
     low: float
@@ -46,6 +52,10 @@ def mean_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> Interval
 
     One value has an infinite interval. Raises ValueError for no values, or for values that are
     not finite: a diverged seed must be counted, not averaged away.
+
+    >>> from plasticity.statistics import mean_interval
+    >>> print(mean_interval([0.61, 0.58, 0.66, 0.63, 0.60]))
+    0.62 [0.58, 0.65], n = 5
     """
     sample = _sample(values)
     mean = float(sample.mean())
@@ -59,6 +69,10 @@ def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = CONFIDENCE
     """Return the mean of ``a - b`` with its interval, pairing the k-th seed of each.
 
     Raises ValueError if the two have different numbers of seeds.
+
+    >>> from plasticity.statistics import paired_difference
+    >>> print(paired_difference([0.61, 0.58, 0.66], [0.41, 0.40, 0.43]))
+    0.20 [0.14, 0.27], n = 3
     """
     first, second = _sample(a), _sample(b)
     if first.shape != second.shape:
@@ -96,6 +110,14 @@ def sign_stability(
     statistic at once (Bonferroni), as it takes to speak of the highest or the lowest of them. A
     statistic that is constant in a stratum has no correlation: NaN, in an infinite interval. Raises
     KeyError for a column that is missing, ValueError for an empty table.
+
+    >>> import pandas as pd
+    >>> from plasticity.statistics import sign_stability
+    >>> rank, score = [1, 2, 3, 4, 4, 3, 2, 1], [1, 2, 3, 4, 1, 2, 3, 4]
+    >>> table = pd.DataFrame({"env": list("aaaabbbb"), "rank": rank, "score": score})
+    >>> found = sign_stability(table, ["rank"], target="score", strata=["env"])
+    >>> found.spearman.round(2).tolist()  # the sign turns: rank is not the cause
+    [1.0, -1.0]
     """
     missing = {*statistics, target, *strata, *([setting] if setting else [])} - set(table.columns)
     if missing:
@@ -133,6 +155,13 @@ def extremes(rows: pd.DataFrame) -> tuple[Interval, Interval]:
     ``rows`` are those of one statistic and adjustment from `sign_stability`. Where all intervals of
     the strata hold at once, the highest correlation lies between the highest lower and the highest
     upper bound, and the lowest likewise. A stratum where it is undefined could have had any.
+
+    >>> import pandas as pd
+    >>> from plasticity.statistics import extremes
+    >>> rows = {"spearman": [0.9, -0.5], "low_all": [0.6, -0.8], "high_all": [1.0, 0.1], "n": 8}
+    >>> high, low = extremes(pd.DataFrame(rows))
+    >>> print(low)
+    -0.50 [-0.80, 0.10], n = 16
     """
     if not np.isfinite(rows.spearman).any():
         return UNKNOWN, UNKNOWN
@@ -148,6 +177,10 @@ def human_normalised(score: ArrayLike, random: ArrayLike, human: ArrayLike) -> n
     The measure of Mnih et al. (2015), for scores of a game, or of many at once; those of the two
     players are `plasticity.worlds.atari.scores`. Raises ValueError where the human player is
     not the better one, for which it says nothing.
+
+    >>> from plasticity.statistics import human_normalised
+    >>> human_normalised([5.0, 30.0], random=0.0, human=20.0).tolist()
+    [0.25, 1.5]
     """
     agent, low, high = (np.asarray(x, np.float64) for x in (score, random, human))
     if not np.all(high > low):
@@ -163,6 +196,10 @@ def human_normalised_improvement(
     The measure of Fig. 7, from Wang et al. (2016), as a fraction and not in percent. It is in units
     of the old agent's score or of the human one, the higher of the two, so that a large change of a
     bad agent does not count for much. Arguments and errors as of `human_normalised`.
+
+    >>> from plasticity.statistics import human_normalised_improvement
+    >>> float(human_normalised_improvement(new=30.0, old=25.0, random=0.0, human=20.0))
+    0.2
     """
     agent, baseline, low, high = (np.asarray(x, np.float64) for x in (new, old, random, human))
     if not np.all(high > low):
@@ -183,6 +220,11 @@ def spearman_interval(
     Runs are drawn inside ``groups`` where these are fixed by design, such as the widths of a sweep.
     A constant has no correlation: NaN, in an infinite interval. Raises ValueError unless both have
     one finite value a run.
+
+    >>> from plasticity.statistics import spearman_interval
+    >>> found = spearman_interval([64, 128, 256, 512, 1024], [0.2, 0.1, 0.4, 0.3, 0.5])
+    >>> round(found.estimate, 2), found.low <= 0.8 <= found.high
+    (0.8, True)
     """
     first, second = _sample(x), _sample(y)
     if first.shape != second.shape:
@@ -207,6 +249,10 @@ def detectable_difference(
     true mean (the noncentral t distribution, with the scatter taken from ``differences``): an
     effect smaller than this could well be there and not be seen. Raises ValueError for fewer than
     two values, and unless ``power`` lies between 1 - ``confidence`` and 1.
+
+    >>> from plasticity.statistics import detectable_difference
+    >>> round(detectable_difference([0.1, 0.3, 0.2, 0.4, 0.2]), 2)
+    0.19
     """
     sample = _sample(differences)
     if sample.size < 2:
@@ -240,6 +286,13 @@ def sign_test(differences: ArrayLike, confidence: float = CONFIDENCE) -> SignTes
 
     Zeros are left out. If nothing else is left the share is unknown and the p-value 1. Raises
     ValueError for no differences, or for some that are not finite.
+
+    >>> from plasticity.statistics import sign_test
+    >>> found = sign_test([0.2, 0.1, 0.4, -0.1, 0.3])
+    >>> print(found.share)
+    0.80 [0.28, 0.99], n = 5
+    >>> round(found.p_value, 3)
+    0.375
     """
     sample = _sample(differences)
     above, n = int(np.sum(sample > 0)), int(np.sum(sample != 0))
@@ -260,6 +313,10 @@ def trials_needed(
     whole numbers the power goes up and down a little. Raises ValueError unless threshold and power
     lie between 0 and 1, the share above the threshold and not above 1, and if it takes more than
     10,000.
+
+    >>> from plasticity.statistics import trials_needed
+    >>> trials_needed(share=0.8)
+    23
     """
     if not (0 < threshold < share <= 1 and 0 < power < 1):
         raise ValueError(
@@ -279,7 +336,14 @@ def trials_needed(
 
 
 def resampled(codes: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Return indices (resamples, n) that draw with replacement inside each group of ``codes``."""
+    """Return indices (resamples, n) that draw with replacement inside each group of ``codes``.
+
+    >>> import numpy as np
+    >>> from plasticity.statistics import resampled
+    >>> chosen = resampled(np.array([0, 0, 1, 1]), resamples=3, rng=np.random.default_rng(0))
+    >>> chosen.shape, bool((chosen[:, 2:] >= 2).all())
+    ((3, 4), True)
+    """
     chosen = np.empty((resamples, codes.size), int)
     for code in np.unique(codes):
         (members,) = np.nonzero(codes == code)

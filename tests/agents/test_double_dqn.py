@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from plasticity import learner as learning
 from plasticity.agents import double_dqn, frame_replay
 from plasticity.agents.double_dqn import Agent, Learned, State
+from plasticity.networks.heads import Huber
 from plasticity.worlds import atari, atari_callback
 
 KEY = jax.random.key(0)
@@ -44,16 +46,16 @@ def batch_of(size: int, rng: np.random.Generator) -> frame_replay.Batch:
 
 @pytest.mark.usefixtures("double")
 def test_updates_are_those_of_a_reference_in_double_precision() -> None:
-    agent, rng = Agent(linear), np.random.default_rng(0)
+    agent, rng = Agent(apply=linear), np.random.default_rng(0)
     params, target = (jax.tree.map(jnp.asarray, drawn(3, 32, seed)) for seed in (0, 1))
-    opt_state = agent.optimizer.init(params)
+    learner = learning.start(agent.optimizer, params)
     w = {name: np.asarray(leaf) for name, leaf in params.items()}
     first = {name: np.zeros_like(leaf) for name, leaf in w.items()}
     second = {name: np.zeros_like(leaf) for name, leaf in w.items()}
     clipped = 0
     for _ in range(3):
         batch = batch_of(32, rng)
-        params, opt_state, learned = double_dqn.learn(agent, params, target, opt_state, batch)
+        learner, learned = double_dqn.learn(agent, learner, target, batch)
         # frames are channels: (batch, height, width, frames), then flat
         frames = np.asarray(batch.frames, np.float64).transpose(0, 2, 3, 1) / 255
         x, y = frames[..., :-1].reshape(32, -1), frames[..., 1:].reshape(32, -1)
@@ -78,8 +80,9 @@ def test_updates_are_those_of_a_reference_in_double_precision() -> None:
         np.testing.assert_allclose(learned.td_loss, np.mean(error**2), rtol=1e-12)
         np.testing.assert_allclose(learned.gradient_norm, norm, rtol=1e-12)
         np.testing.assert_allclose(learned.value, values.max(axis=1).mean(), rtol=1e-12)
-        for name, leaf in params.items():
+        for name, leaf in learner.params.items():
             np.testing.assert_allclose(leaf, w[name], rtol=0, atol=1e-13)
+    assert int(learner.steps) == 3
     assert 10 < clipped < 86  # errors on both sides of the bound
 
 
@@ -91,7 +94,9 @@ def test_sums_over_updates_keep_the_largest_error() -> None:
 
 
 def test_exploration_falls_on_a_line_after_the_warm_up() -> None:
-    agent = Agent(linear, warmup=100, epsilon_start=1.0, epsilon=0.1, epsilon_frames=4_000)
+    agent = Agent(
+        apply=linear, warmup=100, epsilon_start=1.0, epsilon=0.1, epsilon_frames=4_000
+    )  # fmt: skip
     found = [float(agent.exploration(jnp.asarray(steps))) for steps in (0, 100, 600, 1_100, 9_999)]
     np.testing.assert_allclose(found, [1.0, 1.0, 0.55, 0.1, 0.1], rtol=1e-6)
 
@@ -100,8 +105,8 @@ def test_exploration_falls_on_a_line_after_the_warm_up() -> None:
     ("change", "message"),
     [
         ({"discount": 1.0}, "discount = 1.0"),
+        ({"batch_size": 0}, "batch_size = 0: must be above 0"),
         ({"epsilon": 1.5}, "epsilon = 1.5"),
-        ({"learning_rate": 0.0}, "learning_rate = 0.0"),
         ({"learn_period": 6}, "each must be a multiple"),
         ({"target_period": 24}, "each must be a multiple"),
         ({"warmup": 200_000}, "must fit into the buffer"),
@@ -109,14 +114,28 @@ def test_exploration_falls_on_a_line_after_the_warm_up() -> None:
 )
 def test_settings_with_which_no_agent_can_learn(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Agent(linear, **change)
+        Agent(apply=linear, **change)
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "decay", "epsilon"])
+def test_numbers_with_which_nothing_moves_are_refused(name: str) -> None:
+    shown = "optimizer_epsilon" if name == "epsilon" else name
+    with pytest.raises(ValueError, match=rf"{shown} = 0.0.*: each must be above 0"):
+        double_dqn.rmsprop(**{name: 0.0})
+
+
+def test_what_is_not_said_is_as_in_dqn_zoo() -> None:
+    """But for what the reference in double precision says already."""
+    agent = Agent(apply=linear)
+    assert agent.head == Huber(bound=1.0) and agent.double
+    assert (agent.learn_period, agent.target_period, agent.warmup) == (16, 120_000, 5_000)
 
 
 # The whole loop.
 
 LOOP = Agent(
-    linear, batch_size=4, learn_period=16, target_period=96, capacity=40, warmup=12,
-    epsilon_start=0.8, epsilon=0.3, epsilon_frames=100, learning_rate=0.05,
+    apply=linear, optimizer=double_dqn.rmsprop(0.05), batch_size=4, learn_period=16,
+    target_period=96, capacity=40, warmup=12, epsilon_start=0.8, epsilon=0.3, epsilon_frames=100,
 )  # fmt: skip
 
 
@@ -139,8 +158,9 @@ def reference(key: jax.Array, stretches: int) -> dict[str, Any]:
     """Play and learn step by step, in the order of dqn_zoo, with the emulators by hand."""
     games = atari.Environments("pong", 1, SHORT)
     seen = games.reset(SEED.tolist())
-    params = target = jax.tree.map(jnp.float32, drawn(games.actions, 20 * 20 * 2))
-    opt_state, stack = LOOP.optimizer.init(params), [np.zeros((20, 20), np.uint8), seen.frame[0]]
+    target = jax.tree.map(jnp.float32, drawn(games.actions, 20 * 20 * 2))
+    learner = learning.start(LOOP.optimizer, target)
+    stack = [np.zeros((20, 20), np.uint8), seen.frame[0]]
     transitions: list[Any] = []
     total, episodes, score, steps, losses = 0.0, 0, 0.0, 0, []
     for _ in range(stretches):
@@ -150,15 +170,15 @@ def reference(key: jax.Array, stretches: int) -> dict[str, Any]:
         random = np.asarray(jax.random.randint(action_key, (2, 4), 0, games.actions)).ravel()
         uniform = np.asarray(jax.random.uniform(sample_key, (2, 4)))
         for k in range(8):
-            values = linear(params, jnp.asarray(np.stack(stack, axis=-1))[None])
+            values = linear(learner.params, jnp.asarray(np.stack(stack, axis=-1))[None])
             epsilon = float(LOOP.exploration(jnp.asarray(steps)))
             action = int(random[k] if explore[k] < epsilon else jnp.argmax(values[0]))
             if k % 4 == 0 and len(transitions) >= LOOP.warmup:
                 kept = transitions[-LOOP.capacity :]
                 batch = [kept[int(u * len(kept))] for u in uniform[k // 4]]
                 arrays = map(jnp.asarray, map(np.stack, zip(*batch, strict=True)))
-                params, opt_state, learned = double_dqn.learn(
-                    LOOP, params, target, opt_state, frame_replay.Batch(*arrays)
+                learner, learned = double_dqn.learn(
+                    LOOP, learner, target, frame_replay.Batch(*arrays)
                 )
                 losses.append(float(learned.td_loss))
             seen = games.step(np.array([action]))
@@ -174,9 +194,9 @@ def reference(key: jax.Array, stretches: int) -> dict[str, Any]:
             if seen.last[0]:
                 total, episodes, score = total + score, episodes + 1, 0.0
         if steps * 4 % LOOP.target_period == 0:
-            target = params
+            target = learner.params
     return {
-        "params": params, "target": target, "losses": losses, "total": total,
+        "params": learner.params, "target": target, "losses": losses, "total": total,
         "episodes": episodes, "score": score, "state": games.state(), "steps": steps,
     }  # fmt: skip
 
@@ -186,7 +206,7 @@ def test_the_loop_is_that_of_dqn_zoo() -> None:
     key = state.key
     state, emulators, learned = trained(state, emulators, 8)
     expected = reference(key, 8)
-    assert len(expected["losses"]) == int(learned.updates) > 8
+    assert len(expected["losses"]) == int(learned.updates) == int(state.learner.steps) > 8
     np.testing.assert_allclose(learned.td_loss, np.sum(expected["losses"]), rtol=1e-4)
     np.testing.assert_allclose(learned.td_loss_max, np.max(expected["losses"]), rtol=1e-4)
     # both were copied at 96 frames and 192, not at the end: 256

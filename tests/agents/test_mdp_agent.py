@@ -14,14 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from plasticity.networks.architectures import MLP
-from plasticity.networks.resnet import ResNet18
-from plasticity.networks.vit import ViT
 
 from plasticity import configuration
+from plasticity import learner as learning
 from plasticity.agents import dqn, mdp_agent
 from plasticity.agents.mdp_agent import AgentConfig
 from plasticity.chapters.interventions.run import INTERVENTIONS
+from plasticity.cure import NONE, Cure, Seen
+from plasticity.learner import Learner
+from plasticity.networks import architectures
+from plasticity.networks.heads import SquaredError, TwoHot
+from plasticity.networks.resnet import ResNet18
+from plasticity.networks.vit import ViT
 from plasticity.worlds import classification_mdp
 from plasticity.worlds.classification_mdp import MDP, VARIANTS, Variant
 
@@ -75,8 +79,9 @@ def test_settings_that_cannot_run_are_refused(changes: dict[str, Any], message: 
 def test_an_output_is_a_value_or_the_bins_of_one() -> None:
     two_hot = replace(TINY, encoding="two_hot")
     assert (mdp_agent.n_outputs(TINY), mdp_agent.n_outputs(two_hot)) == (10, 50)
-    assert mdp_agent.support(TINY) == () == mdp_agent.agent(TINY).support
-    assert mdp_agent.support(two_hot) == (-2.0, -1.0, 0.0, 1.0, 2.0)
+    assert mdp_agent.head(TINY) == SquaredError() == mdp_agent.agent(TINY).head
+    assert mdp_agent.head(two_hot) == TwoHot((-2.0, -1.0, 0.0, 1.0, 2.0))
+    assert mdp_agent.agent(two_hot).head == mdp_agent.head(two_hot)
     logits = jnp.zeros((3, 50)).at[1, 7].set(50.0)  # all but certain: the second action's third bin
     found = mdp_agent.agent(two_hot).read(logits.at[2, 49].set(50.0))
     expected = np.zeros((3, 10))  # with equal logits the middle of the bins
@@ -98,9 +103,9 @@ def test_an_output_layer_has_the_outputs_and_a_fresh_two_hot_agent_expects_the_m
 
 def test_networks_have_the_sizes_of_the_settings() -> None:
     two_hot = replace(TINY, encoding="two_hot", layer_norm=True, spectral_norm=True)
-    assert mdp_agent.network(two_hot) == MLP((8, 8), 50, True, True)
+    assert mdp_agent.network(two_hot) == architectures.MLP((8, 8), 50, True, True)
     cnn = replace(two_hot, architecture="cnn", stride=1, padding="VALID")
-    assert mdp_agent.network(cnn) == CNN(
+    assert mdp_agent.network(cnn) == architectures.CNN(
         50, (4, 4), strides=(1, 1), padding="VALID", widths=(8, 8), layer_norm=True,
         spectral_norm=True,
     )  # fmt: skip
@@ -108,9 +113,9 @@ def test_networks_have_the_sizes_of_the_settings() -> None:
         resnet = replace(TINY, architecture="resnet", resnet_width=width)
         assert mdp_agent.network(resnet) == ResNet18(10, width, groups)
     vit = replace(TINY, architecture="vit")
-    for learning in (False, True):
-        expected = ViT(10, width=8, feed_forward=8, heads=2, training=learning)
-        assert mdp_agent.network(vit, learning) == expected
+    for training in (False, True):
+        expected = ViT(10, width=8, feed_forward=8, heads=2, training=training)
+        assert mdp_agent.network(vit, training) == expected
 
 
 def test_the_names_of_targets_differ_wherever_a_network_or_its_images_do() -> None:
@@ -141,6 +146,28 @@ def test_the_names_of_targets_differ_wherever_a_network_or_its_images_do() -> No
 
 
 # What an agent is made of.
+
+
+def test_an_agent_has_its_cure_if_the_shape_of_its_images_is_known() -> None:
+    for event, name in (
+        ("reset_last_layer", "reset_layer"), ("shrink_and_perturb", "shrink_and_perturb"),
+        ("reset_optimizer", "reset_optimizer"),
+    ):  # fmt: skip
+        config = replace(TINY, event=event)
+        found = mdp_agent.agent(config, (SIDE, SIDE, 1)).cure
+        assert (found.name, found.every) == (name, TINY.target_period)
+        assert found.event is not None and found.penalty is None and found.project is None
+        assert mdp_agent.agent(config).cure == NONE
+    assert mdp_agent.agent(TINY, (SIDE, SIDE, 1)).cure == NONE
+
+
+@pytest.mark.parametrize("config", [TINY, CNN], ids=lambda config: config.architecture)
+def test_an_agent_tells_what_its_hidden_layers_compute(config: AgentConfig) -> None:
+    params, x = fresh(config, (SIDE, SIDE, 1)), jnp.ones((2, SIDE, SIDE, 1))
+    hidden = mdp_agent.agent(config).activations(params, x)
+    expected = mdp_agent.forward(config, params, x).hidden
+    assert len(hidden) == len(expected) == (2 if config is TINY else 4)
+    assert bits(hidden) == bits(expected)
 
 
 def test_weight_decay_is_part_of_the_gradient() -> None:
@@ -319,10 +346,9 @@ def walked(variant: Variant) -> dqn.State:
 
 def begin(config: AgentConfig, depth: int) -> dqn.State:
     params = fresh(config, (SIDE, SIDE, depth))
-    opt_state = mdp_agent.optimizer(config).init(params)
+    learner = learning.start(mdp_agent.optimizer(config), params)
     copied = jax.tree.map(jnp.copy, params)
-    state = walked(config.variant)
-    return state._replace(params=params, target_params=copied, opt_state=opt_state)
+    return walked(config.variant)._replace(learner=learner, target_params=copied)
 
 
 def trainer(config: AgentConfig, depth: int) -> Callable[[dqn.State, int], Any]:
@@ -330,7 +356,7 @@ def trainer(config: AgentConfig, depth: int) -> Callable[[dqn.State, int], Any]:
     mdp, images = problem(config.variant, depth)
     arms = [replace(config, **INTERVENTIONS[name]) for name in WITHIN]
     agent, shape = mdp_agent.agent(config), images.shape[1:]
-    plain, events = mdp_agent.optimizer(config), [mdp_agent.event(arm, shape) for arm in arms]
+    plain, events = mdp_agent.optimizer(config), [mdp_agent.cure(arm, shape).event for arm in arms]
 
     @compiled
     def train(state: dqn.State, index: Any) -> tuple[dqn.State, dqn.Metrics]:
@@ -349,13 +375,15 @@ def trainer(config: AgentConfig, depth: int) -> Callable[[dqn.State, int], Any]:
             decays = index == WITHIN.index("weight_decay")
             return jax.lax.cond(decays, decayed, undecayed, opt_state)
 
-        def event(key: jax.Array, state: dqn.State) -> dqn.State:
-            happening = [event or (lambda key, state: state) for event in events]
-            return jax.lax.switch(index, happening, key, state)
+        def event(key: jax.Array, learner: Learner, seen: Seen) -> Learner:
+            happening = [event or (lambda key, learner, seen: learner) for event in events]
+            found: Learner = jax.lax.switch(index, happening, key, learner, seen)
+            return found
 
         optimizer = optax.GradientTransformation(plain.init, update)
-        learner = replace(agent, optimizer=optimizer)
-        return dqn.train(learner, mdp, images, state, 4, event)
+        one_of_them = Cure("one of them", event=event, every=config.target_period)
+        learner = replace(agent, optimizer=optimizer, cure=one_of_them)
+        return dqn.train(learner, mdp, images, state, 4)
 
     @compiled
     def train_alone(state: dqn.State, index: int) -> tuple[dqn.State, dqn.Metrics]:
@@ -375,7 +403,7 @@ def test_every_architecture_trains_with_every_intervention_and_both_outputs(
     for name in names:
         first, early = train(begun, WITHIN.index(name))
         state, late = train(first, WITHIN.index(name))
-        assert int(state.steps) == 8
+        assert int(state.learner.steps) == 8
         assert bool(dqn.is_finite((begun.params, state.params, state.target_params)))
         assert np.isfinite([early, late]).all() and np.min([early.td_loss, late.td_loss]) > 0
         # every layer learns, and what is beside the parameters goes on
@@ -394,6 +422,6 @@ def test_every_architecture_trains_with_every_intervention_and_both_outputs(
         if name != "none":  # something happened
             assert bits(state.params) != bits(found["none"].params), name
         if config.optimizer == "adam":
-            (steps,) = optax.tree.get_all_with_path(state.opt_state, "count")
+            (steps,) = optax.tree.get_all_with_path(state.learner.opt_state, "count")
             # the last event at the sixth step; what falls on the eighth is yet to come
             assert steps[1] == (2 if name == "reset_optimizer" else 8)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
@@ -92,7 +93,7 @@ def test_without_ale_py_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
-    with pytest.raises(DataError, match=r"pip install plasticity\[atari\]"):
+    with pytest.raises(DataError, match=r"pip install plasticity-companion\[atari\]"):
         experiment.load(TINY)
 
 
@@ -155,13 +156,16 @@ def test_c_k_is_that_of_gradients_one_by_one(life: Life) -> None:
 
     def slowly(agent: double_dqn.State) -> gradients.Covariance:
         batch = frame_replay.sample(agent.buffer, jax.random.uniform(pick_key, (6,)))
-        goals = double_dqn.targets(learner, agent.params, agent.target_params, batch)
-        each = (double_dqn.frames_last(batch.observation), (batch.action, goals))
+        now, then = map(double_dqn.frames_last, (batch.observation, batch.following))
+        best = learner.apply(agent.params, then).argmax(axis=1)
+        ahead = learner.apply(agent.target_params, then)[jnp.arange(6), best]
+        goals = batch.reward + TINY.discount * batch.discount * ahead
+        each = (now, batch.action, goals)
 
         def loss(params: Any, example: Any) -> jax.Array:
-            x, goal = jax.tree.map(lambda leaf: leaf[None], example)
-            error = double_dqn.errors(learner.apply(params, x), goal)
-            return double_dqn.huber(learner, error)[0]
+            x, action, goal = example
+            error = goal - learner.apply(params, x[None])[0, action]
+            return jnp.where(jnp.abs(error) <= 1, error**2 / 2, jnp.abs(error) - 0.5)
 
         gram = gradients.naive_gram(loss, agent.params, each)
         return gradients.covariance(gram)

@@ -16,6 +16,7 @@ import pytest
 from hurried import compiled
 
 from plasticity import configuration
+from plasticity import learner as learning
 from plasticity.agents import dqn, mdp_agent, optimizers
 from plasticity.chapters.curvature_evolution import EXPERIMENT
 from plasticity.chapters.curvature_evolution import judge as judging
@@ -62,6 +63,10 @@ def images_of(world: World) -> jax.Array:
 
 def norm(tree: Any) -> float:
     return float(np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(tree))))
+
+
+def walk_key(state: State) -> Any:
+    return state.agent.learner.opt_state.key
 
 
 # Arms and settings.
@@ -120,7 +125,7 @@ def test_every_walk_is_work_and_an_agent_without_one_has_less() -> None:
 
 
 def test_the_first_chunk_measures_and_does_not_train(world: World, life: Life) -> None:
-    assert [int(state.agent.steps) for state, _ in life] == [3 * k for k in range(7)]
+    assert [int(state.agent.learner.steps) for state, _ in life] == [3 * k for k in range(7)]
     state, record = life[0]
     for params in experiment.processes(TINY, state.origin, state.agent).values():
         assert checkpoints.digest(params) == checkpoints.digest(start(TINY, world, KEY).origin)
@@ -135,7 +140,7 @@ def test_the_first_chunk_measures_and_does_not_train(world: World, life: Life) -
 
 def test_the_agent_is_one_that_was_trained_without_a_walk(world: World, life: Life) -> None:
     begun, mdp = start(TINY, world, KEY), life[0][0].mdp
-    plain = begun.agent._replace(opt_state=optax.sgd(0.05).init(begun.origin))
+    plain = begun.agent._replace(learner=learning.start(optax.sgd(0.05), begun.origin))
     agent = replace(mdp_agent.agent(TINY), optimizer=optax.sgd(0.05))
     trained, _ = train(agent, mdp, images_of(world), plain, 18)
     ours = life[-1][0].agent
@@ -183,7 +188,7 @@ def test_a_walk_of_ten_times_the_steps_is_ten_times_as_far(
         moved = jax.tree.map(jnp.subtract, state.agent.params, state.origin)
         far = norm(moved) / norm(state.origin)
         np.testing.assert_allclose(record["agent/distance"], far, rtol=1e-4)
-        displaced = norm(state.agent.opt_state.whole) / norm(state.origin)
+        displaced = norm(state.agent.learner.opt_state.whole) / norm(state.origin)
         np.testing.assert_allclose(record["walk/distance"], displaced, rtol=1e-3)
 
 
@@ -197,16 +202,16 @@ def test_equal_keys_start_equal_in_every_arm_and_other_keys_do_not(world: World)
         for name in ("mdp", "origin", "measure_key"):
             assert digest(getattr(arm, name)) == digest(getattr(first, name))
         assert digest(arm.agent.buffer) == digest(first.agent.buffer)
-    assert digest(adam.agent.opt_state.key) == digest(first.agent.opt_state.key)
-    assert not isinstance(alone.agent.opt_state, optimizers.Walk)
+    assert digest(walk_key(adam)) == digest(walk_key(first))
+    assert not isinstance(alone.agent.learner.opt_state, optimizers.Walk)
     other = start(TINY, world, jax.random.key(1))
     picks: list[Callable[[State], Any]] = [
-        lambda state: state.origin, lambda state: state.measure_key,
-        lambda state: state.agent.opt_state.key, lambda state: state.agent.buffer.items,
+        lambda state: state.origin, lambda state: state.measure_key, walk_key,
+        lambda state: state.agent.buffer.items,
     ]  # fmt: skip
     for pick in picks:
         assert digest(pick(first)) != digest(pick(other))
-    assert digest(first.measure_key) != digest(first.agent.opt_state.key)
+    assert digest(first.measure_key) != digest(walk_key(first))
 
 
 # Measurements.

@@ -13,7 +13,7 @@ import pytest
 from plasticity import cli, configuration
 from plasticity.chapters.falsification import EXPERIMENT, judge
 from plasticity.chapters.falsification.run import SENSITIVITY, Config
-from plasticity.chapters.probing import probed_agent
+from plasticity.chapters.probing import bank, probed_agent
 from plasticity.runs import freshness, results
 from plasticity.runs.results import Run
 
@@ -244,6 +244,6 @@ def test_a_kept_network_probed_again_gives_what_was_recorded(run: Run) -> None:
     config = configuration.from_dict(Config, run.config)
     arm_config = replace(config, **EXPERIMENT.arms(config)[arm])
     world, _ = probed_agent.load([arm_config])
-    found = probed_agent.reprobe(arm_config, world, run.bank(arm), config.first_seed)
+    found = bank.reprobe(arm_config, world, run.bank(arm), config.first_seed)
     recorded = run.select(arm=arm, seed=config.first_seed, metric="probe_loss").value
     np.testing.assert_allclose(found["probe_loss"], recorded, rtol=0.1)

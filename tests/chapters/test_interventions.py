@@ -21,7 +21,7 @@ from plasticity.chapters.interventions import EXPERIMENT, words
 from plasticity.chapters.interventions import judge as judging
 from plasticity.chapters.interventions.run import CELL, INTERVENTIONS, Config
 from plasticity.chapters.printed import interventions
-from plasticity.chapters.probing import probed_agent, two_hot_probe
+from plasticity.chapters.probing import probed_agent
 from plasticity.runs import results
 from plasticity.runs.results import Run
 
@@ -235,7 +235,7 @@ def test_an_architecture_that_is_unknown_could_be_anywhere(
         return record(0.5 + 0.001 * seed * changed + effect[cell["architecture"]] * changed)
 
     run = made_up(replace(TINY, interventions=("none",)), agent)
-    assert judging.judge_two_hot(run).status == status
+    assert judging.CLAIMS["two-hot-best"](run).status == status
 
 
 def test_an_agent_whose_probe_diverged_is_counted_and_not_averaged() -> None:
@@ -365,7 +365,7 @@ def test_the_judge_of_shrinking_under_two_hot_compares_under_two_hot(
         return record(1.0 + scatter + (base | shrunk).get(where, 0.0))
 
     few = replace(TINY, interventions=("none", "shrink_and_perturb"), encodings=("two_hot",))
-    verdict = judging.judge_categorical(made_up(few, agent))
+    verdict = judging.CLAIMS["shrink-perturb-categorical"](made_up(few, agent))
     assert verdict.status == status and len(verdict.conditions) == 4
 
 
@@ -482,7 +482,7 @@ def test_a_two_hot_network_is_probed_by_its_own_loss_if_asked() -> None:
     )  # fmt: skip
     world, _ = probed_agent.load([config])
     state = EXPERIMENT.start(config, world, jax.random.key(3))
-    found = two_hot_probe.record(config, world, state)
+    found = probed_agent.probe_record(config, world, state.agent, state.probe_key)
     agent, images = mdp_agent.agent(config), world.images[mdp_agent.image_key(config)]
     support = jnp.linspace(-3.0, 3.0, 5)
     offset = agent.values(state.agent.params, images).mean()
@@ -514,7 +514,8 @@ def test_a_two_hot_network_is_probed_by_its_own_loss_if_asked() -> None:
     np.testing.assert_allclose(found["curve"][0], np.mean([first, errors]), rtol=1e-4)
     advanced = EXPERIMENT.advance(config, world, state)[1]
     np.testing.assert_allclose(advanced["loss"], found["loss"], rtol=1e-5)
-    squared = probed_agent.probe_record(config, world, state.agent, state.probe_key)
+    by_values = replace(config, probe_loss="squared")
+    squared = probed_agent.probe_record(by_values, world, state.agent, state.probe_key)
     assert np.all(np.abs(squared["loss"] - found["loss"]) > 1e-3)
 
 

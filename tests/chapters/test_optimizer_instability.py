@@ -36,7 +36,9 @@ def test_training_is_a_plain_loop_of_adam_steps(world: experiment.World) -> None
     key = jax.random.key(1)
     state = experiment.start(TINY, world, key)
     labels = experiment.draw_labels(TINY, key, world.labels)
-    trained, trace = experiment.train(TINY, world.inputs, labels, state, key, 10, traced=True)
+    trained, trace = experiment.train(
+        TINY, world.inputs, labels, state.learner, key, 10, traced=True
+    )  # fmt: skip
 
     model = experiment.network(TINY)
     optimizer = optax.adam(1e-3, b1=0.9, b2=0.999, eps=1e-9)
@@ -58,13 +60,14 @@ def test_training_is_a_plain_loop_of_adam_steps(world: experiment.World) -> None
             np.testing.assert_allclose(trace[name][step], expected, rtol=1e-4)
     # Adam divides by a root: its updates keep about half of float32's digits where v is small
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), trained.params, params)
+    assert int(trained.steps) == 10
 
 
 def test_watching_a_step_does_not_change_it(world: experiment.World) -> None:
     key = jax.random.key(2)
     state = experiment.start(TINY, world, key)
     seen, unseen = (
-        experiment.train(TINY, world.inputs, world.labels, state, key, 6, traced=traced)[0]
+        experiment.train(TINY, world.inputs, world.labels, state.learner, key, 6, traced=traced)[0]
         for traced in (True, False)
     )
     jax.tree.map(

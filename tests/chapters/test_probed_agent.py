@@ -15,8 +15,11 @@ from hurried import compiled
 from plasticity import configuration
 from plasticity.agents import dqn, mdp_agent
 from plasticity.agents.mdp_agent import AgentConfig
-from plasticity.chapters.probing import probed_agent
+from plasticity.chapters.probing import bank, probed_agent, tables
+from plasticity.chapters.probing.by_key import ByKey
 from plasticity.chapters.probing.probed_agent import Config, World
+from plasticity.cure import Seen
+from plasticity.learner import Learner
 from plasticity.measure import curvature, gradients, probe, ranks
 from plasticity.runs import checkpoints
 
@@ -55,7 +58,7 @@ def records(world: World) -> list[dict[str, Any]]:
 
 
 def test_the_first_chunk_measures_and_does_not_train(records: list[dict[str, Any]]) -> None:
-    assert [int(record["agent"].steps) for record in records] == [0, 20, 40]
+    assert [int(record["agent"].learner.steps) for record in records] == [0, 20, 40]
     assert np.isnan(records[0]["td_loss"]) and np.isfinite(records[1]["td_loss"])
     name = "params/params/Dense_0/kernel"
     assert not np.array_equal(records[0][name], records[1][name])
@@ -107,16 +110,17 @@ def test_a_bank_probed_again_gives_the_recorded_losses(
         for name in records[0]
         if name.startswith("params/")
     }
-    found = probed_agent.reprobe(TINY, world, kept, seed=0)
+    found = bank.reprobe(TINY, world, kept, seed=0)
     recorded = np.stack([record["loss"] for record in records])
     np.testing.assert_allclose(found["loss"], recorded, rtol=1e-3)
-    other = probed_agent.reprobe(TINY, world, kept, seed=1)
+    other = bank.reprobe(TINY, world, kept, seed=1)
     assert not np.allclose(other["loss"], recorded, rtol=1e-4)
-    with pytest.raises(ValueError, match="not those of mnist_5k-60-mlp-16"):
+    other_key = r"not those of NetworkKey\(images=ImageKey\(.*n_images=60\), network=MLP"
+    with pytest.raises(ValueError, match=rf"{other_key}(.|\n)*widths = \(16, 16\)"):
         wide = replace(TINY, mlp_width=16)
-        probed_agent.reprobe(wide, probed_agent.load([wide])[0], kept, seed=0)
+        bank.reprobe(wide, probed_agent.load([wide])[0], kept, seed=0)
     with pytest.raises(ValueError, match="holds no optimizer state"):
-        probed_agent.reprobe(replace(TINY, probe_state="carried"), world, kept, seed=0)
+        bank.reprobe(replace(TINY, probe_state="carried"), world, kept, seed=0)
 
 
 def test_the_carried_optimizer_state_makes_another_probe(
@@ -157,10 +161,11 @@ def test_a_two_hot_agent_is_probed_on_its_values(world: World) -> None:
     assert xi.shape == (60, 50)  # of logits, which are what the loss is made of
     check_landscape(TWO_HOT, world, state, record)
     # What was measured is what was trained: no layer is fresh at the end of a period.
-    assert int(state.agent.steps) == 20
-    happening = mdp_agent.event(TWO_HOT, images.shape[1:])
-    assert happening is not None
-    reset = happening(before.agent.event_key, before.agent)
+    assert int(state.agent.learner.steps) == 20
+    cure = mdp_agent.cure(TWO_HOT, images.shape[1:])
+    assert cure.event is not None
+    happened = cure.event(before.agent.event_key, before.agent.learner, Seen(None, ()))
+    reset = before.agent._replace(learner=happened)
     trained, _ = compiled(dqn.train, static_argnums=(0, 4))(
         mdp_agent.agent(TWO_HOT), state.mdp, images, reset, 10
     )
@@ -172,7 +177,7 @@ def test_a_two_hot_agent_is_probed_on_its_values(world: World) -> None:
         for name in found[0]
         if name.startswith("params/")
     }
-    again = probed_agent.reprobe(TWO_HOT, world, kept, seed=0)
+    again = bank.reprobe(TWO_HOT, world, kept, seed=0)
     np.testing.assert_allclose(again["loss"], [record["loss"] for record in found], rtol=1e-3)
 
 
@@ -192,29 +197,71 @@ def test_a_probe_is_fitted_with_dropout_if_the_agent_is(
 
     monkeypatch.setattr(probe, "fit_all", note)
     x = jnp.ones((2, 6, 6, 1))
-    world = World(
-        {mdp_agent.image_key(config): x}, {}, {mdp_agent.network_key(config): jnp.zeros((1, 2, 10))}
-    )
-    params = compiled(lambda key: mdp_agent.initialise(config, (6, 6, 1), key))(KEY)
-    agent = dqn.State(params, *[None] * 7)  # type: ignore[arg-type]
+
+    def begun(config: Config) -> tuple[World, dqn.State]:
+        images, targets = ByKey({mdp_agent.image_key(config): x}), jnp.zeros((1, 2, 10))
+        world = World(images, ByKey({}), ByKey({mdp_agent.network_key(config): targets}))
+        params = compiled(lambda key: mdp_agent.initialise(config, (6, 6, 1), key))(KEY)
+        learner = Learner(params, None, (), jnp.zeros((), jnp.int32))
+        return world, dqn.State(learner, *[None] * 5)  # type: ignore[arg-type]
+
+    world, agent = begun(config)
+    params = agent.params
     record = getattr(probed_agent.probe_record, "__wrapped__", probed_agent.probe_record)
     record(config, world, agent, KEY)
     learner = mdp_agent.agent(config)
     dropped = mdp_agent.network(config, learning=True).apply(params, x)
     expected = learner.read(dropped.output)  # type: ignore[union-attr]
-    found = given["learning"](params, x)
-    assert found.shape == (2, 10)
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    goals = jax.random.normal(KEY, (2, 10))
+
+    def missed(values: jax.Array) -> jax.Array:
+        return jnp.mean((values - goals) ** 2)
+
+    assert expected.shape == (2, 10)
+    np.testing.assert_allclose(
+        given["objective"](params, x, goals), [missed(expected)] * 2, rtol=1e-5
+    )
     assert not np.allclose(given["apply"](params, x), expected, atol=1e-3)
-    record(TINY, World({mdp_agent.image_key(TINY): x}, {}, {mdp_agent.network_key(TINY): x}),
-           agent, KEY)  # fmt: skip
-    assert given["learning"] is None
+    assert abs(missed(given["apply"](params, x)) / missed(expected) - 1) > 1e-3
+    record(TINY, *begun(TINY), KEY)
+    plain = begun(TINY)[1].params
+    without = missed(given["apply"](plain, x))
+    np.testing.assert_allclose(given["objective"](plain, x, goals), [without] * 2, rtol=1e-6)
+
+
+def test_the_loss_that_a_two_hot_network_learns_by_has_its_gradient_where_values_have_none() -> (
+    None
+):
+    """Where its softmax saturates: what `probe_loss` is for."""
+    config = replace(TWO_HOT, probe_loss="own")
+    params = compiled(lambda key: mdp_agent.initialise(config, (6, 6, 1), key))(KEY)
+    sure = params["params"]["Dense_2"]["bias"].reshape(10, 5).at[:, 0].set(300.0)
+    params["params"]["Dense_2"]["bias"] = sure.ravel()
+    x, goals = jnp.ones((2, 6, 6, 1)), jnp.full((2, 10), 1.5)
+    own, squared = (
+        jax.value_and_grad(probed_agent.objective(chosen), has_aux=True)(params, x, goals)
+        for chosen in (config, TWO_HOT)
+    )
+    values = mdp_agent.agent(config).values(params, x)
+    np.testing.assert_allclose(values, np.full((2, 10), -2.0), atol=1e-5)
+    for (_, error), _ in (own, squared):  # both record the error of values
+        np.testing.assert_allclose(error, 3.5**2, rtol=1e-5)
+    np.testing.assert_allclose(own[0][0], 300.0, rtol=0.02)  # nats: each goal lies between two bins
+    assert not jax.tree.reduce(lambda found, leaf: found or leaf.any(), squared[1], False)
+    bias = own[1]["params"]["Dense_2"]["bias"].reshape(10, 5)
+    # softmax minus target, over actions: half of 1.5 is at 1, half at 2
+    np.testing.assert_allclose(bias, np.tile([1, 0, 0, -0.5, -0.5], (10, 1)) / 10, atol=1e-6)
+    # without bins there is no other loss
+    plain = replace(TINY, probe_loss="own")
+    params = compiled(lambda key: mdp_agent.initialise(plain, (6, 6, 1), key))(KEY)
+    loss, error = probed_agent.objective(plain)(params, x, goals)
+    assert loss == error
 
 
 def test_rows_at_the_end_are_of_the_last_probe_and_what_was_lost() -> None:
     def record(losses: list[float], diverged: float) -> dict[str, Any]:
         size = len(losses)
-        arrays = {name: np.ones((size, 2)) for name in probed_agent.ARRAYS}
+        arrays = {name: np.ones((size, 2)) for name in tables.ARRAYS}
         ends = np.array([0.0] * (size - 1) + [diverged])
         return arrays | {"probe_loss": np.array(losses), "diverged": ends}
 
@@ -223,8 +270,8 @@ def test_rows_at_the_end_are_of_the_last_probe_and_what_was_lost() -> None:
         ("a", 0): record([0.1, 0.2, np.nan], 1.0),
     }  # fmt: skip
     arms: dict[str, dict[str, Any]] = {"b": {}, "a": {"optimizer": "sgd"}}
-    table, _ = probed_agent.tidy(lambda config: arms, ("optimizer",), TINY, records)
-    found = probed_agent.at_end(table, ["arm", "optimizer", "seed"])
+    table, _ = tables.tidy(lambda config: arms, ("optimizer",), TINY, records)
+    found = tables.at_end(table, ["arm", "optimizer", "seed"])
     assert list(zip(found.arm, found.seed, strict=True)) == [("b", 1), ("b", 0), ("a", 0)]
     assert list(found.optimizer) == ["adam", "adam", "sgd"] and set(found.step) == {40}
     np.testing.assert_allclose(found.probe_loss, [0.4, 0.1, np.nan], rtol=1e-6)
@@ -232,7 +279,7 @@ def test_rows_at_the_end_are_of_the_last_probe_and_what_was_lost() -> None:
     np.testing.assert_allclose(found.plasticity_loss, [0.3, -0.1, np.nan], rtol=1e-6)
     assert list(found.diverged) == [0, 0, 1]
     shuffled = table.sample(frac=1, random_state=0)  # probes in any order
-    again = probed_agent.at_end(shuffled, ["arm", "optimizer", "seed"]).set_index(["arm", "seed"])
+    again = tables.at_end(shuffled, ["arm", "optimizer", "seed"]).set_index(["arm", "seed"])
     expected = found.set_index(["arm", "seed"])
     pd.testing.assert_frame_equal(again.loc[expected.index], expected)
 
@@ -240,7 +287,8 @@ def test_rows_at_the_end_are_of_the_last_probe_and_what_was_lost() -> None:
 def test_a_diverged_agent_is_flagged_and_goes_on(world: World) -> None:
     state = start(TINY, world, KEY)
     broken = jax.tree.map(lambda leaf: leaf.at[0].set(jnp.nan), state.agent.params)
-    state = state._replace(agent=state.agent._replace(params=broken))
+    learner = state.agent.learner._replace(params=broken)
+    state = state._replace(agent=state.agent._replace(learner=learner))
     for _ in range(2):
         state, record = advance(TINY, world, state)
     assert record["diverged"] == 1 and record["accuracy"] == 0
@@ -256,15 +304,16 @@ def test_fresh_networks_need_no_training(world: World) -> None:
     fresh = replace(TINY, probes=0, keep_parameters=False)
     state, record = advance(fresh, world, start(fresh, world, KEY))
     assert probed_agent.chunks(fresh) == 1
-    assert int(state.agent.steps) == 0 and np.isfinite(record["probe_loss"])
+    assert int(state.agent.learner.steps) == 0 and np.isfinite(record["probe_loss"])
     assert np.isfinite(record["sharpness"]) and np.isnan(record["sharpness_trace"]).all()
 
 
 def test_an_agent_that_is_not_probed_needs_no_targets() -> None:
     plain, _ = probed_agent.load([AgentConfig(n_images=60, mlp_width=8)])
-    assert not plain.targets and list(plain.images) == ["mnist_5k-60"]
+    assert not plain.targets and list(plain.images) == [mdp_agent.ImageKey("mnist_5k", 60)]
     mixed, _ = probed_agent.load([AgentConfig(n_images=60, mlp_width=9), TINY])
-    assert list(mixed.targets) == ["mnist_5k-60-mlp-8"]
+    assert list(mixed.targets) == [mdp_agent.network_key(TINY)]
+    assert len(mixed.images) == 1 and mdp_agent.network_key(TINY).network.widths == (8, 8)
 
 
 def bits(tree: Any) -> str:
@@ -443,7 +492,7 @@ def test_the_table_has_the_scalars_and_the_arrays_are_stacked_over_seeds(
     measured = [{k: v for k, v in r.items() if k not in ("agent", "state")} for r in records]
     record = {name: np.stack([row[name] for row in measured]) for name in measured[0]}
     other = record | {"sharpness_trace": 2 * record["sharpness_trace"]}
-    table, arrays = probed_agent.tidy(
+    table, arrays = tables.tidy(
         lambda config: {"a": {}}, ("variant",), TINY, {("a", 0): record, ("a", 1): other}
     )
     np.testing.assert_array_equal(

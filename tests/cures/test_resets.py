@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import hurried
@@ -15,8 +15,9 @@ import optax
 import pytest
 
 from plasticity.agents import optimizers
-from plasticity.cures import resets
+from plasticity.cure import Cure, Seen
 from plasticity.cures.resets import reset_layer, reset_optimizer, shrink_and_perturb
+from plasticity.learner import Learner
 from plasticity.networks import architectures, resnet, vit
 from plasticity.networks.state import advancing
 from plasticity.networks.trace import last_layer
@@ -25,12 +26,16 @@ KEY = jax.random.key(0)
 X = jnp.zeros((1, 6, 6, 1))
 
 
-class State(NamedTuple):
-    """As much of an agent as an event needs, and something that is none of its business."""
+EVERY = 5
 
-    params: Any
-    opt_state: Any
-    steps: jax.Array
+
+def happen(cure: Cure, key: jax.Array, learner: Learner) -> Learner:
+    """Let the event happen, which looks at nothing and is all that there is to the cure."""
+    assert cure.event is not None and cure.every == EVERY
+    assert cure.init is None and cure.penalty is None and cure.project is None
+    found: Learner = cure.event(key, learner, Seen(None, ()))
+    assert found.cure_state is learner.cure_state
+    return found
 
 
 class Foreign(nn.Module):
@@ -66,8 +71,11 @@ OPTIMIZERS: dict[str, tuple[optax.GradientTransformation, int]] = {
 """Each with how many slots it has for a parameter."""
 
 
-def begun(init: Callable[[jax.Array], Any], optimizer: Any, seed: int = 1) -> State:
-    """A state in which no leaf is what it was at the start, not even those that start at zero."""
+def begun(init: Callable[[jax.Array], Any], optimizer: Any, seed: int = 1) -> Learner:
+    """A learner in which no leaf is what it was at the start, not even those that start at zero.
+
+    It has a cure's state too, which is none of an event's business.
+    """
     rng = np.random.default_rng(seed)
 
     def other(leaf: jax.Array) -> jax.Array:
@@ -77,7 +85,7 @@ def begun(init: Callable[[jax.Array], Any], optimizer: Any, seed: int = 1) -> St
 
     params = jax.tree.map(other, init(KEY))
     opt_state = jax.tree.map(other, optimizer.init(params))
-    return State(params, opt_state, jnp.asarray(12))
+    return Learner(params, opt_state, jnp.arange(3.0), jnp.asarray(12))
 
 
 def leaves(tree: Any) -> dict[str, np.ndarray]:
@@ -146,7 +154,7 @@ def test_a_reset_layer_is_a_fresh_one_with_its_slots_and_nothing_else(name: str)
     init, path = (small_vit, "head") if name == "advancing" else (foreign, "top")
     state = begun(init, optimizer)
     key = jax.random.key(3)
-    found = reset_layer(init, optimizer, (path,))(key, state)
+    found = happen(reset_layer(init, optimizer, (path,), EVERY), key, state)
     assert touched(state.params, found.params) == {
         f"['params']['{path}']['kernel']", f"['params']['{path}']['bias']",
     }  # fmt: skip
@@ -163,9 +171,10 @@ def test_a_reset_layer_is_a_fresh_one_with_its_slots_and_nothing_else(name: str)
 def test_what_is_drawn_is_from_the_networks_own_distribution_and_new_each_time() -> None:
     network, x = architectures.MLP((400,), 30), jnp.zeros((1, 5))
     init = compiled(partial(network.init, x=x))
-    event = reset_layer(init, SGD, ("Dense_1",))
+    cure = reset_layer(init, SGD, ("Dense_1",), EVERY)
     first, other = (
-        event(jax.random.key(k), begun(init, SGD)).params["params"]["Dense_1"] for k in (0, 1)
+        happen(cure, jax.random.key(k), begun(init, SGD)).params["params"]["Dense_1"]
+        for k in (0, 1)
     )
     assert (first["kernel"] != other["kernel"]).all()
     # LeCun-normal: 1 / √400, of 12,000 numbers
@@ -177,21 +186,22 @@ def test_a_layer_within_a_module_is_reset_with_its_state() -> None:
     network = architectures.CNN(3, channels=(2, 2), widths=(4, 4), spectral_norm=True)
     init = compiled(partial(network.init, x=X))
     state = begun(init, SGD)
-    found = reset_layer(init, SGD, ("MLP_0", "Dense_2"))(KEY, state)
+    found = happen(reset_layer(init, SGD, ("MLP_0", "Dense_2"), EVERY), KEY, state)
     inside = {f"['params']['MLP_0']['Dense_2']['{leaf}']" for leaf in ("kernel", "bias")}
     assert touched(state.params, found.params) == inside
-    found = reset_layer(init, SGD, ("Conv_0",))(KEY, state)
+    found = happen(reset_layer(init, SGD, ("Conv_0",), EVERY), KEY, state)
     inside = {f"['params']['Conv_0']['{leaf}']" for leaf in ("kernel", "bias")}
     assert touched(state.params, found.params) == inside | {"['spectral']['Conv_0']['vector']"}
-    whole = reset_layer(init, SGD, ())(KEY, state)  # a network that is one layer
+    # a network that is one layer
+    whole = happen(reset_layer(init, SGD, (), EVERY), KEY, state)
     assert touched(init(KEY), whole.params) == set()
 
 
 @pytest.mark.parametrize("path", [("bottom",), ("top", "kernel", "more"), ("to",)])
 def test_an_unknown_layer_is_refused(path: tuple[str, ...]) -> None:
-    event = reset_layer(foreign, ADAM, path)
+    cure = reset_layer(foreign, ADAM, path, EVERY)
     with pytest.raises(ValueError, match=f"the network has no layer {'/'.join(path)}"):
-        event(KEY, begun(foreign, ADAM))
+        happen(cure, KEY, begun(foreign, ADAM))
 
 
 # Shrink and perturb.
@@ -199,14 +209,14 @@ def test_an_unknown_layer_is_refused(path: tuple[str, ...]) -> None:
 
 def test_shrinking_by_one_and_perturbing_by_zero_changes_no_bit() -> None:
     state = begun(small_vit, ADAM)
-    found = shrink_and_perturb(small_vit, 1.0, 0.0)(KEY, state)
+    found = happen(shrink_and_perturb(small_vit, 1.0, 0.0, EVERY), KEY, state)
     assert touched(state, found) == set()
 
 
 @pytest.mark.parametrize(("shrink", "perturb"), [(0.5, 1.0), (0.0, 1.0), (0.9, 0.25)])
 def test_kernels_are_shrunk_and_perturbed_and_nothing_else(shrink: float, perturb: float) -> None:
     state, key = begun(small_vit, ADAM), jax.random.key(3)
-    found = shrink_and_perturb(small_vit, shrink, perturb)(key, state)
+    found = happen(shrink_and_perturb(small_vit, shrink, perturb, EVERY), key, state)
     old, new, fresh = leaves(state.params), leaves(found.params), leaves(small_vit(key))
     changed = touched(state.params, found.params)
     assert changed == {name for name, leaf in old.items() if leaf.ndim >= 2}
@@ -228,7 +238,7 @@ def test_resetting_the_optimizer_forgets_all_of_its_state_and_no_parameter(name:
     optimizer, _ = OPTIMIZERS[name]
     init = small_vit if name == "advancing" else foreign
     state = begun(init, optimizer)
-    found = reset_optimizer(optimizer)(KEY, state)
+    found = happen(reset_optimizer(optimizer, EVERY), KEY, state)
     assert found.params is state.params and found.steps is state.steps
     assert touched(optimizer.init(state.params), found.opt_state) == set()
     everything = touched(state.opt_state, found.opt_state)  # also the count
@@ -242,11 +252,18 @@ def test_resetting_the_optimizer_forgets_all_of_its_state_and_no_parameter(name:
 def test_events_are_functions_that_jax_can_transform(name: str) -> None:
     network, x = architectures.MLP((4,), 3), jnp.zeros((1, 5))
     init = jax.jit(partial(network.init, x=x))
-    event: resets.Event = {
-        "reset_layer": reset_layer(init, ADAM, ("Dense_1",)),
-        "shrink_and_perturb": shrink_and_perturb(init, 0.5, 1.0),
-        "reset_optimizer": reset_optimizer(ADAM),
+    cure = {
+        "reset_layer": reset_layer(init, ADAM, ("Dense_1",), EVERY),
+        "shrink_and_perturb": shrink_and_perturb(init, 0.5, 1.0, EVERY),
+        "reset_optimizer": reset_optimizer(ADAM, EVERY),
     }[name]
+    assert cure.name == name and cure.paper
+
+    def event(key: jax.Array, learner: Learner) -> Learner:
+        assert cure.event is not None
+        found: Learner = cure.event(key, learner, Seen(None, ()))
+        return found
+
     states = [begun(init, ADAM, seed) for seed in range(2)]
     keys = jax.random.split(KEY, 2)
     alone = [event(key, state) for key, state in zip(keys, states, strict=True)]

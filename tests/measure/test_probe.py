@@ -27,7 +27,7 @@ KEY = jax.random.key(0)
 N, PIXELS = 60, 4
 INPUTS = np.random.default_rng(0).normal(size=(N, PIXELS)).astype(np.float32)
 
-static = ("apply", "learning", "optimizer", "steps", "batch_size")
+static = ("apply", "objective", "optimizer", "steps", "batch_size")
 fit = compiled(probe.fit, static_argnames=static)
 
 
@@ -328,13 +328,38 @@ def test_what_is_learned_with_is_the_networks_form_for_learning() -> None:
     x, rate, target, w = 0.5, 0.8, 0.8, 7.0
     found = fit(
         lambda w, x: w * x[:, 0], jnp.float32(w), np.full((1, 1), x, np.float32),
-        jnp.array([target]), optax.sgd(rate), KEY, learning=lambda w, x: w * x[:, 0] / 2, steps=50,
-        batch_size=3,
+        jnp.array([target]), optax.sgd(rate), KEY,
+        objective=probe.squared_error(lambda w, x: w * x[:, 0] / 2), steps=50, batch_size=3,
     )  # fmt: skip
     goal = target + w * x
     errors = (w * x / 2 - goal) * (1 - rate * x**2 / 2) ** np.arange(51)
     np.testing.assert_allclose(found.curve, [np.mean(errors[:50] ** 2)], rtol=1e-4)
     np.testing.assert_allclose(found.loss, (2 * (errors[50] + goal) - goal) ** 2, rtol=1e-4)
+
+
+def test_a_fit_descends_its_objective_and_records_the_error() -> None:
+    """Of f = w x the objective is f itself: w falls by η x at each step, whatever the target."""
+
+    def downhill(w: jax.Array, x: jax.Array, goals: jax.Array) -> tuple[jax.Array, jax.Array]:
+        found = w * x[:, 0]
+        return jnp.mean(found), jnp.mean((found - goals) ** 2)
+
+    x, rate, target, w = 0.5, 0.1, 0.8, 7.0
+    found = fit(
+        lambda w, x: w * x[:, 0], jnp.float32(w), np.full((1, 1), x, np.float32),
+        jnp.array([target]), optax.sgd(rate), KEY, objective=downhill, steps=50, batch_size=3,
+    )  # fmt: skip
+    errors = (w - rate * x * np.arange(51)) * x - (target + w * x)
+    np.testing.assert_allclose(found.curve, [np.mean(errors[:50] ** 2)], rtol=1e-4)
+    np.testing.assert_allclose(found.noise, [np.std(errors[:50] ** 2)], rtol=1e-4)
+    np.testing.assert_allclose(found.loss, errors[50] ** 2, rtol=1e-4)
+
+
+def test_without_an_objective_it_is_the_squared_error_to_the_bit() -> None:
+    given = (linear, LINE, INPUTS, GOAL, MOMENTUM, KEY)
+    plain = fit(*given, steps=50, batch_size=8)
+    said = fit(*given, objective=probe.squared_error(linear), steps=50, batch_size=8)
+    assert [np.asarray(x).tobytes() for x in plain] == [np.asarray(x).tobytes() for x in said]
 
 
 def test_targets_are_shifted_by_the_mean_prediction() -> None:
@@ -453,7 +478,8 @@ def test_a_probe_takes_the_networks_form_for_learning(params: Any) -> None:
         return apply(jax.lax.stop_gradient(params), x)
 
     sizes: dict[str, Any] = {"n_targets": 1, "steps": 50, "batch_size": 8}
-    found = probe.measure(apply, init, params, INPUTS, SGD, KEY, learning=blind, **sizes)
+    objective = probe.squared_error(blind)
+    found = probe.measure(apply, init, params, INPUTS, SGD, KEY, objective=objective, **sizes)
     still = probe.measure(apply, init, params, INPUTS, optax.sgd(0.0), KEY, **sizes)
     np.testing.assert_allclose(found.loss, still.loss, rtol=50 * EPS)
     np.testing.assert_allclose(found.curve, still.curve, rtol=50 * EPS)

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from plasticity.networks.architectures import MLP
 
 from plasticity.chapters.network_statistics import figures as network_statistics_figures
 from plasticity.measure import ranks, snapshot
@@ -27,6 +26,7 @@ from plasticity.measure.ranks import (
     stable_rank,
 )
 from plasticity.measure.units import dead_units, dormant_ratio, linearised_units
+from plasticity.networks.architectures import MLP
 
 EPS = float(np.finfo(np.float32).eps)
 KEY = jax.random.key(0)

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from plasticity.networks.architectures import CNN, MLP, Forward, NatureCNN
-from plasticity.networks.resnet import BasicBlock, ResNet18
-from plasticity.networks.vit import ViT
 from scipy import special
 
 from plasticity.measure import snapshot, units
 from plasticity.networks import convolution
+from plasticity.networks.architectures import CNN, MLP, Forward, NatureCNN
+from plasticity.networks.resnet import BasicBlock, ResNet18
+from plasticity.networks.vit import ViT
 
 KEY = jax.random.key(0)
 

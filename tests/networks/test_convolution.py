@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from plasticity.networks.architectures import CNN
 
 from plasticity import devices
 from plasticity.networks import convolution
+from plasticity.networks.architectures import CNN
 
 EPS = float(np.finfo(np.float64).eps)
 AXES = ("NHWC", "HWIO", "NHWC")

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+
+from plasticity.networks import dropout, spectral
 from plasticity.networks.architectures import CNN, MLP
 from plasticity.networks.state import advanced, advancing
 from plasticity.networks.vit import ViT
-
-from plasticity.networks import dropout, spectral
 
 KEY = jax.random.key(0)
 TINY = ViT(3, width=8, feed_forward=16, heads=2, spectral_norm=True)

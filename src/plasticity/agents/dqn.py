@@ -144,7 +144,9 @@ def _intervene(agent: Agent, images: Images, state: State) -> State:
         key = jax.random.fold_in(jax.random.fold_in(key, 3), state.learner.steps)
 
     def seen(learner: Learner) -> Seen:
-        uniform = jax.random.uniform(jax.random.fold_in(key, 1), (agent.batch_size,))
+        # Apart from what cures make of their key: a split of it is its folds with 0, 1, ...
+        own_key = jax.random.fold_in(key, 2**31 - 1)
+        uniform = jax.random.uniform(own_key, (agent.batch_size,))
         inputs = images[replay.sample(state.buffer, uniform).observation]
         return Seen(inputs, agent.activations(learner.params, inputs))
 

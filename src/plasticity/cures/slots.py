@@ -68,7 +68,7 @@ def renew_units(
     for layer, units in zip(wiring, chosen, strict=True):
         add(masks, layer.incoming, jnp.broadcast_to(units, leaves[layer.incoming].shape))
         if layer.bias is not None:
-            add(masks, layer.bias, units)
+            add(masks, layer.bias, jnp.broadcast_to(units, leaves[layer.bias].shape))
         for path in layer.outgoing:
             kernel = leaves[path]
             rows = jnp.tile(units, kernel.shape[-2] // layer.units)[:, None]

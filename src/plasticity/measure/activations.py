@@ -30,10 +30,15 @@ def of_layers(
     alike, such as the queries and keys of attention, is returned once. Raises ValueError for a
     network without hidden layers.
 
-    Example::
-
-        hidden = of_layers(lambda params, x: nn.Sequential(...).apply(params, x), params, images)
-        dead = [units.dead_units(layer) for layer in hidden]
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from flax import linen as nn
+    >>> from plasticity.measure import activations, units
+    >>> network = nn.Sequential([nn.Dense(4), nn.relu, nn.Dense(1)])
+    >>> params = network.init(jax.random.key(0), jnp.ones((8, 2)))
+    >>> hidden = activations.of_layers(network.apply, params, jnp.ones((8, 2)))
+    >>> [layer.shape for layer in hidden], float(units.dead_units(hidden[0]))
+    ([(8, 4)], 0.5)
     """
     closed = jax.make_jaxpr(apply)(params, x)
     n_params = len(jax.tree.leaves(params))

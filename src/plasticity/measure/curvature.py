@@ -81,6 +81,16 @@ def hessian(loss: Loss, params: Any, batch: Any, chunk_size: int | None = None) 
 
     Raises ValueError for parameters that are not all floating-point numbers, an empty batch or a
     loss that is no scalar, and outside of jit also for a loss that is not finite.
+
+    >>> import jax.numpy as jnp
+    >>> import plasticity as pl
+    >>> def loss(params, batch):
+    ...     x, y = batch
+    ...     return jnp.mean((x @ params - y) ** 2)
+    >>> batch = jnp.diag(jnp.array([1.0, 2.0])), jnp.zeros(2)
+    >>> operator = pl.hessian(loss, jnp.ones(2), batch)
+    >>> operator.product(jnp.ones(2)).round().tolist()
+    [1.0, 4.0]
     """
     flat, unravel = _raveled(params)
     examples = _examples(batch)
@@ -114,6 +124,14 @@ def gauss_newton(
     J are the derivatives of the predictions by the parameters, H the Hessian of the loss by the
     predictions: what of the Hessian is left if the network is taken to be linear. Positive
     semi-definite for a convex loss. ``chunk_size`` and errors are those of `hessian`.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.measure import curvature
+    >>> operator = curvature.gauss_newton(
+    ...     lambda params, x: x @ params, lambda made, x: jnp.mean(made**2), jnp.ones(2), jnp.eye(2)
+    ... )
+    >>> operator.product(jnp.array([1.0, 2.0])).tolist()
+    [1.0, 2.0]
     """
     flat, unravel = _raveled(params)
     examples = _examples(batch)
@@ -146,6 +164,12 @@ def proxy_loss(apply: Callable[[Any, Array], Array]) -> Loss:
 
     It asks how easily the network can move its predictions in random directions. At every
     parameter its value is the mean of ξ²; what depends on the parameters are its derivatives.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.measure import curvature
+    >>> loss = curvature.proxy_loss(lambda params, x: x @ params)
+    >>> float(loss(jnp.ones(2), (jnp.eye(2), jnp.array([1.0, -1.0]))))
+    1.0
     """
 
     def loss(params: Any, batch: tuple[Array, Array]) -> Float[Array, ""]:
@@ -227,6 +251,17 @@ def spectrum(
     ``probes`` random start vectors, one after the other so that one basis is kept at a time. One is
     enough to see outliers; the bulk and the trace want five to ten. Raises ValueError unless
     1 <= order <= d and probes >= 1.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import plasticity as pl
+    >>> def loss(params, batch):
+    ...     x, y = batch
+    ...     return jnp.mean((x @ params - y) ** 2)
+    >>> batch = jnp.diag(jnp.array([1.0, 2.0])), jnp.zeros(2)
+    >>> found = pl.spectrum(pl.hessian(loss, jnp.ones(2), batch), jax.random.key(0), order=2)
+    >>> found.nodes.round().tolist()
+    [[1.0, 4.0]]
     """
     _check_order(operator, order)
     if probes < 1:
@@ -247,6 +282,12 @@ def density(
     """Return the spectral density on ``grid``, each node spread as a Gaussian of ``width`` (A.1).
 
     Its integral is one. The error is that of the mean over probe vectors, by point.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.measure.curvature import Spectrum, density
+    >>> found = Spectrum(jnp.array([[0.0, 2.0]]), jnp.array([[0.75, 0.25]]))
+    >>> density(found, jnp.array([0.0, 1.0, 2.0]), width=0.1).value.round().tolist()
+    [3.0, 0.0, 1.0]
     """
     distance = (grid[None, None, :] - spectrum.nodes[:, :, None]) / width
     bumps = jnp.exp(-0.5 * distance**2) / (jnp.sqrt(2 * jnp.pi) * width)
@@ -254,7 +295,14 @@ def density(
 
 
 def trace(spectrum: Spectrum, dimension: int) -> Estimate:
-    """Return the trace of the operator: d times the mean of its spectrum."""
+    """Return the trace of the operator: d times the mean of its spectrum.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.measure.curvature import Spectrum, trace
+    >>> found = Spectrum(jnp.array([[0.0, 2.0]]), jnp.array([[0.75, 0.25]]))
+    >>> float(trace(found, dimension=100).value)
+    50.0
+    """
     return _mean(dimension * jnp.sum(spectrum.weights * spectrum.nodes, axis=1))
 
 
@@ -266,6 +314,14 @@ def extremes(
     Lanczos' method goes on, `BLOCK` products at a time, until both Ritz values are within
     ``tolerance`` times the larger of their sizes of an eigenvalue, or ``most`` products (at most d)
     are made. Keeps as many vectors. Raises ValueError unless tolerance > 0 and most >= 1.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from plasticity.measure import curvature
+    >>> operator = curvature.Operator(lambda v: jnp.array([1.0, 2.0, 6.0]) * v, 3, jnp.float32)
+    >>> found = curvature.extremes(operator, jax.random.key(0))
+    >>> round(float(found.smallest), 2), round(float(found.largest), 2), bool(found.converged)
+    (1.0, 6.0, True)
     """
     if not tolerance > 0 or most < 1:
         raise ValueError(f"tolerance = {tolerance}, most = {most}: must be above 0")
@@ -307,6 +363,17 @@ def largest_eigenvalue(
 
     A lower bound, and for the outliers of a network's spectrum a tight one; `extremes` also says
     how tight. Raises as `hessian` and `lanczos` do.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from plasticity.measure.curvature import largest_eigenvalue
+    >>> def loss(params, batch):
+    ...     x, y = batch
+    ...     return jnp.mean((x @ params - y) ** 2)
+    >>> batch = jnp.diag(jnp.array([1.0, 2.0])), jnp.zeros(2)
+    >>> found = largest_eigenvalue(loss, jnp.ones(2), batch, jax.random.key(0), order=2)
+    >>> round(float(found), 2)
+    4.0
     """
     operator = hessian(loss, params, batch, chunk_size)
     found = lanczos(operator, _random_direction(key, operator), order)

@@ -47,27 +47,44 @@ def gradient_covariance(
 
     ``loss(params, example)`` is the loss of one example, whose leaves lack the leading axis of
     those of ``batch``. For a linen network `plasticity.measure.inner_products.gram` needs far less
-    memory and time. Example::
+    memory and time.
 
-        def loss(params, example):
-            x, y = example
-            return (apply(params, x[None])[0] - y) ** 2
-
-        found = gradient_covariance(loss, params, (images, labels))
-        print(summary(found).negative_share)
+    >>> import jax.numpy as jnp
+    >>> import plasticity as pl
+    >>> def loss(params, example):
+    ...     x, y = example
+    ...     return (jnp.vdot(params, x) - y) ** 2
+    >>> x = jnp.array([[2.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    >>> pl.gradient_covariance(loss, jnp.zeros(2), (x, jnp.ones(3))).cosines.tolist()
+    [[1.0, 0.0, -1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 1.0]]
     """
     return covariance(naive_gram(loss, params, batch))
 
 
 def covariance(gram: Float[Array, "k k"]) -> Covariance:
-    """Return C_k (Eq. 3) from the inner products of the gradients."""
+    """Return C_k (Eq. 3) from the inner products of the gradients.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.measure import gradients
+    >>> found = gradients.covariance(jnp.array([[4.0, -2.0], [-2.0, 4.0]]))
+    >>> found.cosines.tolist(), found.norms.tolist()
+    ([[1.0, -0.5], [-0.5, 1.0]], [2.0, 2.0])
+    """
     norms = jnp.sqrt(jnp.maximum(jnp.diag(gram), 0))
     inverse = jnp.where(norms > 0, 1 / jnp.where(norms > 0, norms, 1), 0)
     return Covariance(gram * inverse[:, None] * inverse[None, :], norms)
 
 
 def summary(found: Covariance) -> Summary:
-    """Return `Summary`. With fewer than two gradients that are not zero, pairs have NaN."""
+    """Return `Summary`. With fewer than two gradients that are not zero, pairs have NaN.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.measure import gradients
+    >>> inner = jnp.array([[1.0, -0.5, 0.5], [-0.5, 1.0, 0.0], [0.5, 0.0, 1.0]])
+    >>> found = gradients.summary(gradients.covariance(inner))
+    >>> round(float(found.negative_share), 2), round(float(found.collinearity), 2)
+    (0.33, 0.33)
+    """
     k = found.norms.shape[0]
     alive = found.norms > 0
     pairs = alive[:, None] & alive[None, :] & ~jnp.eye(k, dtype=bool)
@@ -91,6 +108,12 @@ def kmeans_order(cosines: np.ndarray, clusters: int, seed: int = 0) -> Int[np.nd
     Rows of C_k are clustered by k-means, the largest cluster comes first; where fewer rows than
     ``clusters`` differ, each of these is a cluster. Raises ValueError unless 1 <= clusters <= k and
     for entries that are not finite.
+
+    >>> import numpy as np
+    >>> from plasticity.measure.gradients import kmeans_order
+    >>> sign = np.array([1.0, -1.0, 1.0, -1.0, 1.0])
+    >>> kmeans_order(np.outer(sign, sign), clusters=2).tolist()
+    [0, 2, 4, 1, 3]
     """
     cosines = np.asarray(cosines, np.float64)
     if not 1 <= clusters <= len(cosines):
@@ -114,6 +137,12 @@ def naive_gram(
     """Return the inner products of the gradients of ``loss(params, example)``, holding them all.
 
     For any loss of one example, whose leaves lack the leading axis of those of ``batch``.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.measure.gradients import naive_gram
+    >>> x = jnp.array([[1.0, 0.0], [1.0, 1.0]])
+    >>> naive_gram(lambda params, x: jnp.vdot(params, x), jnp.zeros(2), x).tolist()
+    [[1.0, 1.0], [1.0, 2.0]]
     """
     gradients = jax.vmap(jax.grad(loss), (None, 0))(params, batch)
     flat = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(gradients)]

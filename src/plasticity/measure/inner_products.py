@@ -32,6 +32,15 @@ def gram(
     `Conv`, `LayerNorm` and `GroupNorm`, and layers that are used more than once, are computed from
     gradients by example, leaf by leaf: that holds k gradients of the largest such leaf. Raises
     ValueError for an empty batch or if the losses are not one an example.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from flax import linen as nn
+    >>> from plasticity.measure import inner_products
+    >>> network, x, y = nn.Dense(1), jnp.eye(2), jnp.ones((2, 1))
+    >>> params = network.init(jax.random.key(0), x)
+    >>> inner_products.gram(network, params, x, lambda made, y: (made * y).sum(axis=1), y).tolist()
+    [[2.0, 1.0], [1.0, 2.0]]
     """
     examples = inputs.shape[0]
     if examples < 1:

@@ -15,7 +15,14 @@ BLOCK = 16
 
 
 class Operator(NamedTuple):
-    """A symmetric matrix, known by its products with vectors."""
+    """A symmetric matrix, known by its products with vectors.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.measure.lanczos import Operator
+    >>> operator = Operator(lambda v: jnp.array([1.0, 2.0, 6.0]) * v, 3, jnp.float32)
+    >>> operator.product(jnp.ones(3)).tolist()
+    [1.0, 2.0, 6.0]
+    """
 
     product: Callable[[Float[Array, " d"]], Float[Array, " d"]]
     dimension: int  # d
@@ -42,6 +49,13 @@ def lanczos(operator: Operator, start: Float[Array, " d"], order: int) -> Lanczo
     1976: twice is enough). Without, copies of outlying eigenvalues appear after some thirty steps.
     Where the vectors so far span all that the operator makes of ``start``, what comes after is
     zero. Raises ValueError unless 1 <= order <= d.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.measure.lanczos import Operator, lanczos
+    >>> operator = Operator(lambda v: jnp.array([1.0, 2.0, 6.0]) * v, 3, jnp.float32)
+    >>> found = lanczos(operator, jnp.ones(3), order=2)
+    >>> found.diagonal.shape, found.off_diagonal.shape, found.basis.shape
+    ((2,), (1,), (2, 3))
     """
     _check_order(operator, order)
     state = _begin(operator, start, order)
@@ -137,6 +151,12 @@ def ritz(
 
     Behind a zero on the off-diagonal, where Lanczos' method ended, the diagonal is taken to be its
     own first entry: that lies within the spectrum, and has no weight in the first vector.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.measure.lanczos import ritz
+    >>> values, vectors = ritz(jnp.array([2.0, 2.0]), jnp.array([1.0]))
+    >>> values.round().tolist(), vectors.shape
+    ([1.0, 3.0], (2, 2))
     """
     none = jnp.zeros((1,), bool)
     ended = jnp.cumsum(jnp.concatenate([none, off_diagonal <= 0])) > 0

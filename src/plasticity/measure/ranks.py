@@ -24,6 +24,12 @@ def singular_values(matrix: Matrix) -> Float[Array, " values"]:
 
     All of them are NaN if an entry is not finite. Raises ValueError unless the matrix has two axes
     and at least one entry.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.measure import ranks
+    >>> features = jnp.diag(jnp.array([4.0, 2.0, 1.0, 0.0]))
+    >>> ranks.singular_values(features).round().tolist()
+    [4.0, 2.0, 1.0, 0.0]
     """
     _require_matrix(matrix)
     # Solvers may answer a NaN with anything, or never (SciPy warns of that): they get none.
@@ -38,6 +44,12 @@ def feature_rank(features: Matrix, epsilon: float = 0.01) -> Float[Array, ""]:
     Source: Lyle et al. (2022, Eqs. (4), (5)); Lyle et al. (2023) plot it as the feature rank.
     ``features`` is (inputs, units). Alone among the ranks it depends on the scale of its matrix and
     on which axis is which. Raises ValueError as `singular_values` does and if ``epsilon`` < 0.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.measure import ranks
+    >>> features = jnp.diag(jnp.array([4.0, 2.0, 1.0, 0.0]))
+    >>> float(ranks.feature_rank(features))
+    3.0
     """
     return _feature_rank(singular_values(features), features.shape[0], epsilon)
 
@@ -48,6 +60,12 @@ def srank(matrix: Matrix, delta: float = 0.01) -> Float[Array, ""]:
     Source: Kumar et al. (2021, §3), who call it the *effective rank*, srank_δ; others call it the
     stable rank. It is neither `effective_rank` nor `stable_rank`. Raises ValueError as
     `singular_values` does, and unless 0 ≤ ``delta`` < 1.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.measure import ranks
+    >>> features = jnp.diag(jnp.array([4.0, 2.0, 1.0, 0.0]))
+    >>> float(ranks.srank(features, delta=0.1)), float(ranks.srank(features, delta=0.2))
+    (3.0, 2.0)
     """
     return _srank(singular_values(matrix), delta)
 
@@ -57,6 +75,12 @@ def approximate_rank(matrix: Matrix, delta: float = 0.01) -> Float[Array, ""]:
 
     Source: Yang et al. (2020, §2), with 99 %: as many principal components, uncentred, as explain
     that share of the variance. `srank` asks the same of the σ themselves. Raises as `srank` does.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.measure import ranks
+    >>> features = jnp.diag(jnp.array([4.0, 2.0, 1.0, 0.0]))
+    >>> float(ranks.approximate_rank(features, delta=0.1))
+    2.0
     """
     return _approximate_rank(singular_values(matrix), delta)
 
@@ -66,6 +90,12 @@ def effective_rank(matrix: Matrix) -> Float[Array, ""]:
 
     Source: Roy and Vetterli (2007). For a matrix of rank r it lies between 1 and r; a zero matrix,
     which has no pᵢ, gets 0. Raises ValueError as `singular_values` does.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.measure import ranks
+    >>> features = jnp.diag(jnp.array([4.0, 2.0, 1.0, 0.0]))
+    >>> round(float(ranks.effective_rank(features)), 2)
+    2.6
     """
     return _effective_rank(singular_values(matrix))
 
@@ -75,6 +105,12 @@ def stable_rank(matrix: Matrix) -> Float[Array, ""]:
 
     Source: Rudelson and Vershynin (2007, who call it the numerical rank). Raises ValueError as
     `singular_values` does.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.measure import ranks
+    >>> features = jnp.diag(jnp.array([4.0, 2.0, 1.0, 0.0]))
+    >>> round(float(ranks.stable_rank(features)), 2)
+    1.31
     """
     return _stable_rank(singular_values(matrix))
 

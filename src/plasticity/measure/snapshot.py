@@ -43,14 +43,22 @@ def snapshot(network: Network, params: Any, x: Any) -> dict[str, Float[Array, ""
             ``eqx.partition``), which ``network`` puts together with the rest.
         x: a batch of inputs, (batch, ...).
 
-    Returns what `of_network` does. Raises ValueError for a network without hidden layers. Example::
+    Returns what `of_network` does. Raises ValueError for a network without hidden layers.
 
-        found = snapshot(network, params, images)
-        found["dead_units"], found["feature_rank"]
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import plasticity as pl
+    >>> from flax import linen as nn
+    >>> network = nn.Sequential([nn.Dense(4), nn.relu, nn.Dense(1)])
+    >>> params = network.init(jax.random.key(0), jnp.ones((8, 2)))
+    >>> found = pl.snapshot(network, params, jnp.ones((8, 2)))
+    >>> float(found["dead_units"]), float(found["feature_rank"])
+    (0.5, 1.0)
     """
     apply: Callable[[Any, Any], Any] = network.apply if isinstance(network, nn.Module) else network
     made = apply(params, x)
-    if isinstance(made, tuple) and len(made) == 2:
+    # Two outputs, such as logits and values, are predictions alone.
+    if isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], Mapping | Sequence):
         named = made[1]
         hidden = list(named.values()) if isinstance(named, Mapping) else list(named)
         hidden = [jnp.reshape(layer, (len(layer), -1)) for layer in hidden]
@@ -63,6 +71,11 @@ def weight_norm(params: Any) -> Float[Array, ""]:
     """Return the Euclidean norm of all weights: kernels only, neither biases nor scales.
 
     A leaf counts as a kernel when it has two or more axes.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.measure.snapshot import weight_norm
+    >>> float(weight_norm({"kernel": 2 * jnp.ones((2, 2)), "bias": jnp.ones(2)}))
+    4.0
     """
     kernels = [leaf for leaf in jax.tree.leaves(params) if jnp.ndim(leaf) >= 2]
     norm: Array = optax.tree.norm(kernels)
@@ -75,6 +88,11 @@ def weight_rank(params: Any) -> Float[Array, ""]:
     Lyle et al. (2023, Fig. 3) plot a *weight rank* that they do not define; this definition is
     ours. A kernel is a leaf with two or more axes, as in `weight_norm`, read as a matrix of
     (fan-in, fan-out): the last axis against all others. Raises ValueError for an empty kernel.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.measure.snapshot import weight_rank
+    >>> float(weight_rank({"first": jnp.eye(4), "second": jnp.ones((4, 2))}))
+    5.0
     """
     kernels = [leaf for leaf in jax.tree.leaves(params) if jnp.ndim(leaf) >= 2]
     ranks = [srank(k.reshape(math.prod(k.shape[:-1]), k.shape[-1])) for k in kernels]
@@ -91,6 +109,12 @@ def of_network(
     layers alike, so that a wide layer weighs more. The five ranks are of the last hidden layer, the
     features, from a single decomposition. Raises ValueError if there is no hidden layer, and as the
     statistics do.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.measure.snapshot import of_network
+    >>> found = of_network([jnp.eye(4)], {"kernel": jnp.eye(4)})
+    >>> {name: round(float(found[name]), 2) for name in ("weight_norm", "dead_units", "srank")}
+    {'weight_norm': 2.0, 'dead_units': 0.0, 'srank': 4.0}
     """
     _require(len(hidden) > 0, "a network without hidden layers has no features")
     values = singular_values(hidden[-1])

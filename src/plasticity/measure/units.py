@@ -16,6 +16,12 @@ def dead_units(activations: Float[Array, "batch units"]) -> Float[Array, ""]:
     This is the *dead* (saturated) unit of Lyle et al. (2023, §4.1): a ReLU unit whose
     pre-activation is never positive receives no gradient from these inputs. It is not the
     *dormant* unit of Sokar et al. (2023), which may be small without being zero.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.measure import units
+    >>> hidden = jnp.array([[0.0, 0.01, 1.0, 2.0], [0.0, 0.0, 3.0, 0.0]])  # two inputs, four units
+    >>> float(units.dead_units(hidden))
+    0.25
     """
     ever_active = jnp.any(activations > 0, axis=0)
     return 1.0 - jnp.mean(ever_active)
@@ -32,6 +38,12 @@ def dormant_ratio(activations: Matrix, tau: float = 0.025) -> Float[Array, ""]:
     A dead ReLU unit is dormant; a dormant one need not be dead. NaN if an activation is not finite.
     Raises ValueError unless ``activations`` has two axes and at least one entry, and if ``tau`` is
     negative.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.measure import units
+    >>> hidden = jnp.array([[0.0, 0.01, 1.0, 2.0], [0.0, 0.0, 3.0, 0.0]])  # two inputs, four units
+    >>> float(units.dormant_ratio(hidden, tau=0.1))  # the dead one and the small one
+    0.5
     """
     _require_matrix(activations)
     _require(tau >= 0, f"tau = {tau}: must not be below 0")
@@ -46,6 +58,12 @@ def linearised_units(activations: Matrix) -> Float[Array, ""]:
     Source: the linearised ("zombie") units of Lyle et al. (2024): on these inputs such a unit is a
     linear one. ``activations`` is (batch, units), after the ReLU. NaN if an activation is not
     finite. Raises ValueError unless ``activations`` has two axes and at least one entry.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.measure import units
+    >>> hidden = jnp.array([[0.0, 0.01, 1.0, 2.0], [0.0, 0.0, 3.0, 0.0]])  # two inputs, four units
+    >>> float(units.linearised_units(hidden))  # the third
+    0.25
     """
     _require_matrix(activations)
     return _if_finite(activations, jnp.mean(jnp.all(activations > 0, axis=0)))

@@ -109,10 +109,11 @@ def wirings(network: nn.Module, variables: Any, inputs: Array) -> tuple[Wiring, 
                     "units of such layers cannot be told apart"
                 )
             fan_in = _layer(variables, reader)["kernel"].shape[-2]
-            if fan_in % units:
+            flat = made.ndim == 2  # no positions: each unit is read once
+            if fan_in % units or (flat and fan_in != units):
                 raise ValueError(
                     f"layer {'/'.join(reader)} reads {fan_in} features of the {units} units of "
-                    f"{'/'.join(path)}: it may be grouped"
+                    f"{'/'.join(path)}: they may be grouped, repeated or left out"
                 )
         bias = _name(path, "bias") if "bias" in _layer(variables, path) else None
         outgoing = tuple(_name(reader, "kernel") for reader in readers)
@@ -167,6 +168,9 @@ def _layer(variables: Any, path: Path) -> Any:
     return layer
 
 
+INPUTS: Path = ("the inputs",)
+"""What stands in the place of a layer for what the network is given."""
+
 MIXING = {
     "concatenate", "dot_general", "transpose", "gather", "rev", "sort", "conv_general_dilated"
 }  # fmt: skip
@@ -178,6 +182,7 @@ def _feeds(
 ) -> dict[Path, set[Path]]:
     """Return for each layer those whose outputs reach its input without passing another layer.
 
+    The network's own inputs, `INPUTS`, are among them where they reach it beside a layer, or alone.
     Outputs are cut: each layer returns an input of the traced function instead of what it computes.
     """
     order = list(shapes)
@@ -192,12 +197,14 @@ def _feeds(
     made = [shapes[path] for path in order]
     traced = jax.make_jaxpr(seen)(made, variables, inputs).jaxpr
     sources: dict[Any, set[Path]] = {v: {p} for v, p in zip(traced.invars, order, strict=False)}
+    given = len(jax.tree.leaves(inputs))
+    sources |= {v: {INPUTS} for v in traced.invars[len(traced.invars) - given :]}
     for eqn in traced.eqns:
         read: set[Path] = set()
         for atom in eqn.invars:
             read |= set() if hasattr(atom, "val") else sources.get(atom, set())
         mixes = {name for name in _primitives(eqn) if name in MIXING}
-        if read and mixes and math.prod(eqn.outvars[0].aval.shape) > 0:
+        if read - {INPUTS} and mixes and math.prod(eqn.outvars[0].aval.shape) > 0:
             raise ValueError(
                 f"the units of {', '.join('/'.join(path) for path in sorted(read))} pass through "
                 f"{', '.join(sorted(mixes))} on the way to the next layer: where they are there is "

@@ -30,6 +30,7 @@ def start(
     log: Path | None = None,
     inherit: Sequence[int] = (),
     environment: Mapping[str, str] | None = None,
+    path: Sequence[Path] = (),
 ) -> subprocess.Popen[str]:
     """Start a child that computes on the CPU.
 
@@ -40,9 +41,10 @@ def start(
         log: the file for what it prints; by default it prints where the parent does.
         inherit: descriptors that it holds as well, such as that of a lock.
         environment: variables beside those of the parent.
+        path: folders in which it looks for modules before those of the parent.
     """
-    path = os.pathsep.join([p for p in sys.path if p])
-    own = {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu", **(environment or {})}
+    folders = os.pathsep.join([*map(str, path), *(p for p in sys.path if p)])
+    own = {"PYTHONPATH": folders, "JAX_PLATFORMS": "cpu", **(environment or {})}
     stderr = None if log is None else open(log, "w")  # noqa: SIM115 - closed below
     try:
         process = subprocess.Popen(
