@@ -109,7 +109,7 @@ MANY = 8
 
 
 def not_run(experiments: Mapping[str, Experiment]) -> pd.DataFrame:
-    """Return what no recorded run covers, a row an experiment and study, and how to run it.
+    """Return what no recorded run covers, a row per experiment and study, and how to run it.
 
     A run with settings of its own covers nothing, for it may be too small to learn anything.
     Columns: experiment, study, what the study has that no recorded run of the experiment has

@@ -239,8 +239,9 @@ class _Writer:
         """Write any part of a syntax tree."""
         if isinstance(node, list):
             return f"[{','.join(self.node(part, scope) for part in node)}]"
-        if isinstance(node, str):  # a message may name a module of ours, which may move
-            return repr(re.sub(r"\bplasticity(\.\w+)*\.(?=\w)", "", node))
+        if isinstance(node, str):  # a message may name a module of ours or the distribution
+            text = node.replace("plasticity-companion", "plasticity")
+            return repr(re.sub(r"\bplasticity(\.\w+)*\.(?=\w)", "", text))
         if not isinstance(node, ast.AST):
             return repr(node)
         if isinstance(node, _FUNCTIONS):

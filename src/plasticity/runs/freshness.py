@@ -2,14 +2,13 @@
 
 In this order, from cheap to dear:
 
-1. Today's code has the digest of the code that ran (`plasticity.runs.fingerprint`). Checked
-whenever a
-   run is shown; moving and renaming change nothing.
+1. Today's code has the digest of the code that ran (`plasticity.runs.fingerprint`). It is checked
+   whenever a run is shown; moving and renaming change nothing.
 2. Its programs are the same: every number that an arm records is made by the same operations
    (`plasticity.runs.dataflow`), and ``summarize`` makes the same table of it. `prove` compares, in
-   some seconds an arm and without data, and notes the proof in ``run.json``.
+   some seconds per arm and without data, and notes the proof in ``run.json``.
 3. It gives the same bits: `plasticity.runs.reproduction`, which takes as long as the run's first
-seed.
+   seed.
 """
 
 from __future__ import annotations

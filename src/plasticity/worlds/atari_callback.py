@@ -2,7 +2,7 @@
 
 ::
 
-    games = jitted_atari.Emulators("pong", 1, atari.Preprocessing())
+    games = atari_callback.Emulators("pong", 1, atari.Preprocessing())
     ticket, seen = games.reset(seeds)
     ticket = games.send(ticket, actions)
     ...                                    # what is computed here runs while the emulators do
