@@ -73,6 +73,16 @@ def combined(*cures: Cure) -> Cure:
     Each keeps its own state and its own period. Penalties are added up, projections and events
     follow each other. Keys are folded with the place of the cure, so that a cure draws other
     numbers in another place.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.cure import Cure, combined
+    >>> small = Cure("small", penalty=lambda state, params, aux: params**2)
+    >>> positive = Cure("positive", project=lambda state, params: abs(params))
+    >>> both = combined(small, positive)
+    >>> both.name, float(both.penalty(((), ()), jnp.array(3.0), None))
+    ('small+positive', 9.0)
+    >>> float(both.project(((), ()), jnp.array(-2.0)))
+    2.0
     """
     if len(cures) == 1:
         return cures[0]
@@ -127,6 +137,14 @@ def _own(cure: Cure, place: int, key: Key[Array, ""], learner: Any, seen: Seen) 
 
 
 def is_due(cure: Cure, learner: Any) -> Array:
-    """Return whether it is time for the cure's event: not before the first step."""
+    """Return whether it is time for the cure's event: not before the first step.
+
+    >>> import jax.numpy as jnp, optax
+    >>> from plasticity import cure, learner
+    >>> often = cure.Cure("often", event=lambda key, now, seen: now, every=5)
+    >>> begun = learner.start(optax.sgd(0.1), jnp.zeros(2))
+    >>> [bool(cure.is_due(often, begun._replace(steps=jnp.array(n)))) for n in (0, 4, 5)]
+    [False, False, True]
+    """
     due: Array = (learner.steps > 0) & (learner.steps % cure.every == 0)
     return due

@@ -2,7 +2,7 @@
 
 ::
 
-    learner = start(optimizer, cure, params, key)
+    learner = start(optimizer, params, cure, key)
     learner, taken = step(optimizer, cure, loss, learner, batch)      # jit it, or scan over batches
     learner = intervene(cure, key, learner, seen)                     # between steps, when due
 """
@@ -52,6 +52,12 @@ def start(
 
     ``key`` is for cures that draw something at the start; ``opt_state`` is one to go on from,
     instead of a fresh one. Raises ValueError if the cure needs a key and there is none.
+
+    >>> import jax.numpy as jnp, optax
+    >>> from plasticity import learner
+    >>> begun = learner.start(optax.sgd(0.5), {"w": jnp.array(2.0)})
+    >>> int(begun.steps), begun.cure_state
+    (0, ())
     """
     if cure.init is not None and key is None:
         raise ValueError(f"{cure.name} has a state of its own: it needs a key")
@@ -66,12 +72,17 @@ def step(
     """Take one optimizer step on the loss of a batch, with a cure's penalty and projection.
 
     Events are apart, `intervene`: they are rare, see activations and need a key. Jittable; any
-    ``params`` will do. Example::
+    ``params`` will do.
 
-        def loss(params, batch):
-            return jnp.mean((network.apply(params, batch.x).output - batch.y) ** 2), None
-
-        learner, taken = step(optax.adam(1e-3), NONE, loss, learner, batch)
+    >>> import jax.numpy as jnp, optax
+    >>> import plasticity as pl
+    >>> from plasticity import cure, learner
+    >>> def loss(params, batch):
+    ...     return (params["w"] - batch) ** 2, None
+    >>> begun = learner.start(optax.sgd(0.25), {"w": jnp.array(2.0)})
+    >>> after, taken = pl.step(optax.sgd(0.25), cure.NONE, loss, begun, jnp.array(0.0))
+    >>> float(after.params["w"]), float(taken.loss), int(after.steps)
+    (1.0, 4.0, 1)
     """
     params, opt_state, cure_state, steps = learner
 
@@ -95,6 +106,20 @@ def intervene(
     """Let the cure's event happen if it is due: every `Cure.every` steps, not before the first.
 
     ``seen(learner)`` returns what the event sees; it is computed only when the event happens.
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> from plasticity import cure, learner
+    >>> halve = cure.Cure("halve", event=lambda key, now, seen: now._replace(
+    ...     params=now.params / 2), every=10)
+    >>> def seen(now):
+    ...     return cure.Seen(inputs=jnp.zeros((1, 1)), hidden=())
+    >>> begun = learner.start(optax.sgd(0.1), jnp.array(8.0))
+    >>> for steps in (0, 9, 10):
+    ...     now = begun._replace(steps=jnp.array(steps))
+    ...     print(float(learner.intervene(halve, jax.random.key(0), now, seen).params))
+    8.0
+    8.0
+    4.0
     """
     if cure.event is None:
         return learner

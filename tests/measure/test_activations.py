@@ -246,3 +246,15 @@ def test_a_snapshot_needs_a_hidden_layer() -> None:
         plasticity.snapshot(lambda p, x: x @ p["w"], PARAMS, X)
     with pytest.raises(ValueError, match="without hidden layers"):
         plasticity.snapshot(MLP((), 3), MLP((), 3).init(KEY, X), X)
+
+
+def test_a_network_for_one_example_may_be_mapped_over_the_batch() -> None:
+    """As Equinox's are; with as many units as examples a transposed layer would pass for it."""
+    first, second = (jax.random.normal(jax.random.key(k), (7, 7)) for k in range(2))
+
+    def one(params: Any, x: jax.Array) -> jax.Array:
+        return params[1] @ jax.nn.relu(params[0] @ x)
+
+    x = jax.random.normal(jax.random.key(2), (7, 7))
+    (found,) = of_layers(jax.vmap(one, (None, 0)), (first, second), x)
+    np.testing.assert_allclose(found, jax.nn.relu(x @ first.T), rtol=1e-5, atol=1e-6)

@@ -64,7 +64,19 @@ def shrink_and_perturb(init: Init, shrink: float, perturb: float, every: int) ->
 
 
 def reset_optimizer(optimizer: optax.GradientTransformation, every: int) -> Cure:
-    """Forget all of the optimizer's state, and nothing else (B.1)."""
+    """Forget all of the optimizer's state, and nothing else (B.1).
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import plasticity as pl
+    >>> from plasticity import learner
+    >>> adam = optax.adam(0.1)
+    >>> cure = pl.cures.resets.reset_optimizer(adam, every=1_000)
+    >>> begun = learner.start(adam, jnp.ones(2))
+    >>> tired = begun._replace(opt_state=jax.tree.map(lambda leaf: leaf + 1, begun.opt_state))
+    >>> forgot = cure.event(jax.random.key(0), tired, None)
+    >>> int(tired.opt_state[0].count), int(forgot.opt_state[0].count)
+    (1, 0)
+    """
 
     def event(key: Key[Array, ""], learner: Any, seen: Seen) -> Any:
         return learner._replace(opt_state=optimizer.init(learner.params))

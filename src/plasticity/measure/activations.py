@@ -40,18 +40,31 @@ def of_layers(
     >>> [layer.shape for layer in hidden], float(units.dead_units(hidden[0]))
     ([(8, 4)], 0.5)
     """
+    n = len(jax.tree.leaves(x)[0])
+    more = jax.eval_shape(
+        lambda x: jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[:1]]), x), x
+    )
+    found = []
+    shapes = jax.eval_shape(lambda params, x: _read(apply, params, x), params, more)
+    for signal, longer in zip(_read(apply, params, x), shapes, strict=True):
+        # The axis of examples is the one that one more makes longer, wherever vmap put it.
+        grown = [k for k, m in enumerate(longer.shape) if m != signal.shape[k]]
+        if len(grown) == 1 and signal.shape[grown[0]] == n:
+            found.append(jnp.moveaxis(signal, grown[0], 0).reshape(n, -1))
+    if not found:
+        raise ValueError("the network has no hidden layer: nothing that a second layer reads")
+    return tuple(found)
+
+
+def _read(apply: Callable[[Any, Any], Any], params: Any, x: Any) -> list[Array]:
+    """Return what each layer but the first reads, as it reads it."""
     closed = jax.make_jaxpr(apply)(params, x)
     n_params = len(jax.tree.leaves(params))
     inputs = [*jax.tree.leaves(params), *jax.tree.leaves(x)]
-    by_params = [True] * n_params + [False] * (len(inputs) - n_params)
-    reader = _Reader(len(jax.tree.leaves(x)[0]))
-    known = [
-        _Known(value, is_param, False) for value, is_param in zip(inputs, by_params, strict=True)
-    ]
+    known = [_Known(value, k < n_params, False) for k, value in enumerate(inputs)]
+    reader = _Reader()
     reader.read(closed.jaxpr, closed.consts, known)
-    if not reader.found:
-        raise ValueError("the network has no hidden layer: nothing that a second layer reads")
-    return tuple(reader.found)
+    return reader.kept
 
 
 class _Known:
@@ -64,10 +77,8 @@ class _Known:
 class _Reader:
     """Evaluates a traced network, and keeps what its layers read."""
 
-    def __init__(self, examples: int) -> None:
-        self.examples = examples
-        self.found: list[Array] = []
-        self.kept: list[Any] = []  # the very values, to leave out what is read twice
+    def __init__(self) -> None:
+        self.kept: list[Array] = []
 
     def read(self, program: Any, consts: Sequence[Any], inputs: Sequence[_Known]) -> list[_Known]:
         """Evaluate a program and return its outputs."""
@@ -99,7 +110,5 @@ class _Reader:
 
     def keep(self, signal: _Known) -> None:
         """Keep an activation that layers made, once."""
-        seen = any(signal.value is value for value in self.kept)
-        if signal.of_layers and not seen and signal.value.shape[:1] == (self.examples,):
+        if signal.of_layers and not any(signal.value is value for value in self.kept):
             self.kept.append(signal.value)
-            self.found.append(jnp.reshape(signal.value, (self.examples, -1)))
