@@ -285,7 +285,7 @@ def test_unknown_games_are_answered_with_near_ones() -> None:
 
 def test_without_ale_py_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ale_py", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install plasticity\[atari\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install plasticity-companion\[atari\]"):
         atari.Environments("pong", 1)
 
 

@@ -125,7 +125,9 @@ def test_without_gymnasium_the_error_says_what_to_install(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "gymnasium", None)
     spec = importlib.util.spec_from_file_location("without", str(gymnasium_api.__file__))
     assert spec is not None and spec.loader is not None
-    with pytest.raises(ModuleNotFoundError, match=r"pip install gymnasium, or plasticity\[atari\]"):
+    with pytest.raises(
+        ModuleNotFoundError, match=r"pip install gymnasium, or plasticity-companion\[atari\]"
+    ):
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 

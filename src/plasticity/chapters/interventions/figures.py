@@ -37,7 +37,7 @@ def levels(run: Run, cells: pd.DataFrame) -> Figure:
     lanes = len(variants) + 1
     architectures = list(cells.architecture.unique())
     rows = list(cells.groupby(["dataset", "encoding"], sort=False))
-    names = named(cells)
+    names = named(cells) or sorted(set(cells.intervention), key=float)  # a search's rates
     with mpl.rc_context(STYLE):
         height = (0.1 * lanes + 0.06) * len(names) + 0.45
         figure = Figure(figsize=(8, height * len(rows) + 0.8))
@@ -263,6 +263,8 @@ def _trade(axes: Axes, table: pd.DataFrame, front: Front) -> None:
     known = [np.isfinite(i.estimate) and np.isfinite(j.estimate)
              for i, j in zip(table.accuracy, table.final, strict=True)]  # fmt: skip
     table = table[known]
+    if not named(table):  # a search has no interventions to tell apart
+        return
     for cell in each(table):
         colour, marker = INTERVENTIONS[str(cell.intervention)]
         task, loss = cell.accuracy, cell.final

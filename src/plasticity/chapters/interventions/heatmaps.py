@@ -115,9 +115,12 @@ def each(table: pd.DataFrame) -> Iterator[Any]:
 def named(cells: pd.DataFrame) -> list[str]:
     """Return the interventions of a table in the order of `INTERVENTIONS`.
 
-    Raises KeyError for one that has no colour: a figure would leave it out without a word.
+    None for a search, whose arms are learning rates. Raises KeyError for an intervention that has
+    no colour: a figure would leave it out without a word.
     """
     names = set(cells.intervention)
+    if all(name.replace(".", "").replace("e-", "").isdigit() for name in names):
+        return []
     if unknown := names - INTERVENTIONS.keys():
         raise KeyError(f"no colour for {', '.join(sorted(unknown))}: give it one in INTERVENTIONS")
     return [name for name in INTERVENTIONS if name in names]
