@@ -234,8 +234,8 @@ def _probe(options: argparse.Namespace) -> None:
         print(told)
 
 
+# What `argparse` takes for one of a command's words: names, and settings.
 Word = tuple[tuple[str, ...], dict[str, Any]]
-"""What `argparse` takes for one of a command's words: names, and settings."""
 
 STUDY: dict[str, Any] = {"required": True, "metavar": "STUDY"}
 SETTINGS: list[Word] = [
