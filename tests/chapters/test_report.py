@@ -163,20 +163,20 @@ def test_a_run_and_the_table_of_runs_say_that_it_was_reproduced(
     }  # fmt: skip
     frame = pd.DataFrame({"arm": ["a"], "seed": 0, "step": 0, "metric": "m", "value": 1.0})
     run = results.write("toy", "laptop", frame, {}, provenance)
-    assert report.run_table({"toy": toy}).code.tolist() == ["changed since"]
+    assert report.run_table({"toy": toy.EXPERIMENT}).code.tolist() == ["changed since"]
     assert "Reproduced" not in report.provenance(run)
     entry = {
         "by": "reproduction", "code": "now", "commit": "d" * 40, "uncommitted_source": False,
         "seeds": [0], "numbers": 12_345, "date": "2026-02-03T10:00:00+00:00",
     }  # fmt: skip
     run = results.add_proof(run, entry)
-    assert report.run_table({"toy": toy}).code.tolist() == ["reproduced to the bit"]
+    assert report.run_table({"toy": toy.EXPERIMENT}).code.tolist() == ["reproduced to the bit"]
     assert (
         " Reproduced by commit `dddddddddd` on 2026-02-03: 12,345 numbers of seed 0, every one "
         "equal to the bit.\n:::"
     ) in report.provenance(run)
     results.write("toy", "laptop", frame, {}, provenance | {"code": "now"})
-    assert report.run_table({"toy": toy}).code.tolist() == ["as it ran"]
+    assert report.run_table({"toy": toy.EXPERIMENT}).code.tolist() == ["as it ran"]
 
 
 def test_the_scale_counts_fields_that_the_run_did_not_know(runs: Path) -> None:
