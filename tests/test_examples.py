@@ -12,7 +12,7 @@ import pytest
 import plasticity
 
 PACKAGE = Path(plasticity.__file__).parent
-ROOMS = ("", "measure")
+ROOMS = ("", "measure", "networks", "cures", "agents", "worlds")
 """The folders whose functions a reader may call; the first is the ground floor."""
 
 EXEMPT = {

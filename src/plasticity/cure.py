@@ -35,6 +35,14 @@ class Cure:
 
     ``learner`` is a `plasticity.learner.Learner`. ``cure_state`` is the cure's own: whatever arrays
     `init` returns, ``()`` without one. Two cures are the same if their functions are.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from plasticity.cure import Cure
+    >>> near = Cure("l2_init", init=lambda key, params: params,
+    ...     penalty=lambda origin, params, aux: 0.5 * jnp.sum((params - origin) ** 2))
+    >>> origin = near.start(jax.random.key(0), jnp.zeros(2))
+    >>> float(near.penalty(origin, jnp.ones(2), None))
+    1.0
     """
 
     name: str = "none"

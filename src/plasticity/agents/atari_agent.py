@@ -1,6 +1,24 @@
 """An agent that plays an Atari game by its settings: preprocessing, network, double DQN (A.3).
 
 What `plasticity.agents.double_dqn` trains, from one dataclass.
+
+A short run, which needs ale_py::
+
+    >>> import jax, jax.numpy as jnp
+    >>> from plasticity.agents import atari_agent, double_dqn
+    >>> config = atari_agent.AgentConfig(game="pong", warmup=100, capacity=1_000)
+    >>> games = atari_agent.emulators(config)
+    >>> agent = atari_agent.agent(config, games.actions)  # doctest: +SKIP
+    >>> frames = jnp.zeros((1, config.size, config.size, config.stack), jnp.uint8)
+    >>> network = atari_agent.network(config, games.actions)  # doctest: +SKIP
+    >>> params = network.init(jax.random.key(0), frames)  # doctest: +SKIP
+    >>> ticket, seen = games.reset(jnp.array([0]))  # a seed  # doctest: +SKIP
+    >>> key = jax.random.key(1)
+    >>> state = double_dqn.start(agent, params, key, seen, config.stack)  # doctest: +SKIP
+    >>> state, ticket, learned = double_dqn.train(  # ten times 160 frames  # doctest: +SKIP
+    ...     agent, games, state, ticket, 160, 10)
+    >>> int(state.steps), int(learned.updates)  # doctest: +SKIP
+    (400, 75)
 """
 
 from __future__ import annotations
@@ -16,7 +34,13 @@ from plasticity.worlds import atari, atari_callback
 
 @dataclass(frozen=True)
 class AgentConfig:
-    """Settings of one agent: those of dqn_zoo's ``double_q`` where A.3 has no others."""
+    """Settings of one agent: those of dqn_zoo's ``double_q`` where A.3 has no others.
+
+    >>> from plasticity.agents.atari_agent import AgentConfig
+    >>> config = AgentConfig(game="pong", layer_norm=True)
+    >>> config.capacity, config.epsilon
+    (100000, 0.1)
+    """
 
     game: str = "freeway"
     layer_norm: bool = False
@@ -68,7 +92,13 @@ class AgentConfig:
 
 
 def preprocessing(config: AgentConfig) -> atari.Preprocessing:
-    """Return what lies between the emulator and the agent."""
+    """Return what lies between the emulator and the agent.
+
+    >>> from plasticity.agents import atari_agent
+    >>> found = atari_agent.preprocessing(atari_agent.AgentConfig(sticky=0.25))
+    >>> found.sticky, found.frame_skip, found.size
+    (0.25, 4, 84)
+    """
     return atari.Preprocessing(
         no_ops=config.no_ops, frame_skip=config.frame_skip, size=config.size, stack=config.stack,
         reward_bound=config.reward_bound,
@@ -80,17 +110,38 @@ def preprocessing(config: AgentConfig) -> atari.Preprocessing:
 def emulators(
     config: AgentConfig, copies: int = 1, purpose: str = "training"
 ) -> atari_callback.Emulators:
-    """Return the emulators of an agent: see `plasticity.worlds.atari_callback.Emulators`."""
+    """Return the emulators of an agent: see `plasticity.worlds.atari_callback.Emulators`.
+
+    >>> from plasticity.agents import atari_agent
+    >>> games = atari_agent.emulators(atari_agent.AgentConfig(game="pong"), copies=2)
+    >>> games.game, games.n  # playing needs ale_py
+    ('pong', 2)
+    """
     return atari_callback.Emulators(config.game, copies, preprocessing(config), purpose)
 
 
 def network(config: AgentConfig, outputs: int) -> architectures.NatureCNN:
-    """Return the agent's network."""
+    """Return the agent's network.
+
+    >>> from plasticity.agents import atari_agent
+    >>> found = atari_agent.network(atari_agent.AgentConfig(layer_norm=True), outputs=6)
+    >>> found.outputs, found.layer_norm, found.shared_bias
+    (6, True, True)
+    """
     return architectures.NatureCNN(outputs, config.layer_norm, config.shared_bias)
 
 
 def agent(config: AgentConfig, outputs: int) -> double_dqn.Agent:
-    """Return the agent of ``config`` for a game of so many actions."""
+    """Return the agent of ``config`` for a game of so many actions.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from plasticity.agents import atari_agent
+    >>> config, frames = atari_agent.AgentConfig(game="pong"), jnp.zeros((1, 84, 84, 4), jnp.uint8)
+    >>> network = atari_agent.network(config, outputs=6)
+    >>> params = jax.eval_shape(network.init, jax.random.key(0), frames)
+    >>> jax.eval_shape(atari_agent.agent(config, outputs=6).values, params, frames).shape
+    (1, 6)
+    """
     model = network(config, outputs)
     return double_dqn.Agent(
         apply=architectures.predictions(model), hidden=architectures.activations(model),
@@ -106,12 +157,22 @@ def agent(config: AgentConfig, outputs: int) -> double_dqn.Agent:
 
 
 def warmup_frames(config: AgentConfig) -> int:
-    """Return for how many frames nothing is learned."""
+    """Return for how many frames nothing is learned.
+
+    >>> from plasticity.agents import atari_agent
+    >>> atari_agent.warmup_frames(atari_agent.AgentConfig(warmup=1_000))
+    4000
+    """
     return config.warmup * config.frame_skip
 
 
 def multiplications(config: AgentConfig) -> float:
-    """Return how many multiplications a forward pass takes for one observation."""
+    """Return how many multiplications a forward pass takes for one observation.
+
+    >>> from plasticity.agents import atari_agent
+    >>> f"{atari_agent.multiplications(atari_agent.AgentConfig()):,.0f}"
+    '9,342,976'
+    """
     total, side, depth = 0.0, config.size, config.stack
     for channels, kernel, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
         side = (side - kernel) // stride + 1

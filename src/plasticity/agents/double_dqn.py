@@ -5,8 +5,7 @@ The order of things is that of dqn_zoo (Quan & Ostrovski 2020): an action is cho
 taken while the batch is learned from: emulators and device do not wait for each other, and nothing
 is stale. The whole is one jitted scan that calls the emulators, `plasticity.worlds.atari_callback`.
 On a CPU that plays two fifths more frames a second than a loop on the host that dispatches each
-part and does not wait for it; overlapping itself makes no difference there, for nine tenths are
-learning.
+part without waiting; overlapping itself makes no difference there, for nine tenths are learning.
 
 Durations are in frames of the game, as in dqn_zoo and in the paper: an agent that acts every fourth
 frame (``frame_skip``) and learns every 16 frames learns once in four steps.
@@ -36,7 +35,11 @@ Observation = UInt8[Array, "batch height width frames"]
 def rmsprop(
     learning_rate: float = 0.00025, decay: float = 0.95, epsilon: float = 0.01 / 32**2
 ) -> optax.GradientTransformation:
-    """Return dqn_zoo's optimizer: RMSProp, centred. Raises ValueError unless all are above 0."""
+    """Return dqn_zoo's optimizer: RMSProp, centred. Raises ValueError unless all are above 0.
+
+    >>> from plasticity.agents import double_dqn
+    >>> optimizer = double_dqn.rmsprop(learning_rate=1e-4)
+    """
     if not min(learning_rate, decay, epsilon) > 0:
         raise ValueError(
             f"learning_rate = {learning_rate}, decay = {decay}, optimizer_epsilon = {epsilon}: "
@@ -55,6 +58,10 @@ class Agent(QLearning):
 
     A.3's are the capacity of the replay buffer, 1,000,000 in dqn_zoo, and the last ``epsilon``,
     there 0.01. The ``warmup`` is a twentieth of the capacity in both.
+
+    >>> from plasticity.agents import double_dqn
+    >>> double_dqn.Agent(apply=lambda params, x: x @ params, epsilon=0.01).learn_period
+    16
     """
 
     optimizer: optax.GradientTransformation = RMSPROP
@@ -140,9 +147,9 @@ NOTHING = (0.0,) * len(Learned._fields)
 
 
 def start(agent: Agent, params: Any, key: Key[Array, ""], seen: Step, stack: int) -> State:
-    """Return an agent that has seen the first frame of its first episode.
+    """Return an agent at the first frame of its first episode; ``stack`` frames are an observation.
 
-    ``stack`` is how many frames an observation has.
+    >>> state = start(agent, params, key, seen, stack=4)  # needs ale_py  # doctest: +SKIP
     """
     environments, height, width = seen.frame.shape
     buffer = frame_replay.create(agent.capacity, environments, height, width, stack)
@@ -171,6 +178,8 @@ def train(
 
     Only the length of a stretch is compiled in. Raises ValueError unless it is a multiple of the
     learning period and divides the target period: the target is copied between stretches alone.
+
+    >>> state, ticket, learned = train(agent, games, state, ticket, 160, 10)  # doctest: +SKIP
     """
     if stretch < 1 or stretch % agent.learn_period or agent.target_period % stretch:
         raise ValueError(
@@ -238,13 +247,26 @@ def _choose(
 
 
 def greedy_actions(agent: Agent, params: Any, frames: frame_replay.Frames) -> Int[Array, " batch"]:
-    """Return the actions of the highest value for stacks as `frame_replay` has them."""
+    """Return the actions of the highest value for stacks as `frame_replay` has them.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.agents import double_dqn
+    >>> agent = double_dqn.Agent(apply=lambda params, x: x[:, 0, 0] * params)
+    >>> double_dqn.greedy_actions(agent, 1.0, jnp.array([[[[3]], [[7]]]], jnp.uint8)).tolist()
+    [1]
+    """
     values = agent.apply(params, frames_last(frames))
     return jnp.argmax(values, axis=1).astype(jnp.int32)
 
 
 def frames_last(frames: frame_replay.Frames) -> Observation:
-    """Return stacks as the network takes them: frames are its channels."""
+    """Return stacks as the network takes them: frames are its channels.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.agents import double_dqn
+    >>> double_dqn.frames_last(jnp.zeros((2, 4, 84, 84), jnp.uint8)).shape
+    (2, 84, 84, 4)
+    """
     return frames.transpose(0, 2, 3, 1)
 
 
@@ -290,14 +312,28 @@ def _learn_if_ready(
 
 
 def is_ready(agent: Agent, state: State) -> Bool[Array, ""]:
-    """Return whether the buffer holds enough to learn from."""
+    """Return whether the buffer holds enough to learn from.
+
+    >>> bool(is_ready(agent, state))  # a state of `train`, which needs ale_py  # doctest: +SKIP
+    """
     return state.buffer.size >= agent.warmup
 
 
 def learn(
     agent: Agent, learner: Learner, target_params: Any, batch: frame_replay.Batch
 ) -> tuple[Learner, Learned]:
-    """Take one optimizer step on the loss of double Q-learning."""
+    """Take one optimizer step on the loss of double Q-learning.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from plasticity import learner
+    >>> from plasticity.agents import double_dqn, frame_replay
+    >>> agent, one = double_dqn.Agent(apply=lambda params, x: x[:, 0, 0] * params), jnp.ones(1)
+    >>> batch = frame_replay.Batch(jnp.ones((1, 5, 1, 1), jnp.uint8), jnp.array([0]), one, one)
+    >>> begun = learner.start(agent.optimizer, 1.0)
+    >>> after, learned = jax.jit(double_dqn.learn, static_argnums=0)(agent, begun, 1.0, batch)
+    >>> round(float(learned.td_loss), 4)
+    0.9801
+    """
     transitions = as_network(batch)
     q_t = agent.values(target_params, transitions.following)
     learner, taken = q_learning.learn(agent, learner, transitions, q_t)
@@ -307,7 +343,11 @@ def learn(
 
 
 def as_network(batch: frame_replay.Batch) -> q_learning.Batch:
-    """Return transitions with observations as the network takes them."""
+    """Return transitions with observations as the network takes them.
+
+    >>> as_network(batch).following.shape  # a batch of `frame_replay.sample`  # doctest: +SKIP
+    (32, 84, 84, 4)
+    """
     return q_learning.Batch(
         frames_last(batch.observation), batch.action, batch.reward, frames_last(batch.following),
         batch.discount,
@@ -327,7 +367,10 @@ class Episodes(NamedTuple):
 def evaluate(
     agent: Agent, games: Emulators, params: Any, key: Key[Array, ""], epsilon: float, stack: int
 ) -> Episodes:
-    """Play one episode in each copy by the ε-greedy policy; the copies begin anew."""
+    """Play one episode in each copy by the ε-greedy policy; the copies begin anew.
+
+    >>> found = evaluate(agent, games, params, key, 0.05, 4)  # needs ale_py  # doctest: +SKIP
+    """
     seed_key, key = jax.random.split(key)
     ticket, seen = games.reset(jax.random.randint(seed_key, (games.n,), 0, 2**31 - 1))
     # Frames from before the episode are zero, as in the replay buffer.

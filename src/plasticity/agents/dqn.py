@@ -31,7 +31,16 @@ Images = Float[Array, "images *pixels"]
 
 @dataclass(frozen=True, kw_only=True)
 class Agent(QLearning):
-    """A `QLearning` agent and how it trains in a classification MDP."""
+    """A `QLearning` agent and how it trains in a classification MDP.
+
+    >>> import jax.numpy as jnp, optax
+    >>> from plasticity.agents import dqn
+    >>> agent = dqn.Agent(
+    ...     apply=lambda params, x: x @ params, optimizer=optax.adam(1e-3), target_period=100,
+    ...     epsilon=0.1, warmup=50, capacity=1_000)
+    >>> agent.values(jnp.zeros((3, 10)), jnp.ones((2, 3))).shape
+    (2, 10)
+    """
 
     target_period: int  # optimizer steps between two copies of the network to its target
     epsilon: float  # probability of a random action
@@ -86,7 +95,20 @@ class Metrics(NamedTuple):
 
 
 def start(agent: Agent, mdp: MDP, params: Any, key: Key[Array, ""]) -> State:
-    """Return an agent before its first optimizer step, its buffer holding random transitions."""
+    """Return an agent before its first optimizer step, its buffer holding random transitions.
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> from plasticity.agents import dqn
+    >>> from plasticity.worlds import classification_mdp
+    >>> mdp = classification_mdp.make("true_label", jnp.arange(10), jax.random.key(0))
+    >>> agent = dqn.Agent(
+    ...     apply=lambda params, x: x @ params, optimizer=optax.sgd(0.1), batch_size=1,
+    ...     target_period=2, epsilon=0.1, warmup=4, capacity=8)
+    >>> start = jax.jit(dqn.start, static_argnums=0)
+    >>> state = start(agent, mdp, jnp.zeros((3, 10)), jax.random.key(1))
+    >>> int(state.buffer.size), int(state.learner.steps)
+    (4, 0)
+    """
     reset_key, walk_key, key = jax.random.split(key, 3)
     actions = mdp.reward.shape[1]
 
@@ -118,6 +140,19 @@ def train(
     a layer: training that ends there ends before the event, so that what is measured then is the
     network that was trained. Raises ValueError unless there is at least one step and an image for
     each label.
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> from plasticity.agents import dqn
+    >>> from plasticity.worlds import classification_mdp
+    >>> mdp = classification_mdp.make("true_label", jnp.arange(10), jax.random.key(0))
+    >>> agent = dqn.Agent(
+    ...     apply=lambda params, x: x @ params, optimizer=optax.sgd(0.1), batch_size=1,
+    ...     target_period=2, epsilon=0.1, warmup=4, capacity=8)
+    >>> start = jax.jit(dqn.start, static_argnums=0)
+    >>> state = start(agent, mdp, jnp.zeros((3, 10)), jax.random.key(1))
+    >>> state, metrics = dqn.train(agent, mdp, jnp.ones((10, 3)), state, steps=4)
+    >>> int(state.learner.steps), metrics.td_loss.shape  # an entry a target period
+    (4, (2,))
     """
     if steps < 1:
         raise ValueError(f"steps = {steps}: must be above 0")
@@ -219,7 +254,20 @@ def _with_images(images: Images, chosen: Transition) -> q_learning.Batch:
 
 
 def gradient_norm(agent: Agent, images: Images, state: State) -> Float[Array, ""]:
-    """Return the norm of the gradient of the loss over the last `warmup` transitions stored."""
+    """Return the norm of the gradient of the loss over the last `warmup` transitions stored.
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> from plasticity.agents import dqn
+    >>> from plasticity.worlds import classification_mdp
+    >>> mdp = classification_mdp.make("true_label", jnp.arange(10), jax.random.key(0))
+    >>> agent = dqn.Agent(
+    ...     apply=lambda params, x: x @ params, optimizer=optax.sgd(0.1), batch_size=1,
+    ...     target_period=2, epsilon=0.1, warmup=4, capacity=8)
+    >>> start, norm = (jax.jit(f, static_argnums=0) for f in (dqn.start, dqn.gradient_norm))
+    >>> state = start(agent, mdp, jnp.zeros((3, 10)), jax.random.key(1))
+    >>> float(norm(agent, jnp.zeros((10, 3)), state))  # black images teach nothing
+    0.0
+    """
     newest = state.buffer.added - 1 - jnp.arange(agent.warmup)
     chosen = jax.tree.map(lambda leaf: leaf[newest % agent.capacity], state.buffer.items)
     table = agent.values(state.target_params, images)
@@ -248,6 +296,17 @@ def greedy_accuracy(
 
     ``optimal`` is `plasticity.worlds.classification_mdp.optimal_actions`; in the true- and
     random-label problems this is the accuracy of a classifier. A diverged network has none.
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> from plasticity.agents import dqn
+    >>> from plasticity.worlds import classification_mdp
+    >>> mdp = classification_mdp.make("true_label", jnp.arange(10), jax.random.key(0))
+    >>> optimal = jnp.asarray(classification_mdp.optimal_actions("true_label", discount=0.99))
+    >>> agent = dqn.Agent(
+    ...     apply=lambda params, x: x @ params, optimizer=optax.sgd(0.1),
+    ...     target_period=100, epsilon=0.1, warmup=50, capacity=1_000)
+    >>> float(dqn.greedy_accuracy(agent, mdp, jnp.eye(10), jnp.eye(10), optimal))
+    1.0
     """
     values = agent.values(params, images)
     right = optimal[mdp.label, jnp.argmax(values, axis=1)]
@@ -255,5 +314,11 @@ def greedy_accuracy(
 
 
 def is_finite(params: Any) -> Bool[Array, ""]:
-    """Return whether every parameter is a finite number; an agent that diverged has some not."""
+    """Return whether every parameter is a finite number; an agent that diverged has some not.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.agents import dqn
+    >>> bool(dqn.is_finite({"w": jnp.ones(2)})), bool(dqn.is_finite({"w": jnp.array([jnp.inf])}))
+    (True, False)
+    """
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))

@@ -89,6 +89,11 @@ def create(
     are there for that: if episodes end more often than every 16 steps, it holds fewer.
 
     Raises ValueError unless all numbers are positive and each environment has a place.
+
+    >>> from plasticity.agents import frame_replay
+    >>> buffer = frame_replay.create(capacity=100, environments=2, height=36, width=36)
+    >>> buffer.capacity, int(buffer.size), frame_replay.observe(buffer).shape
+    (100, 0, (2, 4, 36, 36))
     """
     for name, value in (("environments", environments), ("height", height), ("width", width),
                         ("stack", stack)):  # fmt: skip
@@ -126,6 +131,16 @@ def add(
 
     ``first`` marks frames that begin an episode. No transition leads to those, whatever the action,
     reward and discount. The first call of all must mark every environment.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from plasticity.agents import frame_replay
+    >>> buffer, one = frame_replay.create(8, environments=1, height=1, width=1), jnp.ones(1)
+    >>> add = jax.jit(frame_replay.add, donate_argnums=0)
+    >>> for pixel in (7, 8, 9):
+    ...     frame = jnp.full((1, 1, 1), pixel, jnp.uint8)
+    ...     buffer = add(buffer, frame, jnp.array([0]), one, one, first=jnp.array([pixel == 7]))
+    >>> int(buffer.size), frame_replay.observe(buffer).ravel().tolist()
+    (2, [0, 7, 8, 9])
     """
     rows, capacity, stack = buffer.frames.shape[0], buffer.capacity, buffer.lags.shape[0]
     environments = jnp.arange(len(first), dtype=jnp.int32)
@@ -154,6 +169,17 @@ def sample(buffer: Buffer, uniform: Float[Array, " batch"]) -> Batch:
 
     Raises ValueError for an empty buffer where that is known, outside of jit. Inside, whoever fills
     the buffer has to see to it.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from plasticity.agents import frame_replay
+    >>> buffer, one = frame_replay.create(8, environments=1, height=1, width=1), jnp.ones(1)
+    >>> add = jax.jit(frame_replay.add, donate_argnums=0)
+    >>> for pixel in (7, 8):
+    ...     frame = jnp.full((1, 1, 1), pixel, jnp.uint8)
+    ...     buffer = add(buffer, frame, jnp.array([0]), one, one, first=jnp.array([pixel == 7]))
+    >>> batch = frame_replay.sample(buffer, uniform=jnp.array([0.5]))
+    >>> batch.observation.ravel().tolist(), batch.following.ravel().tolist()
+    ([0, 0, 0, 7], [0, 0, 7, 8])
     """
     size = buffer.size
     if not isinstance(size, jax.core.Tracer) and int(size) == 0:
@@ -166,7 +192,17 @@ def sample(buffer: Buffer, uniform: Float[Array, " batch"]) -> Batch:
 
 
 def observe(buffer: Buffer) -> Frames:
-    """Return what each environment shows now, shape (environments, stack, height, width)."""
+    """Return what each environment shows now, shape (environments, stack, height, width).
+
+    >>> import jax, jax.numpy as jnp
+    >>> from plasticity.agents import frame_replay
+    >>> buffer, one = frame_replay.create(8, environments=1, height=1, width=1), jnp.ones(1)
+    >>> add = jax.jit(frame_replay.add, donate_argnums=0)
+    >>> frame = jnp.full((1, 1, 1), 7, jnp.uint8)
+    >>> buffer = add(buffer, frame, jnp.array([0]), one, one, first=jnp.array([True]))
+    >>> frame_replay.observe(buffer).ravel().tolist()
+    [0, 0, 0, 7]
+    """
     environments = jnp.arange(buffer.ages.shape[0], dtype=jnp.int32)
     calls = jnp.broadcast_to(buffer.calls - 1, environments.shape)
     return _stacks(buffer, calls, environments, buffer.ages, buffer.lags)
@@ -178,6 +214,16 @@ def screens(
     """Return the frames of each environment so many calls ago, whatever episode they are of.
 
     Where there were no calls yet they are zero.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from plasticity.agents import frame_replay
+    >>> buffer, one = frame_replay.create(8, environments=1, height=1, width=1), jnp.ones(1)
+    >>> add = jax.jit(frame_replay.add, donate_argnums=0)
+    >>> for pixel in (7, 8):
+    ...     frame = jnp.full((1, 1, 1), pixel, jnp.uint8)
+    ...     buffer = add(buffer, frame, jnp.array([0]), one, one, first=jnp.array([True]))
+    >>> frame_replay.screens(buffer, jnp.array([0, 1])).ravel().tolist()  # the newest first
+    [8, 7]
     """
     found = buffer.frames[(buffer.calls - 1 - lags) % buffer.frames.shape[0]]
     there = lags < jnp.minimum(buffer.calls, buffer.frames.shape[0])

@@ -15,7 +15,13 @@ from plasticity.shapes import Array, Float
 def q_target(
     r_t: Float[Array, ""], discount: float | Float[Array, ""], q_t: Float[Array, " actions"]
 ) -> Float[Array, ""]:
-    """Return r + γ max_a q(a), the regression target of Eq. (1) under Q-learning."""
+    """Return r + γ max_a q(a), the regression target of Eq. (1) under Q-learning.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.agents import losses
+    >>> float(losses.q_target(jnp.array(1.0), 0.5, jnp.array([2.0, 4.0])))
+    3.0
+    """
     return jax.lax.stop_gradient(r_t + discount * jnp.max(q_t))
 
 
@@ -29,5 +35,11 @@ def double_q_target(
 
     ``q_t`` comes from the target network, ``q_t_selector`` from the online one (Van Hasselt et al.
     2016). With equal networks it is `q_target`.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.agents import losses
+    >>> q_t, q_t_selector = jnp.array([2.0, 4.0]), jnp.array([1.0, 0.0])
+    >>> float(losses.double_q_target(jnp.array(1.0), 0.5, q_t, q_t_selector))
+    2.0
     """
     return jax.lax.stop_gradient(r_t + discount * q_t[jnp.argmax(q_t_selector)])

@@ -35,7 +35,13 @@ EventName = Literal["none", "reset_last_layer", "shrink_and_perturb", "reset_opt
 
 @dataclass(frozen=True)
 class AgentConfig:
-    """Settings of one agent; where the paper is silent the comment says so."""
+    """Settings of one agent; where the paper is silent the comment says so.
+
+    >>> from plasticity.agents.mdp_agent import AgentConfig
+    >>> config = AgentConfig(variant="random_label", architecture="cnn", layer_norm=True)
+    >>> config.optimizer, config.learning_rate
+    ('adam', 0.001)
+    """
 
     # problem (§3.2)
     variant: classification_mdp.Variant = "true_label"
@@ -108,6 +114,10 @@ def network(config: AgentConfig, learning: bool = False) -> nn.Module:
     """Return A.2's network with an output for each action, or one for each of its bins.
 
     ``learning`` returns it as the loss sees it: a ViT's dropout is for learning alone.
+
+    >>> from plasticity.agents import mdp_agent
+    >>> mdp_agent.network(mdp_agent.AgentConfig(mlp_width=64)).widths
+    (64, 64)
     """
     norms: dict[str, Any] = {
         "layer_norm": config.layer_norm, "spectral_norm": config.spectral_norm
@@ -131,30 +141,66 @@ def network(config: AgentConfig, learning: bool = False) -> nn.Module:
 
 
 def n_outputs(config: AgentConfig) -> int:
-    """Return how many numbers the network gives for an image."""
+    """Return how many numbers the network gives for an image.
+
+    >>> from plasticity.agents import mdp_agent
+    >>> config = mdp_agent.AgentConfig(encoding="two_hot", bins=51)
+    >>> mdp_agent.n_outputs(config)  # ten actions
+    510
+    """
     return classification_mdp.STATES * (config.bins if config.encoding == "two_hot" else 1)
 
 
 def forward(
     config: AgentConfig, params: Any, images: dqn.Images, learning: bool = False
 ) -> architectures.Forward:
-    """Return the outputs and hidden activations of a batch of images."""
+    """Return the outputs and hidden activations of a batch of images.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from plasticity.agents import mdp_agent
+    >>> config = mdp_agent.AgentConfig(mlp_width=8)
+    >>> params = mdp_agent.initialise(config, (4, 2, 1), jax.random.key(0))
+    >>> found = mdp_agent.forward(config, params, jnp.ones((5, 4, 2, 1)))
+    >>> found.output.shape, [layer.shape for layer in found.hidden]
+    ((5, 10), [(5, 8), (5, 8)])
+    """
     found: architectures.Forward = network(config, learning).apply(params, inputs(config, images))  # type: ignore[assignment]
     return found
 
 
 def inputs(config: AgentConfig, images: dqn.Images) -> Array:
-    """Return images as the network takes them: an MLP's are flat."""
+    """Return images as the network takes them: an MLP's are flat.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.agents import mdp_agent
+    >>> mdp_agent.inputs(mdp_agent.AgentConfig(architecture="mlp"), jnp.ones((2, 4, 4, 1))).shape
+    (2, 16)
+    """
     return images.reshape(images.shape[0], -1) if config.architecture == "mlp" else images
 
 
 def initialise(config: AgentConfig, shape: tuple[int, ...], key: Array) -> Any:
-    """Return fresh parameters for images of ``shape`` (h, w, c)."""
+    """Return fresh parameters for images of ``shape`` (h, w, c).
+
+    >>> import jax
+    >>> from plasticity.agents import mdp_agent
+    >>> config = mdp_agent.AgentConfig(mlp_width=8)
+    >>> params = mdp_agent.initialise(config, (4, 2, 1), jax.random.key(0))
+    >>> params["params"]["Dense_2"]["kernel"].shape
+    (8, 10)
+    """
     return network(config).init(key, inputs(config, jnp.zeros((1, *shape))))
 
 
 def agent(config: AgentConfig, shape: tuple[int, ...] | None = None) -> dqn.Agent:
-    """Return the agent of ``config``; with its cure if the images' ``shape`` (h, w, c) is known."""
+    """Return the agent of ``config``; with its cure if the images' ``shape`` (h, w, c) is known.
+
+    >>> from plasticity.agents import mdp_agent
+    >>> config = mdp_agent.AgentConfig(mlp_width=8, event="reset_optimizer")
+    >>> agent = mdp_agent.agent(config, shape=(28, 28, 1))
+    >>> agent.target_period, agent.cure.name
+    (1000, 'reset_optimizer')
+    """
     return dqn.Agent(
         apply=lambda params, images: forward(config, params, images).output,
         hidden=lambda params, images: forward(config, params, images).hidden,
@@ -167,14 +213,25 @@ def agent(config: AgentConfig, shape: tuple[int, ...] | None = None) -> dqn.Agen
 
 
 def learning(config: AgentConfig) -> Callable[[Any, Array], Array] | None:
-    """Return the network's outputs as the loss sees them, where that differs: with dropout."""
+    """Return the network's outputs as the loss sees them, where that differs: with dropout.
+
+    >>> from plasticity.agents import mdp_agent
+    >>> configs = [mdp_agent.AgentConfig(architecture=name) for name in ("mlp", "vit")]
+    >>> [mdp_agent.learning(config) is None for config in configs]
+    [True, False]
+    """
     if config.architecture != "vit":
         return None
     return lambda params, images: forward(config, params, images, learning=True).output
 
 
 def head(config: AgentConfig) -> heads.Head:
-    """Return what the network's outputs say of values."""
+    """Return what the network's outputs say of values.
+
+    >>> from plasticity.agents import mdp_agent
+    >>> mdp_agent.head(mdp_agent.AgentConfig(encoding="two_hot", bins=3))
+    TwoHot(support=(-110.0, 0.0, 110.0))
+    """
     if config.encoding == "regression":
         return heads.SquaredError()
     values = np.linspace(config.value_low, config.value_high, config.bins)
@@ -182,7 +239,15 @@ def head(config: AgentConfig) -> heads.Head:
 
 
 def optimizer(config: AgentConfig) -> optax.GradientTransformation:
-    """Return the optimizer, of learning and of the probe alike."""
+    """Return the optimizer, of learning and of the probe alike.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.agents import mdp_agent
+    >>> optimizer = mdp_agent.optimizer(mdp_agent.AgentConfig(optimizer="sgd", learning_rate=0.5))
+    >>> update, _ = optimizer.update(jnp.array([1.0]), optimizer.init(jnp.zeros(1)))
+    >>> update.tolist()
+    [-0.5]
+    """
     found = optimizers.of_name(config.optimizer, config.learning_rate)
     if config.weight_decay:  # §6.2's ℓ₂ penalty: part of the gradient
         found = optax.chain(optax.add_decayed_weights(config.weight_decay), found)
@@ -191,7 +256,14 @@ def optimizer(config: AgentConfig) -> optax.GradientTransformation:
 
 
 def cure(config: AgentConfig, shape: tuple[int, ...]) -> Cure:
-    """Return what happens after each target update to networks on images of ``shape`` (h, w, c)."""
+    """Return what happens after each target update to networks on images of ``shape`` (h, w, c).
+
+    >>> from plasticity.agents import mdp_agent
+    >>> config = mdp_agent.AgentConfig(mlp_width=8, event="reset_last_layer", target_period=500)
+    >>> found = mdp_agent.cure(config, (28, 28, 1))
+    >>> found.name, found.every
+    ('reset_layer', 500)
+    """
     every = config.target_period
 
     def init(key: Array) -> Any:
@@ -225,12 +297,25 @@ class NetworkKey(NamedTuple):
 
 
 def image_key(config: AgentConfig) -> ImageKey:
-    """Return the key of the images of this arm, for all arms that share them."""
+    """Return the key of the images of this arm, for all arms that share them.
+
+    >>> from plasticity.agents import mdp_agent
+    >>> mdp_agent.image_key(mdp_agent.AgentConfig(layer_norm=True))
+    ImageKey(dataset='mnist_5k', n_images=5000)
+    """
     return ImageKey(config.dataset, config.n_images)
 
 
 def network_key(config: AgentConfig) -> NetworkKey:
-    """Return the key of the targets that this network is probed with."""
+    """Return the key of the targets that this network is probed with.
+
+    >>> from plasticity.agents import mdp_agent
+    >>> slow, fast, wide = (mdp_agent.network_key(config) for config in (
+    ...     mdp_agent.AgentConfig(learning_rate=1e-4), mdp_agent.AgentConfig(learning_rate=1e-3),
+    ...     mdp_agent.AgentConfig(mlp_width=1_024)))
+    >>> slow == fast, slow == wide
+    (True, False)
+    """
     return NetworkKey(image_key(config), network(config), head(config))
 
 
@@ -238,6 +323,10 @@ def multiplications(config: AgentConfig) -> float:
     """Return about how many multiplications a forward pass takes for one image.
 
     Exact for the entries of an MLP's and a CNN's kernels; of a ResNet and a ViT what XLA counts.
+
+    >>> from plasticity.agents import mdp_agent
+    >>> mdp_agent.multiplications(mdp_agent.AgentConfig(mlp_width=512))  # of 28 × 28 pixels
+    668672.0
     """
     pixels, depth = (32.0**2, 3) if config.dataset.startswith("cifar10") else (28.0**2, 1)
     actions = n_outputs(config)

@@ -35,7 +35,13 @@ TUNED_ADAM = AdamSettings(b1=0.9, b2=0.9, eps=1e-9, eps_root=1e-3)
 
 
 def adam(learning_rate: float, settings: AdamSettings) -> optax.GradientTransformation:
-    """Return Adam with the constants of ``settings``."""
+    """Return Adam with the constants of ``settings``.
+
+    >>> from plasticity.agents import optimizers
+    >>> optimizer = optimizers.adam(1e-3, optimizers.TUNED_ADAM)
+    >>> optimizer.init({"w": 0.0})[0]._fields
+    ('count', 'mu', 'nu')
+    """
     return optax.adam(learning_rate, **settings._asdict())
 
 
@@ -45,6 +51,13 @@ def moment_ratio(opt_state: Any, settings: AdamSettings) -> Float[Array, ""]:
     Near 1 where gradients keep their sign, near 0 where they average out; a parameter whose
     gradient never was anything but zero (v̂ = 0) does not count. ``opt_state`` is any optax state
     that holds one Adam state. Raises KeyError if it holds none.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.agents import optimizers
+    >>> optimizer, params = optimizers.adam(1e-3, optimizers.DEFAULT_ADAM), jnp.zeros(2)
+    >>> _, opt_state = optimizer.update(jnp.array([1.0, -2.0]), optimizer.init(params))
+    >>> round(float(optimizers.moment_ratio(opt_state, optimizers.DEFAULT_ADAM)), 3)
+    1.0
     """
     adam_state = cast(optax.ScaleByAdamState, optax.tree.get(opt_state, "ScaleByAdamState"))
     if adam_state is None:
@@ -71,6 +84,12 @@ def ratio_after_jump(
 
     With b2 = .999 this rises to 6.6 at the twelfth step: every parameter moves 6.6 learning rates
     at once. With b2 = b1 it never exceeds 1. This is §4.1's explanation as a formula.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.agents import optimizers
+    >>> found = optimizers.ratio_after_jump(jnp.array([1.0, 12.0]), optimizers.DEFAULT_ADAM)
+    >>> [round(ratio, 1) for ratio in found.tolist()]
+    [3.2, 6.6]
     """
     return (1 - settings.b1**steps) / jnp.sqrt(1 - settings.b2**steps)
 
@@ -83,6 +102,13 @@ def of_name(name: OptimizerName, learning_rate: float) -> optax.GradientTransfor
 
     ``adam`` has A.1's default constants, ``rmsprop`` those of the DQN of dqn_zoo (centred, decay
     .95, ε 1e-5: Quan & Ostrovski 2020), ``sgd`` no momentum. Raises ValueError for another name.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.agents import optimizers
+    >>> optimizer = optimizers.of_name("sgd", learning_rate=0.5)
+    >>> update, _ = optimizer.update(jnp.array([1.0]), optimizer.init(jnp.zeros(1)))
+    >>> update.tolist()
+    [-0.5]
     """
     if name == "adam":
         return adam(learning_rate, DEFAULT_ADAM)
@@ -115,6 +141,13 @@ def with_random_walk(
     the network began. A walk whose steps are c times as long is c times as far away.
 
     ``key`` is used by ``init`` alone.
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> from plasticity.agents import optimizers
+    >>> optimizer = optimizers.with_random_walk(optax.sgd(0.5), jax.random.key(0))
+    >>> update, walk = optimizer.update(jnp.ones(4), optimizer.init(jnp.zeros(4)))
+    >>> update.tolist(), round(float(jnp.linalg.norm(walk.whole)), 3)  # both are of length 1
+    ([-0.5, -0.5, -0.5, -0.5], 1.0)
     """
 
     def init(params: Any) -> Walk:

@@ -27,7 +27,16 @@ REGRESSION = SquaredError()
 
 @dataclass(frozen=True, kw_only=True)
 class QLearning:
-    """Settings of an agent that learns action values, without those of its training loop."""
+    """Settings of an agent that learns action values, without those of its training loop.
+
+    >>> import jax.numpy as jnp, optax
+    >>> from plasticity.agents.q_learning import QLearning
+    >>> from plasticity.networks.heads import TwoHot
+    >>> agent = QLearning(
+    ...     apply=lambda params, x: x @ params, optimizer=optax.adam(1e-3), head=TwoHot((0.0, 1.0)))
+    >>> agent.values(jnp.zeros((3, 4)), jnp.ones((1, 3))).tolist()  # two actions of two bins
+    [[0.5, 0.5]]
+    """
 
     # (params, observations) → outputs, (batch, actions) or (batch, actions · bins): see `head`
     apply: Callable[[Any, Array], Array]
@@ -89,6 +98,17 @@ def learn(
     """Take one optimizer step on the temporal-difference loss of Eq. (1).
 
     ``q_t`` are the target network's values of ``batch.following``; ``Taken.aux`` is `Errors`.
+
+    >>> import jax.numpy as jnp, optax
+    >>> from plasticity import learner
+    >>> from plasticity.agents import q_learning
+    >>> agent = q_learning.QLearning(
+    ...     apply=lambda params, x: x * params, optimizer=optax.sgd(0.25), discount=0.5)
+    >>> x, begun = jnp.ones((1, 2)), learner.start(agent.optimizer, jnp.array(1.0))
+    >>> batch = q_learning.Batch(x, action=jnp.array([0]), reward=jnp.array([1.0]), following=x)
+    >>> after, taken = q_learning.learn(agent, begun, batch, q_t=jnp.array([[2.0, 4.0]]))
+    >>> float(taken.loss), float(after.params)  # the target is 3
+    (4.0, 2.0)
     """
     target = targets(agent, learner.params, batch, q_t)
 
@@ -101,7 +121,17 @@ def learn(
 def targets(
     agent: QLearning, params: Any, batch: Batch, q_t: Float[Array, "batch actions"]
 ) -> Float[Array, " batch"]:
-    """Return r + γ q_t(a), of the best action a by ``q_t`` or, if ``double``, by ``params``."""
+    """Return r + γ q_t(a), of the best action a by ``q_t`` or, if ``double``, by ``params``.
+
+    >>> import jax.numpy as jnp, optax
+    >>> from plasticity.agents import q_learning
+    >>> agent = q_learning.QLearning(
+    ...     apply=lambda params, x: x * params, optimizer=optax.sgd(0.25), discount=0.5)
+    >>> x = jnp.ones((1, 2))
+    >>> batch = q_learning.Batch(x, action=jnp.array([0]), reward=jnp.array([1.0]), following=x)
+    >>> q_learning.targets(agent, jnp.array(1.0), batch, q_t=jnp.array([[2.0, 4.0]])).tolist()
+    [3.0]
+    """
     discount: Any = agent.discount if batch.ends is None else agent.discount * batch.ends
     over = None if batch.ends is None else 0
     if agent.double:
@@ -115,7 +145,17 @@ def targets(
 def loss(
     agent: QLearning, params: Any, batch: Batch, target: Float[Array, " batch"]
 ) -> tuple[Float[Array, ""], Errors]:
-    """Return the loss of a batch against the targets of its actions, and its `Errors`."""
+    """Return the loss of a batch against the targets of its actions, and its `Errors`.
+
+    >>> import jax.numpy as jnp, optax
+    >>> from plasticity.agents import q_learning
+    >>> agent = q_learning.QLearning(apply=lambda params, x: x * params, optimizer=optax.sgd(0.25))
+    >>> x = jnp.ones((1, 2))
+    >>> batch = q_learning.Batch(x, action=jnp.array([0]), reward=jnp.array([1.0]), following=x)
+    >>> value, errors = q_learning.loss(agent, jnp.array(1.0), batch, target=jnp.array([3.0]))
+    >>> float(value), float(errors.value)
+    (4.0, 1.0)
+    """
     q_tm1 = agent.outputs(params, batch.observation)
     found = agent.head.losses(q_tm1, batch.action, target)
     value = jnp.mean(agent.head.decode(q_tm1).max(axis=1))

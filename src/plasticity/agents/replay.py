@@ -35,6 +35,11 @@ def create(capacity: int, item: Any) -> Buffer:
     """Return an empty buffer for items of the shapes and types of ``item``.
 
     Raises ValueError unless the capacity is positive.
+
+    >>> from plasticity.agents import replay
+    >>> buffer = replay.create(100, {"observation": 0, "reward": 0.0})
+    >>> buffer.capacity, int(buffer.size)
+    (100, 0)
     """
     if capacity < 1:
         raise ValueError(f"capacity = {capacity}: must be above 0")
@@ -43,7 +48,15 @@ def create(capacity: int, item: Any) -> Buffer:
 
 
 def add(buffer: Buffer, item: Any) -> Buffer:
-    """Return the buffer with ``item`` in place of the oldest one if it is full."""
+    """Return the buffer with ``item`` in place of the oldest one if it is full.
+
+    >>> from plasticity.agents import replay
+    >>> buffer = replay.create(2, {"reward": 0.0})
+    >>> for reward in (1.0, 2.0, 3.0):
+    ...     buffer = replay.add(buffer, {"reward": reward})
+    >>> buffer.items["reward"].tolist(), int(buffer.size)
+    ([3.0, 2.0], 2)
+    """
     slot = buffer.added % buffer.capacity
     items = jax.tree.map(lambda leaf, x: leaf.at[slot].set(x), buffer.items, item)
     return Buffer(items, buffer.added + 1)
@@ -56,6 +69,14 @@ def sample(buffer: Buffer, uniform: Float[Array, " batch"]) -> Any:
 
     Raises ValueError for a batch larger than the buffer's capacity, and for an empty buffer where
     that is known, outside of jit. Inside, whoever fills the buffer has to see to it.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.agents import replay
+    >>> buffer = replay.create(2, {"reward": 0.0})
+    >>> for reward in (1.0, 2.0):
+    ...     buffer = replay.add(buffer, {"reward": reward})
+    >>> replay.sample(buffer, jnp.array([0.1, 0.9]))["reward"].tolist()
+    [1.0, 2.0]
     """
     if uniform.shape[0] > buffer.capacity:
         raise ValueError(

@@ -25,7 +25,19 @@ Watch = Callable[[Taken, Learner], Any]
 
 
 def loss_of(taken: Taken, learner: Learner) -> Array:
-    """Return the loss of a step, before it: what is watched if nothing else is asked for."""
+    """Return the loss of a step, before it: what is watched if nothing else is asked for.
+
+    >>> import jax.numpy as jnp, optax
+    >>> import plasticity as pl
+    >>> from plasticity import cure, learner
+    >>> from plasticity.agents import supervised
+    >>> def loss(params, batch):
+    ...     return (params - batch) ** 2, None
+    >>> begun = learner.start(optax.sgd(0.25), jnp.array(2.0))
+    >>> after, taken = pl.step(optax.sgd(0.25), cure.NONE, loss, begun, jnp.array(0.0))
+    >>> float(supervised.loss_of(taken, after))
+    4.0
+    """
     return taken.loss
 
 
@@ -54,6 +66,16 @@ def train(
         watch: what is kept of each step.
 
     Raises ValueError if the cure has an event and there is no ``key`` or no ``seen``.
+
+    >>> import jax.numpy as jnp, optax
+    >>> from plasticity import learner
+    >>> from plasticity.agents import supervised
+    >>> def loss(params, batch):
+    ...     return (params - batch) ** 2, None
+    >>> begun = learner.start(optax.sgd(0.25), jnp.array(2.0))
+    >>> after, losses = supervised.train(optax.sgd(0.25), loss, begun, batches=jnp.zeros(3))
+    >>> losses.tolist(), float(after.params)
+    ([4.0, 1.0, 0.25], 0.25)
     """
     if cure.event is not None and (key is None or seen is None):
         raise ValueError(f"{cure.name} has an event: it needs a key and something to see")

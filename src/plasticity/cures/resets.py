@@ -32,6 +32,18 @@ def reset_layer(
     For the last layer this is §6.2's simplified form of Nikishin et al. (2022). Counts of steps,
     which an optimizer has for all parameters together, go on. Raises ValueError, when the event is
     traced, if the network has no such layer.
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> from plasticity.cure import Seen
+    >>> from plasticity.cures import resets
+    >>> from plasticity.learner import start
+    >>> def init(key):
+    ...     return {"params": {"body": jnp.zeros(2), "head": jnp.zeros(2)}}
+    >>> cure = resets.reset_layer(init, optax.sgd(0.1), ("head",), every=1_000)
+    >>> tired = start(optax.sgd(0.1), {"params": {"body": jnp.ones(2), "head": jnp.ones(2)}})
+    >>> after = cure.event(jax.random.key(0), tired, Seen(jnp.ones((1, 2)), ()))
+    >>> after.params["params"]["body"].tolist(), after.params["params"]["head"].tolist()
+    ([1.0, 1.0], [0.0, 0.0])
     """
 
     def event(key: Key[Array, ""], learner: Any, seen: Seen) -> Any:
@@ -52,6 +64,15 @@ def shrink_and_perturb(init: Init, shrink: float, perturb: float, every: int) ->
     equal to the weights of a randomly initialized network"). A kernel is a leaf with two or more
     axes, as in `plasticity.measure.snapshot.weight_norm`; biases, scales and the optimizer's state
     stay. With shrink 1 and perturb 0 nothing changes.
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> from plasticity.cure import Seen
+    >>> from plasticity.cures import resets
+    >>> from plasticity.learner import start
+    >>> cure = resets.shrink_and_perturb(lambda key: jnp.ones((1, 2)), 0.5, 0.25, every=1_000)
+    >>> begun = start(optax.sgd(0.1), jnp.array([[4.0, 8.0]]))
+    >>> cure.event(jax.random.key(0), begun, Seen(jnp.ones((1, 2)), ())).params.tolist()
+    [[2.25, 4.25]]
     """
 
     def event(key: Key[Array, ""], learner: Any, seen: Seen) -> Any:
@@ -68,13 +89,13 @@ def reset_optimizer(optimizer: optax.GradientTransformation, every: int) -> Cure
 
     >>> import jax, jax.numpy as jnp, optax
     >>> import plasticity as pl
-    >>> from plasticity import learner
+    >>> from plasticity import cure, learner
     >>> adam = optax.adam(0.1)
-    >>> cure = pl.cures.resets.reset_optimizer(adam, every=1_000)
+    >>> forget = pl.cures.resets.reset_optimizer(adam, every=1_000)
     >>> begun = learner.start(adam, jnp.ones(2))
     >>> tired = begun._replace(opt_state=jax.tree.map(lambda leaf: leaf + 1, begun.opt_state))
-    >>> forgot = cure.event(jax.random.key(0), tired, None)
-    >>> int(tired.opt_state[0].count), int(forgot.opt_state[0].count)
+    >>> after = forget.event(jax.random.key(0), tired, cure.Seen(jnp.ones((1, 2)), ()))
+    >>> int(tired.opt_state[0].count), int(after.opt_state[0].count)
     (1, 0)
     """
 

@@ -23,6 +23,16 @@ def replace(optimizer: optax.GradientTransformation, mask: Any, fresh: Any, lear
     ``learner`` is a `plasticity.learner.Learner`. ``mask`` and ``fresh`` are trees like its
     parameters; a leaf of the mask is True or False for a whole leaf, or an array of truth values
     that broadcasts to it. Entries that the mask leaves out keep every bit, theirs and their slots'.
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> from plasticity import learner
+    >>> from plasticity.cures import slots
+    >>> adam = optax.adam(0.1)
+    >>> begun = learner.start(adam, jnp.ones(2))
+    >>> tired = begun._replace(opt_state=jax.tree.map(lambda leaf: leaf + 1, begun.opt_state))
+    >>> after = slots.replace(adam, jnp.array([False, True]), jnp.array([5.0, 6.0]), tired)
+    >>> after.params.tolist(), after.opt_state[0].mu.tolist(), int(after.opt_state[0].count)
+    ([1.0, 6.0], [1.0, 0.0], 1)
     """
     params = jax.tree.map(_choose, mask, fresh, learner.params)
     is_slot = optax.tree.map_params(
@@ -34,7 +44,13 @@ def replace(optimizer: optax.GradientTransformation, mask: Any, fresh: Any, lear
 
 
 def nowhere(params: Any) -> Any:
-    """Return the mask that leaves everything as it is."""
+    """Return the mask that leaves everything as it is.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.cures import slots
+    >>> slots.nowhere({"bias": jnp.ones(2), "kernel": jnp.ones((2, 2))})
+    {'bias': False, 'kernel': False}
+    """
     return jax.tree.map(lambda _: False, params)
 
 
@@ -57,6 +73,18 @@ def renew_units(
     biases from. With zero outgoing weights a new unit changes nothing at first; a weight between
     two renewed units is zero. All these entries get fresh slots, all others keep every bit.
     Raises KeyError for a path of the wiring that the parameters do not have.
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> from plasticity import learner
+    >>> from plasticity.cures import slots
+    >>> from plasticity.networks.trace import Wiring
+    >>> layer = Wiring(incoming="first", bias=None, outgoing=("second",), units=2)
+    >>> params = {"first": jnp.ones((1, 2)), "second": jnp.ones((2, 1))}
+    >>> begun, chosen = learner.start(optax.sgd(0.1), params), [jnp.array([True, False])]
+    >>> fresh = jax.tree.map(lambda kernel: 5 * kernel, params)
+    >>> after = slots.renew_units(optax.sgd(0.1), [layer], chosen, fresh, begun)
+    >>> after.params["first"].tolist(), after.params["second"].tolist()
+    ([[5.0, 1.0]], [[0.0], [1.0]])
     """
     masks: dict[str, Array] = {}
     silent: dict[str, Array] = {}

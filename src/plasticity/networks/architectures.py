@@ -40,6 +40,14 @@ class MLP(nn.Module):
 
     Kernels start LeCun-normal and biases at zero (flax's defaults; the paper does not name its
     initialisation). With ``layer_norm`` each hidden layer is normalised before its ReLU.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from plasticity.networks import architectures
+    >>> network, x = architectures.MLP((8, 4), outputs=2), jnp.ones((5, 3))
+    >>> params = network.init(jax.random.key(0), x)
+    >>> output, hidden = network.apply(params, x)
+    >>> output.shape, [layer.shape for layer in hidden]
+    ((5, 2), [(5, 8), (5, 4)])
     """
 
     widths: Sequence[int]
@@ -70,6 +78,13 @@ class CNN(nn.Module):
     by default, one as the other reading. With ``layer_norm`` every hidden layer is normalised
     before its ReLU, a convolutional one over its positions and channels together (Ba et al. 2016:
     over all units of the layer), with a scale and a bias a channel.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from plasticity.networks import architectures
+    >>> network, images = architectures.CNN(outputs=10), jnp.ones((5, 28, 28, 1))
+    >>> found, params = jax.eval_shape(network.init_with_output, jax.random.key(0), images)
+    >>> found.output.shape, [layer.shape for layer in found.hidden]
+    ((5, 10), [(5, 12544), (5, 3136), (5, 256), (5, 256)])
     """
 
     outputs: int
@@ -112,6 +127,13 @@ class NatureCNN(nn.Module):
     and minus one over the root of the layer's fan-in, biases too, as in dqn_zoo.
 
     With ``layer_norm`` each of the four hidden layers is normalised as in `CNN`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from plasticity.networks import architectures
+    >>> network, frames = architectures.NatureCNN(outputs=6), jnp.zeros((1, 84, 84, 4), jnp.uint8)
+    >>> found, params = jax.eval_shape(network.init_with_output, jax.random.key(0), frames)
+    >>> found.output.shape, sum(leaf.size for leaf in jax.tree.leaves(params))
+    ((1, 6), 1687201)
     """
 
     outputs: int
@@ -165,7 +187,15 @@ def _conv(spectral: bool) -> type[nn.Conv]:
 
 
 def activations(network: nn.Module) -> Callable[[Any, Array], tuple[Array, ...]]:
-    """Return ``hidden(params, x)`` of one of these networks: what each hidden layer computes."""
+    """Return ``hidden(params, x)`` of one of these networks: what each hidden layer computes.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from plasticity.networks import architectures
+    >>> network, x = architectures.MLP((8, 4), outputs=2), jnp.ones((5, 3))
+    >>> hidden = architectures.activations(network)(network.init(jax.random.key(0), x), x)
+    >>> [layer.shape for layer in hidden]
+    [(5, 8), (5, 4)]
+    """
 
     def hidden(params: Any, x: Array) -> tuple[Array, ...]:
         found: Forward = network.apply(params, x)  # type: ignore[assignment]
@@ -178,6 +208,13 @@ def predictions(network: nn.Module) -> Callable[[Any, Array], Array]:
     """Return ``apply(params, x)`` of one of these networks that gives its outputs alone.
 
     That is what `plasticity.measure.probe` takes.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from plasticity.networks import architectures
+    >>> network, x = architectures.MLP((8, 4), outputs=2), jnp.ones((5, 3))
+    >>> apply = architectures.predictions(network)
+    >>> apply(network.init(jax.random.key(0), x), x).shape
+    (5, 2)
     """
 
     def apply(params: Any, x: Array) -> Array:

@@ -31,6 +31,14 @@ def convolve(
 
     The signature is that of `jax.lax.conv_general_dilated`, so that it can stand in for it as
     ``flax.linen.Conv(conv_general_dilated=convolve)``; the axes are those of flax's ``Conv``.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from flax import linen as nn
+    >>> from plasticity.networks.convolution import convolve
+    >>> layer = nn.Conv(3, (2, 2), strides=(2, 2), conv_general_dilated=convolve)
+    >>> made, params = layer.init_with_output(jax.random.key(0), jnp.ones((1, 4, 4, 1)))
+    >>> made.shape
+    (1, 2, 2, 3)
     """
     lax_arguments = {"dimension_numbers": AXES} | lax_arguments
     if devices.is_cpu():
@@ -51,6 +59,12 @@ def convolve_in_blocks(
     channels first, and the convolution one of stride one: 4 slices instead of 64 for the kernel of
     eight and stride of four that DQN begins with, fewer to compile and each a longer run of memory.
     Raises NotImplementedError for padding and kernels of other sizes.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.networks.convolution import convolve_in_blocks
+    >>> images, kernel = jnp.ones((1, 4, 4, 1)), jnp.ones((2, 2, 1, 3))
+    >>> convolve_in_blocks(images, kernel, (2, 2), "VALID")[0, :, :, 0].tolist()
+    [[4.0, 4.0], [4.0, 4.0]]
     """
     height, width, channels, features = kernel.shape
     rows, columns = window_strides
@@ -91,6 +105,15 @@ def by_patches(
 
     Raises NotImplementedError for dilated or grouped convolutions and for axes other than `AXES`,
     ValueError if the kernel's channels are not the images'.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from plasticity.networks import convolution
+    >>> images, kernel = jnp.ones((1, 4, 4, 1)), jnp.ones((2, 2, 1, 3))
+    >>> ours = convolution.by_patches(images, kernel, (2, 2), "SAME")
+    >>> xla = jax.lax.conv_general_dilated(
+    ...     images, kernel, (2, 2), "SAME", dimension_numbers=convolution.AXES)
+    >>> bool(jnp.allclose(ours, xla))
+    True
     """
     groups = (feature_group_count, batch_group_count)
     if (*lhs_dilation, *rhs_dilation, *groups) != (1, 1, 1, 1, 1, 1):
@@ -123,6 +146,13 @@ def patches(
 
     Entries are (kernel row, kernel column, channel), as a kernel (kh, kw, channels, features) has
     them when it is reshaped to a matrix.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.networks.convolution import patches
+    >>> image = jnp.arange(9.0).reshape(1, 3, 3, 1)
+    >>> found = patches(image, (2, 2), (1, 1), "VALID")
+    >>> found.shape, found[:, 0, 0, 0].tolist()  # all, and what the kernel sees in the first corner
+    ((4, 1, 2, 2), [0.0, 1.0, 3.0, 4.0])
     """
     height, width = size
     rows, columns = window_strides

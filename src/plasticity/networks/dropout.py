@@ -18,10 +18,24 @@ OFFSETS = 2**22
 
 
 def start_counter(key: Key[Array, ""]) -> Float[Array, ""]:
-    """Return a counter of optimizer steps that begins anywhere below `OFFSETS`."""
+    """Return a counter of optimizer steps that begins anywhere below `OFFSETS`.
+
+    >>> import jax
+    >>> from plasticity.networks import dropout
+    >>> counter = dropout.start_counter(jax.random.key(0))
+    >>> 0 <= float(counter) < dropout.OFFSETS
+    True
+    """
     return jax.random.randint(key, (), 0, OFFSETS).astype(jnp.float32)
 
 
 def dropout_key(counter: Float[Array, ""]) -> Key[Array, ""]:
-    """Return the random key of this step."""
+    """Return the random key of this step.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.networks.dropout import dropout_key
+    >>> now, later = (dropout_key(jnp.array(step)) for step in (7.0, 8.0))
+    >>> bool(now == dropout_key(jnp.array(7.0))), bool(now == later)
+    (True, False)
+    """
     return jax.random.key(jax.lax.stop_gradient(counter).astype(jnp.uint32))

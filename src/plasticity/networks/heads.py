@@ -27,7 +27,13 @@ class Losses(NamedTuple):
 
 @runtime_checkable
 class Head(Protocol):
-    """What an agent asks of a head."""
+    """What an agent asks of a head.
+
+    >>> from plasticity.networks import heads
+    >>> head: heads.Head = heads.TwoHot((-1.0, 0.0, 1.0))
+    >>> isinstance(head, heads.Head), head.bins
+    (True, 3)
+    """
 
     @property
     def bins(self) -> int:
@@ -50,7 +56,14 @@ class Head(Protocol):
 
 @dataclass(frozen=True)
 class SquaredError:
-    """Regression: an output is a value, and learns by its squared error (Eq. 1)."""
+    """Regression: an output is a value, and learns by its squared error (Eq. 1).
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.networks.heads import SquaredError
+    >>> values = jnp.array([[1.0, 2.0]])  # of two actions, of which the first was taken
+    >>> SquaredError().losses(values, jnp.array([0]), jnp.array([4.0])).loss.tolist()
+    [9.0]
+    """
 
     bins: int = 1
 
@@ -80,6 +93,13 @@ class Huber(SquaredError):
 
     Huber's loss: half the square of an error, and linear beyond the bound. dqn_zoo says it by the
     gradient of a mean over 32: 1/32.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.networks.heads import Huber
+    >>> values = jnp.array([[1.0, 2.0]])  # of two actions, of which the first was taken
+    >>> found = Huber(bound=1.0).losses(values, jnp.array([0]), jnp.array([4.0]))
+    >>> found.loss.tolist(), found.squared.tolist()
+    ([2.5], [9.0])
     """
 
     bound: float = 1.0
@@ -103,6 +123,14 @@ class TwoHot:
     """A distribution over fixed values, which learns by its cross-entropy to a two-hot target.
 
     ``support`` are the values of the bins, ascending. Raises ValueError unless there are two.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.networks.heads import TwoHot
+    >>> head = TwoHot((-1.0, 0.0, 1.0))
+    >>> head.encode(jnp.array([[0.25, -1.0]])).tolist()
+    [[[0.0, 0.75, 0.25], [1.0, 0.0, 0.0]]]
+    >>> head.decode(head.shaped(jnp.zeros((5, 6)))).shape  # six outputs are two actions
+    (5, 2)
     """
 
     support: tuple[float, ...]
@@ -156,7 +184,13 @@ def _squared_errors(
 def regression_loss(
     q_tm1: Float[Array, " actions"], a_tm1: Array, target: Float[Array, ""]
 ) -> Float[Array, ""]:
-    """Return the squared temporal-difference error of Eq. (1)."""
+    """Return the squared temporal-difference error of Eq. (1).
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.networks import heads
+    >>> float(heads.regression_loss(jnp.array([1.0, 2.0]), jnp.array(0), jnp.array(4.0)))
+    9.0
+    """
     return (q_tm1[a_tm1] - target) ** 2
 
 
@@ -166,7 +200,15 @@ def two_hot_loss(
     target: Float[Array, ""],
     support: Float[Array, " bins"],
 ) -> Float[Array, ""]:
-    """Return the cross-entropy from the two-hot target to the action's predicted distribution."""
+    """Return the cross-entropy from the two-hot target to the action's predicted distribution.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.networks import heads
+    >>> logits, support = jnp.zeros((1, 2)), jnp.array([-1.0, 1.0])
+    >>> loss = heads.two_hot_loss(logits, jnp.array(0), jnp.array(0.5), support)
+    >>> round(float(loss), 3)  # log 2
+    0.693
+    """
     return -jnp.sum(two_hot(target, support) * jax.nn.log_softmax(logits_tm1[a_tm1]))
 
 
@@ -174,6 +216,11 @@ def two_hot(x: Float[Array, ""], support: Float[Array, " bins"]) -> Float[Array,
     """Return the distribution on ``support`` (ascending) with mean x and at most two atoms.
 
     A value outside of the support is moved to its nearest end. Inverse of `decode`.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.networks import heads
+    >>> heads.two_hot(jnp.array(0.25), jnp.array([-1.0, 0.0, 1.0])).tolist()
+    [0.0, 0.75, 0.25]
     """
     x = jnp.clip(x, support[0], support[-1])
     above = jnp.clip(jnp.searchsorted(support, x, side="right"), 1, support.shape[0] - 1)
@@ -186,6 +233,13 @@ def two_hot(x: Float[Array, ""], support: Float[Array, " bins"]) -> Float[Array,
 def decode(
     logits: Float[Array, "*lead bins"], support: Float[Array, " bins"]
 ) -> Float[Array, "*lead"]:
-    """Return the mean of the distribution softmax(logits) on ``support``."""
+    """Return the mean of the distribution softmax(logits) on ``support``.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.networks import heads
+    >>> logits = jnp.log(jnp.array([0.125, 0.5, 0.375]))
+    >>> round(float(heads.decode(logits, jnp.array([-1.0, 0.0, 1.0]))), 3)
+    0.25
+    """
     # Of the highest precision: an accelerator would round the factors to its narrow format.
     return jnp.matmul(jax.nn.softmax(logits), support, precision="highest")

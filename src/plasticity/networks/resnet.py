@@ -13,6 +13,13 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions around which the input is added back in (He et al. 2016, Figure 2).
 
     Where the block changes the shape, the input passes a 1x1 convolution (their option B).
+
+    >>> import jax, jax.numpy as jnp
+    >>> from plasticity.networks.resnet import BasicBlock
+    >>> block, x = BasicBlock(width=8, stride=2, groups=4), jnp.ones((1, 6, 6, 4))
+    >>> made, params = jax.eval_shape(block.init_with_output, jax.random.key(0), x)
+    >>> made.shape
+    (1, 3, 3, 8)
     """
 
     width: int
@@ -50,6 +57,13 @@ class ResNet18(nn.Module):
     the same places have layer normalisation over positions and channels, as in `CNN`. A kernel
     that is normalised in either way may be scaled without changing the output, so
     ``spectral_norm`` changes here the size of gradients only.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from plasticity.networks.resnet import ResNet18
+    >>> network, images = ResNet18(outputs=10), jnp.ones((2, 32, 32, 3))
+    >>> found, params = jax.eval_shape(network.init_with_output, jax.random.key(0), images)
+    >>> found.output.shape, [layer.shape[1] for layer in found.hidden]
+    ((2, 10), [64, 64, 128, 128, 256, 256, 512, 512])
     """
 
     outputs: int

@@ -30,6 +30,12 @@ def leading_vector(kernel: Float[Array, "*in out"]) -> Float[Array, " out"]:
     """Return the right singular vector of the largest singular value; its sign is arbitrary.
 
     A convolutional kernel is read as the matrix of (patch entries, channels) (Miyato et al. 2018).
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.networks import spectral
+    >>> vector = spectral.leading_vector(jnp.array([[1.0, 0.0], [0.0, 2.0]]))
+    >>> [round(abs(entry), 3) for entry in vector.tolist()]
+    [0.0, 1.0]
     """
     matrix = kernel.reshape(-1, kernel.shape[-1])
     with jax.default_matmul_precision("highest"):
@@ -41,7 +47,14 @@ def leading_vector(kernel: Float[Array, "*in out"]) -> Float[Array, " out"]:
 def power_iteration(
     kernel: Float[Array, "*in out"], vector: Float[Array, " out"]
 ) -> Float[Array, " out"]:
-    """Return Wᵀ W u / ‖Wᵀ W u‖, one step towards `leading_vector`; u itself where that is 0/0."""
+    """Return Wᵀ W u / ‖Wᵀ W u‖, one step towards `leading_vector`; u itself where that is 0/0.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.networks import spectral
+    >>> kernel, vector = jnp.array([[1.0, 0.0], [0.0, 2.0]]), jnp.array([0.6, 0.8])
+    >>> [round(entry, 2) for entry in spectral.power_iteration(kernel, vector).tolist()]
+    [0.18, 0.98]
+    """
     matrix = kernel.reshape(-1, kernel.shape[-1])
     with jax.default_matmul_precision("highest"):
         turned = matrix.T @ _unit(matrix @ vector)
@@ -57,6 +70,12 @@ def normalised(
     u and v are constants to a derivative, as in Miyato et al. (2018, Eq. 12): with u the leading
     right singular vector, the gradient is that of W / σ_max. A second derivative takes them for
     constants too, so a Hessian lacks the part by which they turn.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.networks import spectral
+    >>> kernel = jnp.array([[1.0, 0.0], [0.0, 2.0]])
+    >>> spectral.normalised(kernel, jnp.array([0.0, 1.0])).tolist()
+    [[0.5, 0.0], [0.0, 1.0]]
     """
     matrix, u = kernel.reshape(-1, kernel.shape[-1]), jax.lax.stop_gradient(vector)
     with jax.default_matmul_precision("highest"):
@@ -84,9 +103,24 @@ class _Spectral(nn.Module):
 # The fields of flax's layers have annotations that the shape checker of the tests cannot check.
 @no_type_check
 class SpectralDense(_Spectral, nn.Dense):
-    """`flax.linen.Dense` with the kernel W / σ_max(W)."""
+    """`flax.linen.Dense` with the kernel W / σ_max(W).
+
+    >>> import jax, jax.numpy as jnp
+    >>> from plasticity.networks.spectral import SpectralDense
+    >>> made, variables = SpectralDense(2).init_with_output(jax.random.key(0), jnp.eye(2))
+    >>> sorted(variables), round(float(jnp.linalg.norm(made, 2)), 3)
+    (['params', 'spectral'], 1.0)
+    """
 
 
 @no_type_check
 class SpectralConv(_Spectral, nn.Conv):
-    """`flax.linen.Conv` with the kernel W / σ_max(W), W read as in `leading_vector`."""
+    """`flax.linen.Conv` with the kernel W / σ_max(W), W read as in `leading_vector`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from plasticity.networks.spectral import SpectralConv
+    >>> layer, images = SpectralConv(8, (3, 3)), jnp.ones((1, 5, 5, 2))
+    >>> made, variables = jax.eval_shape(layer.init_with_output, jax.random.key(0), images)
+    >>> made.shape, variables["spectral"]["vector"].shape
+    ((1, 5, 5, 8), (8,))
+    """

@@ -25,6 +25,12 @@ def advanced(variables: Any) -> Any:
 
     Each vector makes one `power_iteration` on its kernel, each counter counts one. Variables
     without state are returned as they are.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.networks import state
+    >>> variables = {"params": {"w": jnp.array(1.0)}, "dropout": {"counter": jnp.array(3.0)}}
+    >>> float(state.advanced(variables)["dropout"]["counter"])
+    4.0
     """
     found = dict(variables)
 
@@ -49,6 +55,16 @@ def advancing(optimizer: optax.GradientTransformation) -> optax.GradientTransfor
     `plasticity.networks.state.advanced`. So state keeps up in all that takes optimizer steps, an
     agent's learning and a probe's fit alike. ``update`` needs the variables and raises ValueError
     without them.
+
+    >>> import jax.numpy as jnp, optax
+    >>> from plasticity.networks import state
+    >>> optimizer = state.advancing(optax.sgd(0.5))
+    >>> before = {"params": jnp.array(1.0), "dropout": jnp.array(3.0)}
+    >>> gradient = {"params": jnp.array(1.0), "dropout": jnp.array(0.0)}
+    >>> update, _ = optimizer.update(gradient, optimizer.init(before), before)
+    >>> after = optax.apply_updates(before, update)
+    >>> float(after["params"]), float(after["dropout"])
+    (0.5, 4.0)
     """
 
     def update(gradient: Any, state: Any, params: Any = None, **more: Any) -> tuple[Any, Any]:

@@ -30,6 +30,11 @@ class Wiring:
     last axis of ``incoming`` and on the last but one of each ``outgoing`` kernel. A dense layer
     that reads a flattened map has each unit (channel) once for each position, every
     ``units``-th row, as flattening height, width, channels gives it.
+
+    >>> from plasticity.networks.trace import Wiring
+    >>> kernels = ("params/Dense_0/kernel", "params/Dense_1/kernel")
+    >>> Wiring(kernels[0], "params/Dense_0/bias", outgoing=kernels[1:], units=8).outgoing
+    ('params/Dense_1/kernel',)
     """
 
     incoming: str
@@ -49,6 +54,12 @@ def last_layer(network: nn.Module, variables: Any, inputs: Array) -> Path:
     """Return the path of the layer that is computed last among those that have a kernel.
 
     Nothing is computed. Raises ValueError if no layer has one.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from plasticity.networks import architectures, trace
+    >>> network, x = architectures.MLP((8, 4), outputs=2), jnp.ones((5, 3))
+    >>> trace.last_layer(network, network.init(jax.random.key(0), x), x)
+    ('Dense_2',)
     """
     calls: list[Path] = []
     with nn.intercept_methods(_listen(lambda path, call: calls.append(path))):
@@ -85,11 +96,12 @@ def wirings(network: nn.Module, variables: Any, inputs: Array) -> tuple[Wiring, 
     twice, if something is added to its units on the way (a residual network), or if its units are
     put in another order or together with others (concatenation, attention).
 
-    Example::
-
-        network = architectures.MLP((64, 64), 10)
-        first, second = wirings(network, params, images[:1])
-        assert first.outgoing == ("params/Dense_1/kernel",)
+    >>> import jax, jax.numpy as jnp
+    >>> from plasticity.networks import architectures, trace
+    >>> network, x = architectures.MLP((8, 4), outputs=2), jnp.ones((5, 3))
+    >>> first, second = trace.wirings(network, network.init(jax.random.key(0), x), x)
+    >>> first.incoming, first.outgoing, first.units
+    ('params/Dense_0/kernel', ('params/Dense_1/kernel',), 8)
     """
     shapes: dict[Path, Any] = {}
     with nn.intercept_methods(_listen(lambda path, call: _add(shapes, path, call.made))):
@@ -127,6 +139,14 @@ def unit_activations(
     """Return ``hidden(params, x)``: what reads each layer's units sees of them, (rows, units).
 
     A row is an example or, of a convolutional layer, an example at a position.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from plasticity.networks import architectures, trace
+    >>> network, x = architectures.MLP((8, 4), outputs=2), jnp.ones((5, 3))
+    >>> params = network.init(jax.random.key(0), x)
+    >>> hidden = trace.unit_activations(network, trace.wirings(network, params, x))
+    >>> [layer.shape for layer in hidden(params, x)]
+    [(5, 8), (5, 4)]
     """
     readers = {layer.outgoing[0]: k for k, layer in enumerate(wiring)}
 
@@ -146,7 +166,13 @@ def unit_activations(
 
 
 def leaf_paths(tree: Any) -> dict[str, Array]:
-    """Return the leaves of any pytree by their path, such as ``params/Dense_0/kernel``."""
+    """Return the leaves of any pytree by their path, such as ``params/Dense_0/kernel``.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.networks.trace import leaf_paths
+    >>> list(leaf_paths({"params": {"Dense_0": {"kernel": jnp.ones((3, 8))}}}))
+    ['params/Dense_0/kernel']
+    """
     flat, _ = jax.tree.flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
 

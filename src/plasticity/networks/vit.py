@@ -33,6 +33,13 @@ class ViT(nn.Module):
     at each optimizer step, so that ``apply(variables, x)`` needs no random key. The loss that is
     learned from sees dropout, that of the agent and that of a probe's fit; acting, the target
     network, statistics, C_k and curvature do not.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from plasticity.networks.vit import ViT
+    >>> network, images = ViT(outputs=10), jnp.ones((2, 28, 28, 1))
+    >>> found, variables = jax.eval_shape(network.init_with_output, jax.random.key(0), images)
+    >>> found.output.shape, [layer.shape for layer in found.hidden], sorted(variables)
+    ((2, 10), [(2, 1024), (2, 256)], ['dropout', 'params'])
     """
 
     outputs: int

@@ -46,6 +46,10 @@ def scores() -> pd.DataFrame:
     Columns: game, random, human (mean return of an episode, neither discounted nor clipped),
     ale_id (Gymnasium's name of the game). From ``dqn_zoo/atari_data.py`` (google-deepmind/dqn_zoo,
     commit 45061f4, Apache-2.0).
+
+    >>> from plasticity.worlds import atari
+    >>> atari.scores().set_index("game").loc["pong", ["random", "human"]].tolist()
+    [-20.7, 14.6]
     """
     return _read("atari_scores.csv")
 
@@ -69,6 +73,11 @@ class Preprocessing:
 
     The paper follows "the standard training protocol" of dqn_zoo (A.3; Quan & Ostrovski 2020), so
     these are the settings of its ``double_q/run_atari.py`` and ``processors.atari``.
+
+    >>> from plasticity.worlds.atari import Preprocessing
+    >>> machado = Preprocessing(sticky=0.25, life_loss_zeroes_discount=False, full_actions=True)
+    >>> machado.frame_skip, machado.size, machado.stack
+    (4, 84, 4)
     """
 
     no_ops: int = 30  # frames: an episode starts after 1 to this many without action; 0 for none
@@ -128,6 +137,13 @@ class Environments:
     the copy's action and returns the ``first`` frame of its next episode.
 
     Raises ModuleNotFoundError without ale_py, ValueError for a game that is none of the 57.
+
+    >>> from plasticity.worlds import atari
+    >>> games = atari.Environments("pong", 2)  # needs ale_py  # doctest: +SKIP
+    >>> seen = games.reset([0, 1])  # a seed each  # doctest: +SKIP
+    >>> seen = games.step([0, 3])  # doctest: +SKIP
+    >>> games.actions, seen.frame.shape, seen.reward.tolist()  # doctest: +SKIP
+    (6, (2, 84, 84), [0.0, 0.0])
     """
 
     def __init__(self, game: str, n: int, preprocessing: Preprocessing | None = None) -> None:
@@ -233,7 +249,12 @@ class Environments:
 
 
 def most_calls(preprocessing: Preprocessing) -> int:
-    """Return how many calls an environment can take without being seeded anew."""
+    """Return how many calls an environment can take without being seeded anew.
+
+    >>> from plasticity.worlds import atari
+    >>> atari.most_calls(atari.Preprocessing())
+    37001
+    """
     steps = -(-preprocessing.episode_frames // preprocessing.frame_skip)
     return SEEDED + steps + 1
 

