@@ -22,9 +22,12 @@ from task import CHECK_STEPS, in_double
 from plasticity import devices
 from plasticity import learner as learning
 from plasticity.agents import dqn, mdp_agent, optimizers, q_learning, replay
+from plasticity.agents.mdp_task import ImageTask, Transition
+from plasticity.agents.settings import DQN, Problem
 from plasticity.chapters.probing import probed_agent
 from plasticity.learner import Learner
 from plasticity.measure import probe
+from plasticity.networks.settings import CNN, MLP
 from plasticity.worlds import classification_mdp
 
 SEED = 0
@@ -32,14 +35,15 @@ SEED = 0
 
 def config_of(case: Case) -> probed_agent.Config:
     """Return the settings of the experiments' true-label agents at the size of the case."""
-    size = {"mlp_width": case.width}
+    network = MLP(width=case.width)
     if case.network == "cnn":
-        size = {"cnn_width": case.width, "channels": case.channels}
+        network = CNN(width=case.width, channels=case.channels)
+    warmup = max(case.batch_size, min(1_000, case.n_images))
     return probed_agent.Config(
-        variant="true_label", architecture=case.network, n_images=case.n_images, **size,
-        batch_size=case.batch_size, probe_batch_size=case.batch_size,
-        proxy_examples=min(128, case.n_images),
-        n_targets=max(case.targets, 1), warmup=max(case.batch_size, min(1_000, case.n_images)),
+        problem=Problem(n_images=case.n_images), network=network,
+        algorithm=DQN(batch_size=case.batch_size, warmup=warmup),
+        probe_batch_size=case.batch_size, proxy_examples=min(128, case.n_images),
+        n_targets=max(case.targets, 1),
     )  # fmt: skip
 
 
@@ -49,8 +53,8 @@ def make_world(case: Case) -> World:
     found, _ = probed_agent.load([config])
     images = found.images[mdp_agent.image_key(config)]
     params = mdp_agent.initialise(config, images.shape[1:], jax.random.key(SEED))
-    adam = (config.learning_rate, *optimizers.DEFAULT_ADAM[:3])
-    settings = [getattr(config, name) for name in Settings._fields]
+    adam = (config.optimizer.learning_rate, *optimizers.DEFAULT_ADAM[:3])
+    settings = [getattr(config.algorithm, name) for name in Settings._fields]
     return World(
         np.array(images),
         np.array(found.labels[mdp_agent.image_key(config)]),
@@ -104,30 +108,28 @@ class Agents:
 
     def __init__(self, case: Case, world: World, agents: int = 1) -> None:
         self.case, self.agents, self.config = case, agents, config_of(case)
-        self.images = jnp.asarray(world.images)
-        self.mdp = classification_mdp.make(
-            "true_label", jnp.asarray(world.labels), jax.random.key(SEED)
-        )
+        mdp = classification_mdp.make("true_label", jnp.asarray(world.labels), jax.random.key(SEED))
+        self.task = ImageTask(mdp, jnp.asarray(world.images))
         params = mdp_agent.initialise(self.config, world.images.shape[1:], jax.random.key(SEED))
         leaves = map(jnp.asarray, world.params)
         self.params = jax.tree.structure(params).unflatten(leaves)
         self.agent = mdp_agent.agent(self.config)
         self.start = jax.jit(dqn.start, static_argnums=0)
-        self.run = jax.jit(self.train, static_argnums=(0, 4), donate_argnums=3)
+        self.run = jax.jit(self.train, static_argnums=(0, 3), donate_argnums=2)
         self.reset()
 
     def train(
-        self, agent: dqn.Agent, mdp: Any, images: Any, states: dqn.State, steps: int
+        self, agent: dqn.Agent, task: ImageTask, states: dqn.State, steps: int
     ) -> tuple[dqn.State, Any]:
         if self.agents == 1:
-            return dqn.train(agent, mdp, images, states, steps)
-        return jax.vmap(lambda state: dqn.train(agent, mdp, images, state, steps))(states)
+            return dqn.train(agent, task, states, steps)
+        return jax.vmap(lambda state: dqn.train(agent, task, state, steps))(states)
 
     def reset(self) -> None:
         with jax.enable_x64(False):  # indices are 32 bits wide, whatever the parameters are
             single = jax.tree.map(jnp.float32, self.params)
             states = [
-                self.start(self.agent, self.mdp, single, jax.random.key(SEED + k))
+                self.start(self.agent, self.task, single, jax.random.key(SEED + k))
                 for k in range(self.agents)
             ]
         for k in range(self.agents):  # training donates its state: copies
@@ -140,7 +142,7 @@ class Agents:
         jax.block_until_ready(self.state)
 
     def advance(self, agent: dqn.Agent, steps: int) -> None:
-        self.state, _ = self.run(agent, self.mdp, self.images, self.state, steps)
+        self.state, _ = self.run(agent, self.task, self.state, steps)
         jax.block_until_ready(self.state)
 
     def block(self) -> int:
@@ -181,7 +183,7 @@ class Updates(Agents):
         self.update = jax.jit(self.updates, static_argnums=0, donate_argnums=2)
         count = np.random.default_rng(SEED)
         shape = (case.block, case.batch_size)
-        self.batches = dqn.Transition(
+        self.batches = Transition(
             jnp.asarray(count.integers(0, case.n_images, shape, np.int32)),
             jnp.asarray(count.integers(0, classification_mdp.STATES, shape, np.int32)),
             jnp.asarray(count.integers(0, 2, shape).astype(np.float32)),
@@ -190,22 +192,21 @@ class Updates(Agents):
 
     @staticmethod
     def updates(
-        agent: dqn.Agent, images: Any, learner: Learner, target: Any, batches: dqn.Transition
+        agent: dqn.Agent, task: ImageTask, learner: Learner, target: Any, batches: Transition
     ) -> Learner:
-        def step(learner: Learner, chosen: dqn.Transition) -> tuple[Learner, None]:
-            seen, led = images[chosen.observation], images[chosen.following]
-            batch = q_learning.Batch(seen, chosen.action, chosen.reward, led)
-            learner, _ = q_learning.learn(agent, learner, batch, agent.values(target, led))
-            return learner, None
+        def step(learner: Learner, drawn: Transition) -> tuple[Learner, None]:
+            batch = task.batch(drawn)
+            q_t = agent.values(target, batch.following)
+            return q_learning.learn(agent, learner, batch, q_t)[0], None
 
         return jax.lax.scan(step, learner, batches)[0]
 
-    def take(self, batches: dqn.Transition) -> None:
+    def take(self, batches: Transition) -> None:
         state = self.state
         on_cpu = mock.patch.object(devices, "is_cpu", return_value=False)
         with on_cpu if self.native else contextlib.nullcontext():
             learner = self.update(
-                self.agent, self.images, state.learner, state.target_params, batches
+                self.agent, self.task, state.learner, state.target_params, batches
             )
         self.state = state._replace(learner=learner)
         jax.block_until_ready(self.state)
@@ -220,7 +221,7 @@ class Updates(Agents):
             observation, action, reward, following = part.transpose(1, 0, 2)
             indices = (jnp.asarray(x.astype(np.int32)) for x in (observation, action, following))
             seen, chosen, led = indices
-            self.take(dqn.Transition(seen, chosen, jnp.asarray(reward), led))
+            self.take(Transition(seen, chosen, jnp.asarray(reward), led))
             params = jax.tree.map(jnp.copy, self.state.params)
             self.state = self.state._replace(target_params=params)
         return [np.asarray(leaf) for leaf in jax.tree.leaves(self.state.params)]
@@ -235,7 +236,7 @@ class Fits:
         params = mdp_agent.initialise(self.config, world.images.shape[1:], jax.random.key(SEED))
         leaves = map(jnp.asarray, world.params)
         self.params = jax.tree.structure(params).unflatten(leaves)
-        self.optimizer = optimizers.of_name("adam", self.config.learning_rate)
+        self.optimizer = optimizers.of_name("adam", self.config.optimizer.learning_rate)
         sizes = ("apply", "optimizer", "steps", "batch_size")
         self.run = jax.jit(probe.fit_all, static_argnames=sizes)
         self.blocks = 0

@@ -72,7 +72,7 @@ class Calls(atari_jax.Jitted):
     """Calls of emulators that take no time."""
 
     def begin(self, config: atari_agent.AgentConfig) -> None:
-        copies, preprocessing = self.case.environments, atari_agent.preprocessing(config)
+        copies, preprocessing = self.case.environments, config.preprocessing
         self.instant = Instant(config.game, copies, preprocessing)
         with self.instantly():
             super().begin(config)

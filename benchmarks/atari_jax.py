@@ -1,4 +1,4 @@
-"""Our ways to step Atari games and to train on them: `double_dqn.train` as the experiment calls it.
+"""Our ways to step Atari games and to train on them: `dqn.train` as the experiment calls it.
 
 `plasticity.agents.atari_agent` makes the agents, so that what is timed is what is run.
 """
@@ -19,7 +19,9 @@ from atari_task import CHECK_PERIOD, STACK, Case, Settings, World, batch_type
 from task import CHECK_STEPS, in_double
 
 from plasticity import learner as learning
-from plasticity.agents import atari_agent, double_dqn, frame_replay
+from plasticity.agents import atari_agent, dqn, frame_replay, q_learning
+from plasticity.agents.atari_task import GameTask, frames_last
+from plasticity.agents.settings import GameDQN
 from plasticity.worlds import atari, atari_callback
 
 SEED = 0
@@ -30,24 +32,30 @@ def config_of(case: Case) -> atari_agent.AgentConfig:
 
     They are timed as they are for most of a run, in which exploration has come to its end.
     """
-    config = atari_agent.AgentConfig(game=case.game, size=case.size, stack=STACK)
-    config = replace(config, epsilon_start=config.epsilon)
-    if not case.batch_size:
-        return config
-    # Less than what is filled in, of which the first frames of episodes are no transitions.
-    warmup = case.filled * 9 // 10
-    return replace(config, batch_size=case.batch_size, capacity=case.capacity, warmup=warmup)
+    algorithm = GameDQN(epsilon_start=GameDQN().epsilon)
+    if case.batch_size:
+        algorithm = replace(
+            algorithm, batch_size=case.batch_size, capacity=case.capacity, warmup=case.filled
+        )
+    screens = atari.Preprocessing(size=case.size, stack=STACK)
+    return atari_agent.AgentConfig(game=case.game, preprocessing=screens, algorithm=algorithm)
+
+
+def without_no_ops(config: atari_agent.AgentConfig) -> atari_agent.AgentConfig:
+    """Return settings by which episodes begin at once, as those of peers in checks."""
+    return replace(config, preprocessing=replace(config.preprocessing, no_ops=0))
 
 
 def frames_of(case: Case) -> int:
     """Return how many frames an environment plays in a block."""
-    return case.updates * config_of(case).learn_period
+    return case.updates * config_of(case).algorithm.learn_period
 
 
 def initialise(config: atari_agent.AgentConfig, actions: int) -> Any:
     """Return fresh parameters."""
-    shape = (1, config.size, config.size, config.stack)
-    network = atari_agent.network(config, actions)
+    size, stack = config.preprocessing.size, config.preprocessing.stack
+    shape = (1, size, size, stack)
+    network = config.network.module(actions)
     return network.init(jax.random.key(SEED), jnp.zeros(shape, jnp.uint8))
 
 
@@ -57,7 +65,12 @@ def make_world(case: Case) -> World:
     if case.batch_size:
         actions = atari_agent.emulators(config).actions
         params = [np.array(leaf) for leaf in jax.tree.leaves(initialise(config, actions))]
-    settings = [getattr(config, name) for name in Settings._fields]
+    optimizer, algorithm = config.optimizer, config.algorithm
+    settings = Settings(
+        algorithm.discount, algorithm.epsilon, config.preprocessing.frame_skip,
+        algorithm.learn_period, algorithm.target_period, algorithm.error_bound,
+        optimizer.learning_rate, optimizer.decay, optimizer.epsilon,
+    )  # fmt: skip
     return World(params, np.array(settings, float))
 
 
@@ -73,7 +86,7 @@ def double_precision() -> Iterator[None]:
 def given(case: Case, world: World) -> np.ndarray:
     """Return what a check takes: actions, or minibatches drawn as ours draw them.
 
-    These are listened to while `double_dqn.train` samples its buffer.
+    These are listened to while `dqn.train` samples its buffer.
     """
     if not case.batch_size:
         actions = atari_agent.emulators(config_of(case)).actions
@@ -109,13 +122,11 @@ class Hosted:
         self.case, self.config = case, config_of(case)
         self.stacks = np.zeros((case.environments, STACK, case.size, case.size), np.uint8)
         self.games = self.begun(self.config)
-        calls = frames_of(case) // self.config.frame_skip
+        calls = frames_of(case) // self.config.preprocessing.frame_skip
         self.actions = draw(calls, case.environments, self.games.actions)
 
     def begun(self, config: atari_agent.AgentConfig) -> atari.Environments:
-        games = atari.Environments(
-            config.game, self.case.environments, atari_agent.preprocessing(config)
-        )
+        games = atari.Environments(config.game, self.case.environments, config.preprocessing)
         self.see(games.reset(range(self.case.environments)))
         return games
 
@@ -134,7 +145,7 @@ class Hosted:
 
     def check(self, given: np.ndarray) -> list[np.ndarray]:
         """Return stacks, rewards and ends of episodes that begin without no-ops."""
-        games, found = self.begun(replace(self.config, no_ops=0)), []
+        games, found = self.begun(without_no_ops(self.config)), []
         for actions in given:
             seen = games.step(actions)
             self.see(seen)
@@ -154,7 +165,7 @@ class Jitted:
         self.case, self.stack = case, stack
         self.run = jax.jit(self.play, static_argnums=(0, 1))
         self.begin(config_of(case))
-        calls = frames_of(case) // self.config.frame_skip
+        calls = frames_of(case) // self.config.preprocessing.frame_skip
         self.actions = jnp.asarray(draw(calls, case.environments, self.games.actions))
 
     def begin(self, config: atari_agent.AgentConfig) -> None:
@@ -186,7 +197,7 @@ class Jitted:
         return frames_of(self.case) * self.case.environments
 
     def check(self, given: np.ndarray) -> list[np.ndarray]:
-        self.begin(replace(self.config, no_ops=0))
+        self.begin(without_no_ops(self.config))
         actions = jnp.asarray(given.astype(np.int32))
         _, found = self.run(self.games, True, (self.ticket, self.stacks), actions)
         return [np.asarray(part, np.float32) for part in found]
@@ -207,6 +218,7 @@ class Learner:
     def __init__(self, case: Case, world: World) -> None:
         self.case, self.config = case, config_of(case)
         self.games = atari_agent.emulators(self.config)
+        self.task = GameTask(self.games)
         self.agent = atari_agent.agent(self.config, self.games.actions)
         params = initialise(self.config, self.games.actions)
         self.params = jax.tree.structure(params).unflatten(map(jnp.asarray, world.params))
@@ -218,7 +230,7 @@ class Learner:
 
 
 class Agents(Learner):
-    """`double_dqn.train` compiled as the driver does: static settings, donated state.
+    """`dqn.train` compiled as the driver does: static settings, donated state.
 
     One agent, or several batched with vmap. Their buffers are filled by random play, once.
     """
@@ -236,33 +248,22 @@ class Agents(Learner):
     def over_agents(self, function: Callable[..., Any]) -> Callable[..., Any]:
         return function if self.agents == 1 else jax.vmap(function)
 
-    def begin(self, seed: Any) -> tuple[double_dqn.State, atari_callback.State]:
+    def begin(self, seed: Any) -> tuple[dqn.State, atari_callback.State]:
         """Return an agent without networks that has seen what came of random actions."""
-        key, action_key = jax.random.split(jax.random.key(seed))
-        ticket, seen = self.games.reset(seed[None])
-        state = double_dqn.start(self.agent, {}, key, seen, self.config.stack)
+        state = dqn.start(self.agent, self.task, {}, jax.random.key(seed))
+        return state, self.games.state(state.experience.ticket)
 
-        def play(carry: Any, action: Any) -> tuple[Any, None]:
-            ticket, seen = self.games.step(carry[1], action)
-            buffer = frame_replay.add(
-                carry[0], seen.frame, action, seen.reward, seen.discount, seen.first
-            )
-            return (buffer, ticket), None
-
-        actions = jax.random.randint(action_key, (self.case.filled, 1), 0, self.games.actions)
-        (buffer, ticket), _ = jax.lax.scan(play, (state.buffer, ticket), actions)
-        return state._replace(buffer=buffer), self.games.state(ticket)
-
-    def train(self, agent: double_dqn.Agent, states: Any, stretch: int, stretches: Any) -> Any:
-        def one(state: double_dqn.State, emulators: atari_callback.State) -> Any:
+    def train(self, agent: dqn.Agent, states: Any, steps: int) -> Any:
+        def one(state: dqn.State, emulators: atari_callback.State) -> Any:
             ticket = self.games.resume(emulators)
-            found = double_dqn.train(agent, self.games, state, ticket, stretch, stretches)
-            return found[0], self.games.state(found[1])
+            experience = state.experience._replace(ticket=ticket)
+            state, _ = dqn.train(agent, self.task, state._replace(experience=experience), steps)
+            return state, self.games.state(state.experience.ticket)
 
         return self.over_agents(one)(*states)
 
-    def advance(self, agent: double_dqn.Agent, stretch: int, stretches: int) -> None:
-        self.state = self.run(agent, self.state, stretch, stretches)
+    def advance(self, agent: dqn.Agent, steps: int) -> None:
+        self.state = self.run(agent, self.state, steps)
         jax.block_until_ready(self.state)
 
     def reset(self) -> None:
@@ -277,14 +278,12 @@ class Agents(Learner):
         self.state = jax.block_until_ready((state, emulators))
 
     def block(self) -> int:
-        self.advance(self.agent, frames_of(self.case), 1)
+        self.advance(self.agent, self.case.updates)
         return self.agents * frames_of(self.case)
 
     def check(self, given: np.ndarray) -> list[np.ndarray]:
         """See `Task`; of several the first agent draws the very minibatches of `given`."""
-        period = CHECK_PERIOD * self.agent.learn_period
-        agent = replace(self.agent, target_period=period)
-        self.advance(agent, period, len(given) // CHECK_PERIOD)
+        self.advance(replace(self.agent, target_period=CHECK_PERIOD), len(given))
         params = self.state[0].params
         if self.agents > 1:
             params = jax.tree.map(lambda leaf: leaf[0], params)
@@ -300,12 +299,13 @@ class Updates(Learner):
         self.batches = as_batches(random_batches(case, self.games.actions))
         self.reset()
 
-    @staticmethod
     def updates(
-        agent: double_dqn.Agent, learner: learning.Learner, target: Any, batches: Any
+        self, agent: dqn.Agent, learner: learning.Learner, target: Any, batches: Any
     ) -> learning.Learner:
-        def step(learner: Any, batch: frame_replay.Batch) -> tuple[Any, None]:
-            return double_dqn.learn(agent, learner, target, batch)[0], None
+        def step(learner: Any, drawn: frame_replay.Batch) -> tuple[Any, None]:
+            batch = self.task.batch(drawn)
+            q_t = agent.values(target, batch.following)
+            return q_learning.learn(agent, learner, batch, q_t)[0], None
 
         return jax.lax.scan(step, learner, batches)[0]
 
@@ -340,7 +340,7 @@ def random_batches(case: Case, actions: int) -> np.ndarray:
 
 
 def as_batches(batches: np.ndarray) -> frame_replay.Batch:
-    """Return minibatches as `double_dqn.learn` takes them, one more axis in front."""
+    """Return minibatches as `frame_replay.sample` draws them, one more axis in front."""
     return frame_replay.Batch(*(jnp.asarray(batches[name]) for name in frame_replay.Batch._fields))
 
 
@@ -366,9 +366,10 @@ class Acting(Learner):
     def choices(self, params: Any, buffer: frame_replay.Buffer) -> Any:
         def choose(total: Any, ago: Any) -> tuple[Any, None]:
             frames = frame_replay.observe(buffer._replace(calls=buffer.calls - ago))
-            return total + double_dqn.greedy_actions(self.agent, params, frames), None
+            values = self.agent.values(params, frames_last(frames))
+            return total + jnp.argmax(values, axis=1).astype(jnp.int32), None
 
-        calls = jnp.arange(frames_of(self.case) // self.config.frame_skip)
+        calls = jnp.arange(frames_of(self.case) // self.config.preprocessing.frame_skip)
         return jax.lax.scan(choose, jnp.zeros(1, jnp.int32), calls)[0]
 
     def reset(self) -> None:
@@ -392,7 +393,8 @@ class Replay:
     def uses(self, buffer: frame_replay.Buffer, uniform: Any) -> Any:
         def cycle(carry: Any, uniform: Any) -> tuple[Any, None]:
             buffer, batch = carry[0], frame_replay.sample(carry[0], uniform)
-            for k in range(self.config.learn_period // self.config.frame_skip):
+            frame_skip = self.config.preprocessing.frame_skip
+            for k in range(self.config.algorithm.actions_per_step(frame_skip)):
                 # Of what was drawn, so that drawing comes first, as in a whole agent.
                 one = tuple(leaf[k % len(leaf)][None] for leaf in batch[1:])
                 frame = batch.frames[k % len(batch.frames), -1][None]
@@ -414,15 +416,16 @@ class Replay:
 
 def full_buffer(config: atari_agent.AgentConfig) -> frame_replay.Buffer:
     """Return the buffer of an agent that has played for long, full of noise."""
+    size, capacity = config.preprocessing.size, config.algorithm.capacity
 
     def put(buffer: frame_replay.Buffer, call: Any) -> tuple[frame_replay.Buffer, None]:
         key, none = jax.random.fold_in(jax.random.key(SEED), call), jnp.zeros(1)
-        frame = jax.random.bits(key, (1, config.size, config.size), jnp.uint8)
+        frame = jax.random.bits(key, (1, size, size), jnp.uint8)
         action = none.astype(jnp.int32)
         return frame_replay.add(buffer, frame, action, none, none + 1, (call == 0)[None]), None
 
     def fill() -> frame_replay.Buffer:
-        empty = frame_replay.create(config.capacity, 1, config.size, config.size, config.stack)
-        return jax.lax.scan(put, empty, jnp.arange(config.capacity + 1))[0]
+        empty = frame_replay.create(capacity, 1, size, size, config.preprocessing.stack)
+        return jax.lax.scan(put, empty, jnp.arange(capacity + 1))[0]
 
     return jax.block_until_ready(jax.jit(fill)())

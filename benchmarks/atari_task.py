@@ -82,7 +82,7 @@ TABLES = {
         size="environments",
         entries=(
             Entry("stepping_hosted", "ours: `atari.Environments`", "atari_jax.Hosted"),
-            Entry("stepping_jitted", "ours: `jitted_atari`, inside a scan", "atari_jax.Jitted"),
+            Entry("stepping_jitted", "ours: `atari_callback`, inside a scan", "atari_jax.Jitted"),
             Entry("gymnasium_sync", "gymnasium's SyncVectorEnv and its wrappers",
                   "atari_gymnasium.Stepping"),
         ),

@@ -5,7 +5,6 @@ And their peers in JAX: Lanczos' method of matfree, and gradients by example fro
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -20,7 +19,10 @@ from task import CHECK_STEPS, in_double
 
 from plasticity import devices
 from plasticity.agents import dqn, mdp_agent
+from plasticity.agents.mdp_task import ImageTask
+from plasticity.agents.settings import Problem
 from plasticity.chapters.probing import probed_agent
+from plasticity.configuration import replaced
 from plasticity.measure import curvature, inner_products, lanczos
 
 SEED = 0
@@ -30,8 +32,9 @@ PIECES = 5
 
 def config_of(case: Case) -> probed_agent.Config:
     """Return the settings of the agent whose network this is."""
-    return replace(
-        agent_jax.config_of(case), layer_norm=case.layer_norm, sharpness_order=case.order
+    return replaced(
+        agent_jax.config_of(case),
+        {"network.layer_norm": case.layer_norm, "sharpness_order": case.order},
     )
 
 
@@ -42,7 +45,8 @@ def make_world(case: Case) -> World:
         images = draw.standard_normal((case.n_images, 4, 5, 1), np.float32)
         labels = np.zeros(case.n_images, np.int32)
     else:
-        plain = mdp_agent.AgentConfig(dataset=case.dataset, n_images=case.n_images)  # type: ignore[arg-type]
+        problem = Problem(dataset=case.dataset, n_images=case.n_images)  # type: ignore[arg-type]
+        plain = mdp_agent.AgentConfig(problem=problem)
         found, _ = probed_agent.load([plain])
         key = mdp_agent.image_key(plain)
         images, labels = np.array(found.images[key]), np.array(found.labels[key])
@@ -73,7 +77,7 @@ class Network:
         leaves = map(jnp.asarray, world.params)
         self.params = jax.tree.structure(params).unflatten(leaves)
         self.network = mdp_agent.network(self.config)
-        self.inputs = mdp_agent.inputs(self.config, jnp.asarray(world.images))
+        self.inputs = self.config.network.inputs(jnp.asarray(world.images))
         self.targets = jnp.asarray(world.targets)
         self.blocks = 0
 
@@ -219,13 +223,13 @@ class Logged(agent_jax.Agents):
         self.config = config_of(case)
 
     def train(
-        self, agent: dqn.Agent, mdp: Any, images: Any, states: dqn.State, steps: int
+        self, agent: dqn.Agent, task: ImageTask, states: dqn.State, steps: int
     ) -> tuple[dqn.State, Any]:
         every = min(self.case.steps, steps)
-        batch, key = probed_agent.proxy_batch(self.config, images, jax.random.key(SEED))
+        batch, key = probed_agent.proxy_batch(self.config, task.images, jax.random.key(SEED))
 
         def piece(state: dqn.State, _: None) -> tuple[dqn.State, Any]:
-            state, _ = dqn.train(agent, mdp, images, state, every)
+            state, _ = dqn.train(agent, task, state, every)
             if not self.logged:
                 return state, None
             return state, probed_agent.sharpness(self.config, state.params, batch, key)

@@ -46,15 +46,15 @@ SMALL = Case("mlp", 16, 0, 64, 64, ORDER, dataset="noise")
 def agents() -> tuple[Case, ...]:
     """Return the agents of the falsification chapter at its laptop study; CIFAR-10 if given."""
     laptop = falsification.studies["laptop"]
-    sizes = {"mlp": (laptop.mlp_width, 0), "cnn": (laptop.cnn_width, laptop.channels)}
     return tuple(
         Case(
-            network, *sizes[network], laptop.batch_size, laptop.n_images, laptop.sharpness_order,
+            network.kind, network.width, getattr(network, "channels", 0),
+            laptop.algorithm.batch_size, laptop.problem.n_images, laptop.sharpness_order,
             laptop.sharpness_every, dataset,
         )
         for dataset in laptop.datasets
         if dataset == "mnist_5k" or os.environ.get("PLASTICITY_DATA")
-        for network in laptop.architectures
+        for network in laptop.networks
     )  # fmt: skip
 
 

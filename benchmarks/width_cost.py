@@ -25,6 +25,8 @@ import pandas as pd
 from rounds import beginning, record
 
 from plasticity.agents import dqn, mdp_agent
+from plasticity.agents.mdp_task import ImageTask
+from plasticity.agents.settings import Problem
 from plasticity.chapters.probing import probed_agent
 from plasticity.chapters.scaling import EXPERIMENT as scaling
 
@@ -36,7 +38,10 @@ def configuration(toy: bool) -> Any:
     """Return the laptop's settings, with the CNN at all widths."""
     config = replace(scaling.studies["laptop"], architectures=("mlp", "cnn"), exploding=False)
     if toy:
-        config = replace(config, multiples=(1, 2), periods=(10,), n_images=100, proxy_examples=50)
+        problem = Problem(n_images=100)
+        config = replace(
+            config, multiples=(1, 2), periods=(10,), problem=problem, proxy_examples=50
+        )  # fmt: skip
     return config
 
 
@@ -62,26 +67,25 @@ def turn(arm: str, toy: bool) -> dict[str, Any]:
 def measured(arm: str, toy: bool) -> dict[str, Any]:
     """Return milliseconds an update, and the mebibytes that the compiled training takes."""
     whole = configuration(toy)
-    config = replace(whole, **scaling.arms(whole)[arm])
+    config = scaling.arm(whole, arm)
     steps = 20 if toy else STEPS
-    alone = {name: getattr(config, name) for name in mdp_agent.AgentConfig.__dataclass_fields__}
-    world, _ = probed_agent.load([mdp_agent.AgentConfig(**alone)])  # without targets of a probe
+    alone = mdp_agent.AgentConfig(problem=config.problem)
+    world, _ = probed_agent.load([alone])  # without targets of a probe
     images = world.images[mdp_agent.image_key(config)]
     started = jax.jit(scaling.start, static_argnums=0)(config, world, jax.random.key(0))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(started.agent.params))
-    train = jax.jit(dqn.train, static_argnums=(0, 4), donate_argnums=3)
-    task = (mdp_agent.agent(config), started.mdp, images)
-    compiled = train.lower(*task, started.agent, steps).compile()
+    train = jax.jit(dqn.train, static_argnums=(0, 3), donate_argnums=2)
+    task = ImageTask(started.mdp, images)
+    compiled = train.lower(mdp_agent.agent(config), task, started.agent, steps).compile()
     taken: Any = compiled.memory_analysis()
-    state, _ = jax.block_until_ready(compiled(*task[1:], started.agent))
+    state, _ = jax.block_until_ready(compiled(task, started.agent))
     began = perf_counter()
-    jax.block_until_ready(compiled(*task[1:], state))
+    jax.block_until_ready(compiled(task, state))
     seconds = perf_counter() - began
     size = taken.argument_size_in_bytes + taken.output_size_in_bytes
     size += taken.temp_size_in_bytes - taken.alias_size_in_bytes
-    width = config.mlp_width if config.architecture == "mlp" else config.channels
     return {
-        "architecture": config.architecture, "width": width, "parameters": parameters,
+        "architecture": config.network.kind, "width": config.width, "parameters": parameters,
         "milliseconds": 1e3 * seconds / steps, "mebibytes": size / 2**20,
     }  # fmt: skip
 

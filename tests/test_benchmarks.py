@@ -287,9 +287,9 @@ def test_logging_does_not_change_what_is_trained(benchmark_module: Any) -> None:
     assert task.distance(a, world.params) > rounding
     assert logged.block() == ours.PIECES * case.steps
     state = jax.tree.map(jax.numpy.copy, logged.state)  # it is donated
-    _, found = logged.run(logged.agent, logged.mdp, logged.images, state, 30)
+    _, found = logged.run(logged.agent, logged.task, state, 30)
     assert found.shape == (3,) and np.isfinite(found).all()
-    assert plain.run(plain.agent, plain.mdp, plain.images, plain.state, 30)[1] is None
+    assert plain.run(plain.agent, plain.task, plain.state, 30)[1] is None
 
 
 def test_agents_of_the_benchmark_are_those_of_the_chapter(
@@ -300,17 +300,14 @@ def test_agents_of_the_benchmark_are_those_of_the_chapter(
     monkeypatch.setenv("PLASTICITY_DATA", "somewhere")
     laptop = speeds.falsification.studies["laptop"]
     found = {(case.dataset, case.network): case for case in speeds.agents()}
-    assert set(found) == {(d, n) for d in laptop.datasets for n in laptop.architectures}
+    networks = {network.kind: network for network in laptop.networks}
+    assert set(found) == {(d, n) for d in laptop.datasets for n in networks}
     for case in found.values():
         config = ours.config_of(case)
-        size = "mlp_width" if case.network == "mlp" else "cnn_width"
-        for field in (
-            size, "channels", "stride", "padding", "n_images", "optimizer", "learning_rate",
-            "batch_size", "discount", "target_period", "epsilon", "double", "warmup", "capacity",
-            "layer_norm", "sharpness_order", "proxy_examples",
-        ):  # fmt: skip
-            if field != "channels" or case.network == "cnn":
-                assert getattr(config, field) == getattr(laptop, field), field
+        assert config.network == networks[case.network]
+        assert config.problem.n_images == laptop.problem.n_images
+        for field in ("optimizer", "algorithm", "sharpness_order", "proxy_examples"):
+            assert getattr(config, field) == getattr(laptop, field), field
         assert case.steps == laptop.sharpness_every
         assert laptop.probe_every / laptop.sharpness_every == ours.PIECES
     monkeypatch.delenv("PLASTICITY_DATA")
@@ -618,7 +615,7 @@ def test_stepping_in_gymnasium_is_the_same(stepping: Any) -> None:
 def players() -> Any:
     """A small agent in a game, its world in float64, minibatches, and what ours makes of them."""
     task, ours = map(importlib.import_module, ("task", "atari_jax"))
-    case = ours.Case(1, 4, updates=5, capacity=200, filled=120, size=36, game="breakout")
+    case = ours.Case(1, 16, updates=5, capacity=200, filled=120, size=36, game="breakout")
     world = task.in_double(ours.make_world(case))
     given = ours.given(case, world)
     with ours.double_precision():

@@ -134,3 +134,104 @@ def test_the_digest_knows_each_field() -> None:
 
 def test_differences_name_the_fields_that_changed() -> None:
     assert configuration.differences({"a": 1, "b": 2}, {"a": 1, "b": 3}) == "b: 2 → 3"
+
+
+# Objects inside of a configuration.
+
+
+@dataclass(frozen=True)
+class Dense:
+    """One of two kinds of network."""
+
+    kind: Literal["dense"] = "dense"
+    width: int = 8
+
+    def __post_init__(self) -> None:
+        configuration.check(self)
+        configuration.require_positive(self, "width")
+
+
+@dataclass(frozen=True)
+class Conv:
+    """The other one."""
+
+    kind: Literal["conv"] = "conv"
+    channels: int = 4
+    padded: bool = False
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A configuration that is made of others."""
+
+    inner: Config = Config()
+    network: Dense | Conv = Dense()
+    networks: tuple[Dense | Conv, ...] = (Dense(), Conv())
+
+    def __post_init__(self) -> None:
+        configuration.check(self)
+
+
+WHOLE = {"quick": Whole()}
+
+
+@pytest.mark.parametrize(
+    ("assignments", "expected"),
+    [
+        (["network.width=16"], Whole(network=Dense(width=16))),
+        (["network=conv"], Whole(network=Conv())),
+        (["network=conv(channels=2, padded=True)"], Whole(network=Conv(channels=2, padded=True))),
+        (["network=conv", "network.channels=2"], Whole(network=Conv(channels=2))),
+        (["networks=conv(channels=2), dense"], Whole(networks=(Conv(channels=2), Dense()))),
+        (["networks=dense"], Whole(networks=(Dense(),))),
+        (["networks="], Whole(networks=())),
+        (["inner.count=7", "inner.kind=y"], Whole(inner=Config(count=7, kind="y"))),
+    ],
+)
+def test_paths_and_kinds_lead_into_objects(assignments: list[str], expected: Whole) -> None:
+    found = configuration.resolve(WHOLE, "quick", assignments)
+    assert found == expected
+    assert configuration.from_dict(Whole, configuration.to_dict(found)) == found
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("network.widht=3", "unknown field 'widht': the fields are kind, width"),
+        ("netwrok.width=3", "unknown field 'netwrok'"),
+        ("inner.count.real=3", "unknown field 'real': 3 has no fields"),
+        ("network.width=wide", "network.width = 'wide': expected a whole number"),
+        ("network.width=0", "width = 0: must be above 0"),
+        ("network=", "expected one of dense, conv"),
+        ("network=pool", "'pool': expected one of dense, conv"),
+        ("network=dense, conv", "expected one of dense, conv"),
+        ("network=conv(width=3)", "unknown field 'width': the fields are kind, channels"),
+        ("network=conv(channels=many)", "expected one of dense, conv"),
+        ("network=conv(3)", "expected one of dense, conv"),
+        ("network=conv(", "expected one of dense, conv"),
+        ("network=3", "expected one of dense, conv"),
+        ("inner=3", "expected"),
+    ],
+)
+def test_what_leads_nowhere_is_refused(assignment: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        configuration.resolve(WHOLE, "quick", [assignment])
+
+
+def test_python_values_at_paths_are_checked_together() -> None:
+    """Neither change alone need be possible: an object first, then its own fields."""
+    changes = {"network.channels": 2, "network": Conv(padded=True)}
+    assert configuration.replaced(Whole(), changes).network == Conv(channels=2, padded=True)
+    with pytest.raises(ConfigError, match="network = 'conv': expected one of dense, conv"):
+        configuration.replaced(Whole(), {"network": "conv"})
+
+
+def test_a_stored_object_of_an_unknown_kind_is_refused() -> None:
+    stored = configuration.to_dict(Whole())
+    with pytest.raises(ConfigError, match="kind = 'pool': expected one of dense, conv"):
+        configuration.from_dict(Whole, stored | {"network": {"kind": "pool"}})
+
+
+def test_differences_lead_into_objects() -> None:
+    a, b = (configuration.to_dict(Whole(network=Dense(width=width))) for width in (8, 16))
+    assert configuration.differences(a, b) == "network.width: 8 → 16"

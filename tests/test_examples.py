@@ -20,6 +20,9 @@ EXEMPT = {
 }
 """Modules whose functions need no example, and why."""
 
+NEEDS = {"agents.atari_task": "ale_py", "worlds.gymnasium_api": "gymnasium"}
+"""What examples of these modules need beside the package's own dependencies."""
+
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
@@ -47,6 +50,8 @@ def examples(path: Path) -> list[doctest.DocTest]:
 
 @pytest.mark.parametrize("module", [name for name, path in MODULES.items() if examples(path)])
 def test_examples_print_what_they_say(module: str) -> None:
+    if module in NEEDS:
+        pytest.importorskip(NEEDS[module], reason=f"examples of {module} need {NEEDS[module]}")
     said: list[str] = []
     runner = doctest.DocTestRunner(optionflags=FLAGS)
     for test in examples(MODULES[module]):

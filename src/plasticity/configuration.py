@@ -3,10 +3,14 @@
 An experiment's ``Config`` is a frozen dataclass. Every value that reaches a run passes through
 `check`, so that a misspelt field, a string where a number belongs or a width of zero is refused
 before any work begins.
+
+A field may hold another frozen dataclass, or one of several, a union: these are told apart by their
+field ``kind``, a Literal with a default. A path such as ``network.width`` leads to a field of it.
 """
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import hashlib
 import json
@@ -36,7 +40,7 @@ def check(config: Any) -> None:
     """Raise `ConfigError` unless every field of ``config`` has its declared type.
 
     Call it first in ``__post_init__``. Types understood: bool, int, float (an int passes, NaN and
-    infinity do not), str, Literal, and tuples of these.
+    infinity do not), str, Literal, dataclasses and unions of them, and tuples of these.
 
     >>> from dataclasses import dataclass
     >>> from plasticity import configuration
@@ -108,39 +112,82 @@ def resolve(
     if study not in studies:
         raise ConfigError(f"unknown study {study!r}: choose from {', '.join(studies)}")
     config = studies[study]
-    changes = {**overrides, **parse(type(config), assignments)}
-    _require_known(changes, _kinds(type(config)))
-    # mypy cannot know that C is a dataclass; `_kinds` above would have failed if it were not.
-    return typing.cast(C, dataclasses.replace(typing.cast(Any, config), **changes))
+    return replaced(config, {**overrides, **parse(config, assignments)})
 
 
-def parse(cls: type, assignments: Iterable[str]) -> dict[str, Any]:
-    """Return the fields of ``cls`` that texts ``field=value`` set, read as their declared types.
+def replaced(config: C, changes: Mapping[str, Any]) -> C:
+    """Return ``config`` with other values at these paths, checked.
 
-    Raises `ConfigError` for an unknown field or an unreadable value; ranges are not checked here.
+    Where an object and fields of it are changed, the fields are those of the new one. Raises
+    `ConfigError` for a path that leads nowhere or a value that no run can have.
+
+    >>> from dataclasses import dataclass
+    >>> from plasticity import configuration
+    >>> @dataclass(frozen=True)
+    ... class Network:
+    ...     width: int = 64
+    ...     depth: int = 2
+    >>> @dataclass(frozen=True)
+    ... class Config:
+    ...     network: Network = Network()
+    ...     seeds: int = 3
+    >>> configuration.replaced(Config(), {"network.width": 8, "seeds": 1})
+    Config(network=Network(width=8, depth=2), seeds=1)
+    """
+    fields: dict[str, Any] = {}
+    inner: dict[str, dict[str, Any]] = {}
+    for path, value in changes.items():
+        name, _, rest = path.partition(".")
+        _require_field(config, name)
+        if rest:
+            inner.setdefault(name, {})[rest] = value
+        else:
+            fields[name] = value
+    for name, deeper in inner.items():
+        fields[name] = replaced(fields.get(name, getattr(config, name)), deeper)
+    # mypy cannot know that C is a dataclass; `_require_field` would have failed if it were not.
+    return typing.cast(C, dataclasses.replace(typing.cast(Any, config), **fields))
+
+
+def parse(config: Any, assignments: Iterable[str]) -> dict[str, Any]:
+    """Return the changes to ``config`` that texts ``path=value`` ask for, as declared types.
+
+    An object is written as its kind, or as its kind with fields: ``network=cnn(channels=16)``.
+    Raises `ConfigError` for an unknown path or an unreadable value; ranges are not checked here.
 
     >>> from dataclasses import dataclass
     >>> from plasticity import configuration
     >>> @dataclass(frozen=True)
     ... class Config:
     ...     width: int = 64
-    >>> configuration.parse(Config, ["width=128"])
+    >>> configuration.parse(Config(), ["width=128"])
     {'width': 128}
     """
-    kinds, changes = _kinds(cls), {}
+    changes: dict[str, Any] = {}
     for assignment in assignments:
-        name, equals, text = (part.strip() for part in assignment.partition("="))
+        path, equals, text = (part.strip() for part in assignment.partition("="))
         if not equals:
             raise ConfigError(f"{assignment!r}: write it as field=value")
-        changes[name] = _parse(name, text, kinds)
-    _require_known(changes, kinds)
+        parent, _, name = path.rpartition(".")
+        owner = changes.get(parent) or _at(config, parent)
+        _require_field(owner, name)
+        changes[path] = _parse(path, text, _kinds(type(owner))[name])
     return changes
 
 
-def _require_known(changes: Iterable[str], kinds: Mapping[str, Any]) -> None:
-    for name in changes:
-        if name not in kinds:
-            raise ConfigError(f"unknown field {name!r}: the fields are {', '.join(kinds)}")
+def _at(config: Any, path: str) -> Any:
+    """Return the object at a path; the configuration itself at an empty one."""
+    for name in path.split(".") if path else ():
+        _require_field(config, name)
+        config = getattr(config, name)
+    return config
+
+
+def _require_field(config: Any, name: str) -> None:
+    kinds = _kinds(type(config)) if dataclasses.is_dataclass(config) else {}
+    if name not in kinds:
+        fields = f"the fields are {', '.join(kinds)}" if kinds else f"{config!r} has no fields"
+        raise ConfigError(f"unknown field {name!r}: {fields}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -162,7 +209,7 @@ def from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
     """Inverse of `to_dict`.
 
     A field that ``values`` lack takes its default: it was added later, and its default stands for
-    what was done before (`plasticity.runs.reproduction` proves it). Raises `ConfigError` for a
+    what was done before (`plasticity.runs.freshness` proves it). Raises `ConfigError` for a
     field that ``cls`` does not have, and if one without a default is missing.
 
     >>> from dataclasses import dataclass
@@ -184,7 +231,33 @@ def from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
         raise ConfigError(
             f"stored configuration lacks {missing or '{}'}, has extra {unknown or '{}'}"
         )
-    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    return cls(**{name: _restored(value, kinds[name]) for name, value in values.items()})
+
+
+def _restored(value: Any, kind: Any) -> Any:
+    """Return a stored value as what its field declares: lists as tuples, objects by their kind."""
+    if isinstance(value, list):
+        return tuple(_restored(item, typing.get_args(kind)[0]) for item in value)
+    if isinstance(value, dict):
+        classes = _classes(kind)
+        return from_dict(
+            classes[0] if len(classes) == 1 else _of_kind(value.get("kind"), kind), value
+        )
+    return value
+
+
+def _of_kind(name: Any, kind: Any) -> type:
+    """Return the dataclass of this name among those that a field declares."""
+    found = [cls for cls in _classes(kind) if getattr(cls, "kind", None) == name]
+    if not found:
+        raise ConfigError(f"kind = {name!r}: expected {_describe(kind)}")
+    return found[0]
+
+
+def _classes(kind: Any) -> tuple[type, ...]:
+    """Return the dataclasses that a field may hold, none if it holds something else."""
+    members = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    return tuple(cls for cls in members if dataclasses.is_dataclass(cls) and isinstance(cls, type))
 
 
 def digest(config: Any) -> str:
@@ -202,15 +275,33 @@ def digest(config: Any) -> str:
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    """Return ``field: a → b`` for every field in which two stored configurations differ.
+    """Return ``path: a → b`` for every field in which two stored configurations differ.
 
     >>> from plasticity.configuration import differences
     >>> differences({"width": 64, "seed": 0}, {"width": 128, "seed": 0})
     'width: 64 → 128'
     """
-    names = sorted(set(a) | set(b))
-    changed = [n for n in names if a.get(n) != b.get(n)]
+    a, b = flat(a), flat(b)
+    changed = [n for n in sorted(set(a) | set(b)) if a.get(n) != b.get(n)]
     return ", ".join(f"{n}: {a.get(n)!r} → {b.get(n)!r}" for n in changed)
+
+
+def flat(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored configuration with a path for each value; objects in lists by their kind.
+
+    >>> from plasticity.configuration import flat
+    >>> flat({"seeds": 3, "network": {"width": 64}, "networks": [{"kind": "mlp", "width": 8}]})
+    {'seeds': 3, 'network.width': 64, 'networks.mlp.kind': 'mlp', 'networks.mlp.width': 8}
+    """
+    found: dict[str, Any] = {}
+    for name, value in stored.items():
+        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            value = {item.get("kind", str(k)): item for k, item in enumerate(value)}
+        if isinstance(value, dict):
+            found |= {f"{name}.{path}": leaf for path, leaf in flat(value).items()}
+        else:
+            found[name] = value
+    return found
 
 
 def _kinds(cls: type) -> dict[str, Any]:
@@ -226,6 +317,8 @@ def _matches(value: Any, kind: Any) -> bool:
         return value in arguments
     if origin is tuple:
         return isinstance(value, tuple) and all(_matches(v, arguments[0]) for v in value)
+    if classes := _classes(kind):
+        return isinstance(value, classes)
     if kind is bool:
         return isinstance(value, bool)
     if kind is int:
@@ -236,12 +329,18 @@ def _matches(value: Any, kind: Any) -> bool:
     return kind is str and isinstance(value, str)
 
 
-def _parse(name: str, text: str, kinds: Mapping[str, Any]) -> Any:
+def _parse(name: str, text: str, kind: Any) -> Any:
     """Read ``text`` as the declared type of field ``name``; `check` judges what comes out."""
-    kind = kinds.get(name, str)
     if typing.get_origin(kind) is tuple:
-        inner = {name: typing.get_args(kind)[0]}
+        (inner,) = typing.get_args(kind)[:1]
+        if _classes(inner):
+            return _objects(name, text, inner)
         return tuple(_parse(name, part.strip(), inner) for part in text.split(",") if part.strip())
+    if _classes(kind):
+        found = _objects(name, text, kind)
+        if len(found) != 1:
+            raise ConfigError(f"{name} = {text!r}: expected {_describe(kind)}")
+        return found[0]
     try:
         if kind is bool:
             return {"true": True, "false": False}[text.lower()]
@@ -252,7 +351,32 @@ def _parse(name: str, text: str, kinds: Mapping[str, Any]) -> Any:
     return text
 
 
+def _objects(name: str, text: str, kind: Any) -> tuple[Any, ...]:
+    """Read objects as Python would write them: ``mlp, cnn(channels=16)``."""
+    problem = f"{name} = {text!r}: expected {_describe(kind)}"
+    try:
+        written: Any = ast.parse(f"({text},)" if text else "()", mode="eval").body
+        found = []
+        for node in written.elts:
+            fields = getattr(node, "keywords", [])
+            if getattr(node, "args", []):
+                raise ConfigError(problem)
+            cls = _of_kind(getattr(node, "func", node).id, kind)
+            values = {field.arg: ast.literal_eval(field.value) for field in fields}
+            for field in values:
+                _require_field(cls(), field)
+            found.append(cls(**values))
+    except ConfigError:
+        raise
+    except (SyntaxError, AttributeError, ValueError, TypeError):
+        raise ConfigError(problem) from None
+    return tuple(found)
+
+
 def _describe(kind: Any) -> str:
+    if classes := _classes(kind):
+        names = ", ".join(str(getattr(cls, "kind", cls.__name__)) for cls in classes)
+        return f"one of {names}, with fields in brackets if they differ from the default"
     if typing.get_origin(kind) is Literal:
         return "one of " + ", ".join(map(str, typing.get_args(kind)))
     if isinstance(kind, types.GenericAlias):

@@ -48,7 +48,7 @@ UNKNOWN = Interval(math.nan, -math.inf, math.inf, 0)
 
 
 def mean_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> Interval:
-    """Return the mean of ``values`` (one a seed) with Student's t interval.
+    """Return the mean of ``values`` (one per seed) with Student's t interval.
 
     One value has an infinite interval. Raises ValueError for no values, or for values that are
     not finite: a diverged seed must be counted, not averaged away.
@@ -96,7 +96,7 @@ def sign_stability(
     explains the target should go with it everywhere; one whose sign turns cannot be the cause.
 
     Args:
-        table: one row a run; rows with a value that is not finite are left out and counted.
+        table: one row per run; rows with a value that is not finite are left out and counted.
         statistics: columns to test.
         target: the column to explain.
         strata: columns whose combinations are the strata.
@@ -105,7 +105,7 @@ def sign_stability(
             them, which correlates ranks taken inside each setting.
         confidence, seed, resamples: of the percentile bootstrap over runs, drawn inside settings.
 
-    One row a statistic, stratum and adjustment, with columns ``n``, ``left_out``, ``spearman``,
+    One row per statistic, stratum and adjustment, with columns ``n``, ``left_out``, ``spearman``,
     ``low``, ``high``, and ``low_all``, ``high_all``: an interval that holds for all strata of the
     statistic at once (Bonferroni), as it takes to speak of the highest or the lowest of them. A
     statistic that is constant in a stratum has no correlation: NaN, in an infinite interval. Raises

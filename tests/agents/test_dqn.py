@@ -16,10 +16,11 @@ import optax
 import pytest
 from hurried import compiled
 
-from plasticity.agents import dqn, replay
+from plasticity.agents import dqn, mdp_task, q_learning, replay
 from plasticity.agents.dqn import Agent, State
+from plasticity.agents.mdp_task import ImageTask
 from plasticity.cure import Cure, Seen, combined
-from plasticity.learner import Learner
+from plasticity.learner import Learner, Taken
 from plasticity.networks.heads import TwoHot
 from plasticity.worlds import classification_mdp
 from plasticity.worlds.classification_mdp import MDP, VARIANTS, Variant
@@ -54,20 +55,20 @@ AGENT = Agent(
 
 
 @pytest.fixture(scope="module")
-def mdp() -> MDP:
-    return classification_mdp.make("sparse_reward", LABELS, KEY)
+def task() -> ImageTask:
+    return ImageTask(classification_mdp.make("sparse_reward", LABELS, KEY), IMAGES)
 
 
 start = compiled(dqn.start, static_argnums=0)
 step_of_mdp = compiled(classification_mdp.step)
 # Compiled for each agent and number of steps, hence few of them here.
-train = compiled(dqn.train, static_argnums=(0, 4))
+train = compiled(dqn.train, static_argnums=(0, 3))
 
 
 @pytest.fixture(scope="module")
-def begun(mdp: MDP) -> State:
+def begun(task: ImageTask) -> State:
     """An agent at its start; it is the same for all agents with as many outputs."""
-    return start(AGENT, mdp, draw(10), jax.random.key(1))
+    return start(AGENT, task, draw(10), jax.random.key(1))
 
 
 def bits(tree: Any) -> list[bytes]:
@@ -98,9 +99,10 @@ class Loop:
         self.params = self.target = state.params
         self.opt_state, self.key = agent.optimizer.init(state.params), state.key
         self.support = agent.head.support if isinstance(agent.head, TwoHot) else ()
-        self.where = int(state.environment.state)
-        self.image = int(state.environment.observation)
-        items = [np.asarray(x)[: agent.warmup] for x in state.buffer.items]
+        seen = state.experience
+        self.where = int(seen.environment.state)
+        self.image = int(seen.environment.observation)
+        items = [np.asarray(x)[: agent.warmup] for x in seen.buffer.items]
         self.slots: list[Any] = list(zip(*items, strict=True))
         self.added, self.steps = agent.warmup, 0
         self.losses: list[float] = []
@@ -226,21 +228,24 @@ def named(value: Any) -> str:
     ],
     ids=named,
 )
-def test_training_is_a_plain_loop(changes: dict[str, Any], calls: list[int], mdp: MDP) -> None:
+def test_training_is_a_plain_loop(
+    changes: dict[str, Any], calls: list[int], task: ImageTask
+) -> None:
     agent, steps = replace(AGENT, **changes), sum(calls)
-    begun = start(AGENT, mdp, draw(10 * agent.head.bins), jax.random.key(1))
-    state, metrics, loop = begun, [], Loop(agent, mdp, begun)
+    begun = start(AGENT, task, draw(10 * agent.head.bins), jax.random.key(1))
+    state, metrics, loop = begun, [], Loop(agent, task.mdp, begun)
     for call in calls:
-        state, found = train(agent, mdp, IMAGES, state, call)
+        state, found = train(agent, task, state, call)
         metrics.append(found)
         loop.train(call)
 
     # Decisions are the same, transition by transition, in the buffer, which has wrapped around.
-    assert int(state.buffer.added) == loop.added == 20 + steps > agent.capacity
-    for ours, theirs in zip(state.buffer.items, zip(*loop.slots, strict=True), strict=True):
+    buffer, environment, _ = state.experience
+    assert int(buffer.added) == loop.added == 20 + steps > agent.capacity
+    for ours, theirs in zip(buffer.items, zip(*loop.slots, strict=True), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    assert int(state.environment.state) == loop.where
-    assert int(state.environment.observation) == loop.image
+    assert int(environment.state) == loop.where
+    assert int(environment.observation) == loop.image
     assert int(state.learner.steps) == loop.steps == steps
     # Up to 24 steps of up to ten roundings each, of numbers near 1; momentum remembers them.
     close = partial(np.testing.assert_allclose, atol=300 * np.finfo(np.float32).eps)
@@ -248,21 +253,24 @@ def test_training_is_a_plain_loop(changes: dict[str, Any], calls: list[int], mdp
     jax.tree.map(close, state.target_params, loop.target)
     jax.tree.map(close, state.learner.opt_state, loop.opt_state)
     assert bits(state.key) == bits(loop.key)
-    seen = [np.concatenate(column) for column in zip(*metrics, strict=True)]
-    losses, rewards = (np.reshape(x, (len(seen[0]), -1)) for x in (loop.losses, loop.rewards))
-    for ours, theirs in zip(seen, (losses.mean(1), losses.max(1), rewards.mean(1)), strict=True):
-        close(ours, theirs)
+    seen = jax.tree.map(lambda *calls: np.concatenate(calls), *metrics)
+    losses, rewards = (
+        np.reshape(x, (len(seen["reward"]), -1)) for x in (loop.losses, loop.rewards)
+    )
+    expected = {"td_loss": losses.mean(1), "td_loss_max": losses.max(1), "reward": rewards.mean(1)}
+    jax.tree.map(close, seen, expected)
     assert np.ptp(losses) > 0.01  # there was something to compare
 
 
-def test_the_start_is_a_walk_of_random_actions(mdp: MDP) -> None:
+def test_the_start_is_a_walk_of_random_actions(task: ImageTask) -> None:
     agent = replace(AGENT, warmup=2_000, capacity=2_010)
-    state = start(agent, mdp, draw(10), jax.random.key(1))
-    seen = jax.tree.map(lambda x: np.asarray(x)[:2_000], state.buffer.items)
-    assert int(state.buffer.added) == 2_000
+    state = start(agent, task, draw(10), jax.random.key(1))
+    buffer, environment, _ = state.experience
+    seen = jax.tree.map(lambda x: np.asarray(x)[:2_000], buffer.items)
+    assert int(buffer.added) == 2_000
     np.testing.assert_array_equal(seen.observation[1:], seen.following[:-1])
-    assert int(state.environment.observation) == seen.following[-1]
-    label = np.asarray(mdp.label)
+    assert int(environment.observation) == seen.following[-1]
+    label = np.asarray(task.mdp.label)
     states = label[seen.observation]
     np.testing.assert_array_equal(seen.reward, (states == 9) & (seen.action == 9))
     right = seen.action == states
@@ -273,25 +281,25 @@ def test_the_start_is_a_walk_of_random_actions(mdp: MDP) -> None:
     assert int(state.learner.steps) == 0 and state.learner.cure_state == ()
 
 
-def test_equal_keys_give_equal_bits_and_other_keys_other_ones(mdp: MDP) -> None:
+def test_equal_keys_give_equal_bits_and_other_keys_other_ones(task: ImageTask) -> None:
     def run(key: jax.Array) -> list[bytes]:
-        return bits(train(AGENT, mdp, IMAGES, start(AGENT, mdp, draw(10), key), 16))
+        return bits(train(AGENT, task, start(AGENT, task, draw(10), key), 16))
 
     first, again, other = run(jax.random.key(1)), run(jax.random.key(1)), run(jax.random.key(2))
     assert first == again
-    # all but the target's and optimizer's shapes differ: parameters, actions, images, keys
-    assert sum(a != b for a, b in zip(first, other, strict=True)) > len(first) - 4
+    # all but two counts, of steps and of transitions, and the last reward and its mean, which are 0
+    assert sum(a != b for a, b in zip(first, other, strict=True)) == len(first) - 4
 
 
-def test_training_in_two_parts_is_training_at_once(mdp: MDP, begun: State) -> None:
+def test_training_in_two_parts_is_training_at_once(task: ImageTask, begun: State) -> None:
     """In bits, if both parts are multiples of the target period.
 
     The numbers of a stretch are drawn together, and its length is the largest one that divides the
     period and the steps. Any parts with that in common will do, others draw other numbers.
     """
-    whole, metrics = train(AGENT, mdp, IMAGES, begun, 16)
-    half, first = train(AGENT, mdp, IMAGES, begun, 8)
-    rest, second = train(AGENT, mdp, IMAGES, half, 8)
+    whole, metrics = train(AGENT, task, begun, 16)
+    half, first = train(AGENT, task, begun, 8)
+    rest, second = train(AGENT, task, half, 8)
     assert bits(rest) == bits(whole)
     joined = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
     assert bits(joined) == bits(metrics)
@@ -302,11 +310,15 @@ def test_agents_in_a_batch_are_agents_alone() -> None:
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
     mdps = [classification_mdp.make(variant, LABELS, KEY) for variant in VARIANTS]
-    states = [start(AGENT, mdp, draw(10, seed=k), jax.random.key(k)) for k, mdp in enumerate(mdps)]
-    several = compiled(jax.vmap(partial(dqn.train, AGENT, steps=16), (0, None, 0)))
-    found = jax.tree.leaves(several(stack(mdps), IMAGES, stack(states)))
+    tasks = [ImageTask(mdp, IMAGES) for mdp in mdps]
+    states = [
+        start(AGENT, task, draw(10, seed=k), jax.random.key(k)) for k, task in enumerate(tasks)
+    ]
+    lanes: Any = ImageTask(0, None)  # an MDP each, the same images
+    several = compiled(jax.vmap(partial(dqn.train, AGENT, steps=16), (lanes, 0)))
+    found = jax.tree.leaves(several(ImageTask(stack(mdps), IMAGES), stack(states)))
     for k in range(3):
-        expected = jax.tree.leaves(train(AGENT, mdps[k], IMAGES, states[k], 16))
+        expected = jax.tree.leaves(train(AGENT, tasks[k], states[k], 16))
         for ours, theirs in zip(found, expected, strict=True):
             if jnp.issubdtype(theirs.dtype, jax.dtypes.prng_key):
                 assert bits(ours[k]) == bits(theirs)
@@ -321,26 +333,26 @@ def test_agents_in_a_batch_are_agents_alone() -> None:
     "changes", [{}, {"double": True}, {"double": True, "head": TWO_HOT}], ids=str
 )
 def test_the_gradient_norm_is_that_of_the_loss_on_the_newest_transitions(
-    changes: dict[str, Any], mdp: MDP
+    changes: dict[str, Any], task: ImageTask
 ) -> None:
     agent = replace(AGENT, **changes)
     outputs = 10 * agent.head.bins
     params, target = draw(outputs, seed=3), draw(outputs, seed=4)
-    state, rng = start(agent, mdp, params, jax.random.key(1)), np.random.default_rng(0)
-    seen = list(zip(*(np.asarray(x)[:20] for x in state.buffer.items), strict=True))
-    loop, found = Loop(agent, mdp, state), []
+    state, rng = start(agent, task, params, jax.random.key(1)), np.random.default_rng(0)
+    seen = list(zip(*(np.asarray(x)[:20] for x in state.experience.buffer.items), strict=True))
+    loop, found = Loop(agent, task.mdp, state), []
     loop.target = target
-    norm = compiled(dqn.gradient_norm, static_argnums=0)
+    norm = compiled(mdp_task.gradient_norm, static_argnums=0)
     add = compiled(replay.add)
     for more in (0, 7, 9, 31):  # full after ten more, then the ring goes round, and once again
         for _ in range(more):
             index, action, following = (int(rng.integers(n)) for n in (N, 10, N))
             seen.append((index, action, float(rng.normal()), following))
-            buffer = add(state.buffer, dqn.Transition(*map(jnp.asarray, seen[-1])))
-            state = state._replace(buffer=buffer)
+            buffer = add(state.experience.buffer, mdp_task.Transition(*map(jnp.asarray, seen[-1])))
+            state = state._replace(experience=state.experience._replace(buffer=buffer))
         _, gradient = loop.gradient(params, *loop.problem(seen[-agent.warmup :]))
         expected = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in gradient.values()))
-        found.append(float(norm(agent, IMAGES, state._replace(target_params=target))))
+        found.append(float(norm(agent, task, state._replace(target_params=target))))
         np.testing.assert_allclose(found[-1], expected, rtol=1e-5)
     assert np.ptp(found) > 0.01  # other transitions have another gradient
 
@@ -365,7 +377,7 @@ def keys_of(agent: Agent, state: State, stretch: int, steps: int) -> tuple[set[b
 
 
 def test_events_happen_at_target_updates_after_the_copy_with_fresh_keys(
-    mdp: MDP, begun: State
+    task: ImageTask, begun: State
 ) -> None:
     calls: list[tuple[int, bytes]] = []
 
@@ -378,8 +390,8 @@ def test_events_happen_at_target_updates_after_the_copy_with_fresh_keys(
         return learner._replace(params=params, opt_state=opt_state)
 
     agent = replace(AGENT, target_period=10, cure=of(event, 10))
-    first, _ = train(agent, mdp, IMAGES, begun, 16)  # stretches of 2
-    state, _ = train(agent, mdp, IMAGES, first, 16)
+    first, _ = train(agent, task, begun, 16)  # stretches of 2
+    state, _ = train(agent, task, first, 16)
     jax.effects_barrier()
     assert [steps for steps, _ in calls] == [10, 20, 30]
     # No key is given twice, and none is the agent's own.
@@ -391,12 +403,14 @@ def test_events_happen_at_target_updates_after_the_copy_with_fresh_keys(
     for found in (first, state):
         assert {name for name, leaf in found.params.items() if leaf.any()} == {"c"}
     assert all(leaf.any() for leaf in jax.tree.leaves(first.target_params))
-    at_update, _ = train(agent, mdp, IMAGES, begun, 10)
+    at_update, _ = train(agent, task, begun, 10)
     assert bits(at_update.params) == bits(at_update.target_params)
 
 
 @pytest.mark.parametrize(("every", "stretch"), [(4, 4), (12, 4), (16, 8)])
-def test_a_cure_has_a_period_of_its_own(every: int, stretch: int, mdp: MDP, begun: State) -> None:
+def test_a_cure_has_a_period_of_its_own(
+    every: int, stretch: int, task: ImageTask, begun: State
+) -> None:
     """Keys differ also where there are several events between two target updates, of eight steps.
 
     What an event sees is a batch of what the buffer holds, and the network's activations on it.
@@ -412,15 +426,15 @@ def test_a_cure_has_a_period_of_its_own(every: int, stretch: int, mdp: MDP, begu
         return (jax.nn.relu(x @ params["w"] + params["b"][None]),)
 
     agent = replace(AGENT, cure=of(event, every), hidden=hidden)
-    state, _ = train(agent, mdp, IMAGES, begun, 24)
+    state, _ = train(agent, task, begun, 24)
     jax.effects_barrier()
     expected = list(range(every, 24, every))  # that of step 24 would come before the 25th
     assert [int(steps) for steps, *_ in calls] == expected
     mine, _ = keys_of(agent, begun, stretch, 24)
     keys = {np.asarray(key).tobytes() for _, key, *_ in calls}
     assert len(keys) == len(expected) and not keys & mine
-    walked = np.asarray(begun.buffer.items.observation)[:20]
-    ring = np.asarray(state.buffer.items.observation)  # 44 transitions in a ring of 30
+    walked = np.asarray(begun.experience.buffer.items.observation)[:20]
+    ring = np.asarray(state.experience.buffer.items.observation)  # 44 transitions in a ring of 30
     lived = np.concatenate([walked[:14], ring[14:], ring[:14]])
     chosen = []
     for steps, _, seen, params in calls:
@@ -432,7 +446,9 @@ def test_a_cure_has_a_period_of_its_own(every: int, stretch: int, mdp: MDP, begu
     assert len(set(map(tuple, chosen))) == len(chosen)
 
 
-def test_what_an_event_sees_is_drawn_by_none_of_the_keys_that_several_cures_get(mdp: MDP) -> None:
+def test_what_an_event_sees_is_drawn_by_none_of_the_keys_that_several_cures_get(
+    task: ImageTask,
+) -> None:
     """A cure that drew numbers by the key that chose the batch would draw what it sees."""
     calls: list[Any] = []
 
@@ -443,26 +459,26 @@ def test_what_an_event_sees_is_drawn_by_none_of_the_keys_that_several_cures_get(
         return learner
 
     agent = replace(AGENT, cure=combined(*[of(event, 8)] * 3))
-    after, _ = train(agent, mdp, IMAGES, start(agent, mdp, draw(10), KEY), 8)
-    train(agent, mdp, IMAGES, after, 8)
+    after, _ = train(agent, task, start(agent, task, draw(10), KEY), 8)
+    train(agent, task, after, 8)
     jax.effects_barrier()
     assert len(calls) == 3
     for inputs, drawn in calls:
         for uniform in drawn:
-            chosen = replay.sample(after.buffer, uniform).observation
+            chosen = replay.sample(after.experience.buffer, uniform).observation
             assert not np.array_equal(IMAGES[chosen], inputs)
 
 
-def test_an_event_that_does_nothing_changes_nothing(mdp: MDP, begun: State) -> None:
+def test_an_event_that_does_nothing_changes_nothing(task: ImageTask, begun: State) -> None:
     """So that agents with and without an intervention share their random numbers."""
-    without, _ = train(AGENT, mdp, IMAGES, begun, 16)
+    without, _ = train(AGENT, task, begun, 16)
     agent = replace(AGENT, cure=of(lambda key, learner, seen: learner, AGENT.target_period))
-    idle, _ = train(agent, mdp, IMAGES, begun, 16)
+    idle, _ = train(agent, task, begun, 16)
     assert bits(idle) == bits(without)
 
 
 def test_training_that_ends_at_a_target_update_ends_before_the_event(
-    mdp: MDP, begun: State
+    task: ImageTask, begun: State
 ) -> None:
     """The next training begins with it, with the key that was kept for it."""
 
@@ -471,18 +487,18 @@ def test_training_that_ends_at_a_target_update_ends_before_the_event(
         return learner._replace(params=learner.params | {"c": learner.params["c"] + noise})
 
     agent = replace(AGENT, cure=of(event, 8))
-    without, _ = train(AGENT, mdp, IMAGES, begun, 8)
-    before, _ = train(agent, mdp, IMAGES, begun, 8)
+    without, _ = train(AGENT, task, begun, 8)
+    before, _ = train(agent, task, begun, 8)
     assert bits(before) == bits(without)
-    after, _ = train(agent, mdp, IMAGES, before, 8)
+    after, _ = train(agent, task, before, 8)
     changed = event(before.event_key, before.learner, Seen(None, ()))
-    by_hand, _ = train(AGENT, mdp, IMAGES, before._replace(learner=changed), 8)
-    for ours, theirs in zip(after[:4], by_hand[:4], strict=True):
+    by_hand, _ = train(AGENT, task, before._replace(learner=changed), 8)
+    for ours, theirs in zip(after[:3], by_hand[:3], strict=True):
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6), ours, theirs)
     assert bits(after.key) == bits(by_hand.key)
-    plain, _ = train(AGENT, mdp, IMAGES, without, 8)
+    plain, _ = train(AGENT, task, without, 8)
     assert np.abs(after.params["c"] - plain.params["c"]).max() > 0.1
-    whole, _ = train(agent, mdp, IMAGES, begun, 16)
+    whole, _ = train(agent, task, begun, 16)
     assert bits(whole) == bits(after)
 
 
@@ -504,8 +520,9 @@ def learner() -> Callable[[MDP], jax.Array]:
 
     @jax.jit
     def life(mdp: MDP, params: Any) -> jax.Array:
-        state = dqn.start(agent, mdp, params, jax.random.key(1))
-        state, _ = dqn.train(agent, mdp, images, state, steps)
+        task = ImageTask(mdp, images)
+        state = dqn.start(agent, task, params, jax.random.key(1))
+        state, _ = dqn.train(agent, task, state, steps)
         return agent.values(state.params, images)
 
     return lambda mdp: life(mdp, draw(10, 64, 32))
@@ -523,39 +540,105 @@ def test_learned_values_are_the_optimal_ones(
     assert np.abs(error).max() < (0.15 if variant == "sparse_reward" else 1e-3)
 
 
+# A new environment.
+
+
+class Corridor:
+    """Two rooms in a row: who goes right from the second is paid 1 and begins anew in the first.
+
+    Who goes left is in the first room, too. What is known is a replay buffer and the room.
+    """
+
+    actions = 2  # left, right
+
+    def begin(self, agent: Agent, reset_key: Any, walk_key: Any) -> Any:
+        room = jnp.zeros((), jnp.int32)
+        begun = (replay.create(agent.capacity, (room, room, jnp.zeros(()), room)), room)
+        actions = jax.random.randint(walk_key, (agent.warmup,), 0, 2)
+        return jax.lax.scan(lambda now, action: (self.act(now, action), None), begun, actions)[0]
+
+    def observe(self, experience: Any) -> jax.Array:
+        return jax.nn.one_hot(experience[1], 2)[None]
+
+    def act(self, experience: Any, action: jax.Array, key: Any = None) -> Any:
+        buffer, room = experience
+        after = jnp.where((room == 0) & (action == 1), 1, 0)
+        reward = jnp.where((room == 1) & (action == 1), 1.0, 0.0)
+        return replay.add(buffer, (room, action, reward, after)), after
+
+    def settle(self, experience: Any, after: jax.Array | None = None) -> Any:
+        return experience
+
+    def sample(self, experience: Any, uniform: jax.Array) -> Any:
+        return replay.sample(experience[0], uniform)
+
+    def batch(self, drawn: Any) -> q_learning.Batch:
+        room, action, reward, after = drawn
+        return q_learning.Batch(jax.nn.one_hot(room, 2), action, reward, jax.nn.one_hot(after, 2))
+
+    def bootstrap(self, agent: Agent, target_params: Any, batches: int) -> Any:
+        return lambda drawn: agent.values(target_params, self.batch(drawn).following)
+
+    def report(self, experience: Any, taken: Taken) -> dict[str, jax.Array]:
+        return {}
+
+
+@pytest.mark.parametrize("actions_per_step", [1, 3])
+def test_a_task_of_a_test_is_learned_like_any_other(actions_per_step: int) -> None:
+    """With γ = 1/2 the second room is worth 1 + V / 4 = V = 4/3, and the first half of that."""
+    agent = Agent(
+        apply=lambda table, x: x @ table, optimizer=optax.sgd(0.5), discount=0.5, target_period=50,
+        epsilon=0.5, batch_size=16, warmup=50, capacity=100, actions_per_step=actions_per_step,
+    )  # fmt: skip
+    corridor = Corridor()
+
+    @compiled
+    def life(key: jax.Array) -> tuple[State, Any]:
+        return dqn.train(agent, corridor, dqn.start(agent, corridor, jnp.zeros((2, 2)), key), 2_000)
+
+    state, metrics = life(KEY)
+    # A target update halves the error, and 40 do so until rounding is left: some ulps of 4/3.
+    optimal = np.array([[1 / 3, 2 / 3], [1 / 3, 4 / 3]])
+    np.testing.assert_allclose(state.params, optimal, rtol=0, atol=10 * np.finfo(np.float32).eps)
+    assert int(state.experience[0].added) == 50 + 2_000 * actions_per_step
+    assert set(metrics) == {"td_loss", "td_loss_max"}
+
+
 # A network that diverged.
 
 
-def test_numbers_that_are_none_are_flagged_and_do_not_stop_training(mdp: MDP, begun: State) -> None:
+def test_numbers_that_are_none_are_flagged_and_do_not_stop_training(
+    task: ImageTask, begun: State
+) -> None:
     optimal = jnp.ones((10, 10), bool)  # whatever a network does is right, if it does anything
     params = draw(10)
     assert bool(dqn.is_finite(params))
-    assert float(dqn.greedy_accuracy(AGENT, mdp, IMAGES, params, optimal)) == 1.0
+    assert float(mdp_task.greedy_accuracy(AGENT, task, params, optimal)) == 1.0
     for bad in (jnp.nan, jnp.inf):
         broken = params | {"c": params["c"].at[3].set(bad)}
         assert not bool(dqn.is_finite(broken))
-        assert float(dqn.greedy_accuracy(AGENT, mdp, IMAGES, broken, optimal)) == 0.0
+        assert float(mdp_task.greedy_accuracy(AGENT, task, broken, optimal)) == 0.0
     broken = params | {"w": params["w"].at[0, 0].set(jnp.nan)}
     state = begun._replace(learner=begun.learner._replace(params=broken))
-    state, metrics = train(AGENT, mdp, IMAGES, state, 16)
-    assert np.isnan(metrics.td_loss).all()
+    state, metrics = train(AGENT, task, state, 16)
+    assert np.isnan(metrics["td_loss"]).all()
     assert not bool(dqn.is_finite(state.params))
     assert int(state.learner.steps) == 16
-    assert np.isfinite(state.buffer.items.reward).all()
-    assert (np.asarray(state.buffer.items.action) < 10).all()
+    stored = state.experience.buffer.items
+    assert np.isfinite(stored.reward).all()
+    assert (np.asarray(stored.action) < 10).all()
 
 
-def test_the_greedy_accuracy_is_the_share_of_images_with_an_optimal_action(mdp: MDP) -> None:
+def test_the_greedy_accuracy_is_the_share_of_images_with_an_optimal_action(task: ImageTask) -> None:
     params = draw(10)
     optimal = classification_mdp.optimal_actions("sparse_reward", 0.9)
     actions = np.asarray(apply(params, IMAGES)).argmax(axis=1)
-    expected = np.mean([optimal[s, a] for s, a in zip(mdp.label, actions, strict=True)])
+    expected = np.mean([optimal[s, a] for s, a in zip(task.mdp.label, actions, strict=True)])
     assert 0 < expected < 1
-    found = dqn.greedy_accuracy(AGENT, mdp, IMAGES, params, jnp.asarray(optimal))
+    found = mdp_task.greedy_accuracy(AGENT, task, params, jnp.asarray(optimal))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    labels = jnp.asarray(actions, jnp.int32)
-    right = mdp._replace(label=labels)
-    assert float(dqn.greedy_accuracy(AGENT, right, IMAGES, params, jnp.eye(10, dtype=bool))) == 1
+    right = ImageTask(task.mdp._replace(label=jnp.asarray(actions, jnp.int32)), IMAGES)
+    assert float(mdp_task.greedy_accuracy(AGENT, right, params, jnp.eye(10, dtype=bool))) == 1
 
 
 # What is refused.
@@ -570,6 +653,7 @@ def test_the_greedy_accuracy_is_the_share_of_images_with_an_optimal_action(mdp: 
         ({"epsilon": 1.1}, r"epsilon = 1.1: must lie in \[0, 1\]"),
         ({"epsilon": -0.1}, "epsilon"),
         ({"target_period": 0}, "target_period = 0: must be above 0"),
+        ({"actions_per_step": 0}, "actions_per_step = 0: must be above 0"),
         ({"batch_size": 0}, "batch_size = 0: must be above 0"),
         ({"warmup": 7}, "a batch must fit into the warm-up"),
         ({"capacity": 19}, "and that into the buffer"),
@@ -580,8 +664,10 @@ def test_agents_that_cannot_learn_are_refused(changes: dict[str, Any], message: 
         replace(AGENT, **changes)
 
 
-def test_training_needs_a_step_and_an_image_for_each_label(mdp: MDP, begun: State) -> None:
+def test_training_needs_a_step_and_a_start_an_image_for_each_label(
+    task: ImageTask, begun: State
+) -> None:
     with pytest.raises(ValueError, match="steps = 0: must be above 0"):
-        dqn.train(AGENT, mdp, IMAGES, begun, 0)
+        dqn.train(AGENT, task, begun, 0)
     with pytest.raises(ValueError, match="50 images, but 60 labels"):
-        dqn.train(AGENT, mdp, IMAGES[:50], begun, 8)
+        dqn.start(AGENT, task._replace(images=IMAGES[:50]), draw(10), KEY)

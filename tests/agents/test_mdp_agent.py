@@ -19,22 +19,26 @@ from plasticity import configuration
 from plasticity import learner as learning
 from plasticity.agents import dqn, mdp_agent
 from plasticity.agents.mdp_agent import AgentConfig
+from plasticity.agents.mdp_task import ImageTask
+from plasticity.agents.settings import DQN, Optimizer, Problem
 from plasticity.chapters.interventions.run import INTERVENTIONS
+from plasticity.configuration import replaced
 from plasticity.cure import NONE, Cure, Seen
+from plasticity.cures.settings import ResetLastLayer, ResetOptimizer, ShrinkAndPerturb
 from plasticity.learner import Learner
-from plasticity.networks import architectures
-from plasticity.networks.heads import SquaredError, TwoHot
-from plasticity.networks.resnet import ResNet18
-from plasticity.networks.vit import ViT
+from plasticity.networks import heads
+from plasticity.networks.settings import CNN, MLP, ResNet18, TwoHot, ViT
 from plasticity.worlds import classification_mdp
-from plasticity.worlds.classification_mdp import MDP, VARIANTS, Variant
+from plasticity.worlds.classification_mdp import VARIANTS, Variant
 
 TINY = AgentConfig(
-    n_images=20, mlp_width=8, cnn_width=8, channels=4, resnet_width=4, vit_width=8,
-    vit_feed_forward=8, vit_heads=2, bins=5, value_low=-2.0, value_high=2.0, warmup=8,
-    capacity=20, batch_size=4, target_period=2,
+    problem=Problem(n_images=20), network=MLP(width=8),
+    algorithm=DQN(warmup=8, capacity=20, batch_size=4, target_period=2),
 )  # fmt: skip
-CNN = replace(TINY, architecture="cnn")
+NETWORKS = (TINY.network, CNN(channels=4, width=8), ViT(width=8, feed_forward=8, heads=2),
+            ResNet18(width=4))  # fmt: skip
+TWO_HOT = replace(TINY, output=TwoHot(bins=5, low=-2.0, high=2.0))
+OUTPUTS = (TINY.output, TWO_HOT.output)
 KEY = jax.random.key(0)
 SIDE = 6  # of the images, in pixels
 
@@ -56,43 +60,39 @@ def bits(tree: Any) -> list[bytes]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"vit_heads": 3}, "vit_width = 8: must be a multiple of vit_heads = 3"),
-        ({"architecture": "transformer"}, "architecture"),
-        ({"encoding": "categorical"}, "encoding"),
-        ({"event": "reset"}, "event"),
-        ({"bins": 0}, "bins = 0: must be above 0"),
-        ({"resnet_width": 0}, "resnet_width = 0"),
-        ({"shrink": -0.1}, "shrink = -0.1: must not be below 0"),
-        ({"perturb": -1.0}, "perturb = -1.0: must not be below 0"),
-        ({"weight_decay": -1e-5}, "weight_decay = -1e-05: must not be below 0"),
+        ({"network": "transformer"}, "network = 'transformer': expected one of mlp, cnn, resnet"),
+        ({"network.width": 0}, "width = 0: must be above 0"),
+        ({"network.layer_norm": 1}, "layer_norm = 1: expected true or false"),
+        ({"output": "categorical"}, "output"),
+        ({"cures": ("reset",)}, "cures"),
+        ({"optimizer.weight_decay": -1e-5}, "weight_decay = -1e-05: must not be below 0"),
+        ({"optimizer.name": "lion"}, "name = 'lion'"),
+        ({"problem.n_images": 0}, "n_images = 0: must be above 0"),
         ({"first_seed": -1}, "first_seed = -1: must not be below 0"),
-        ({"epsilon": 2.0}, "epsilon = 2.0"),
-        ({"encoding": "two_hot", "bins": 1}, "two or more ascending values"),
-        ({"encoding": "two_hot", "value_low": 2.0}, "two or more ascending values"),
+        ({"algorithm.epsilon": 2.0}, "epsilon = 2.0"),
+        ({"algorithm.capacity": 2}, "and that into the buffer"),
     ],
 )
 def test_settings_that_cannot_run_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(configuration.ConfigError, match=message):
-        replace(TINY, **changes)
+        replaced(TINY, changes)
 
 
 def test_an_output_is_a_value_or_the_bins_of_one() -> None:
-    two_hot = replace(TINY, encoding="two_hot")
-    assert (mdp_agent.n_outputs(TINY), mdp_agent.n_outputs(two_hot)) == (10, 50)
-    assert mdp_agent.head(TINY) == SquaredError() == mdp_agent.agent(TINY).head
-    assert mdp_agent.head(two_hot) == TwoHot((-2.0, -1.0, 0.0, 1.0, 2.0))
-    assert mdp_agent.agent(two_hot).head == mdp_agent.head(two_hot)
+    assert (mdp_agent.n_outputs(TINY), mdp_agent.n_outputs(TWO_HOT)) == (10, 50)
+    assert mdp_agent.agent(TINY).head == heads.SquaredError()
+    assert mdp_agent.agent(TWO_HOT).head == heads.TwoHot((-2.0, -1.0, 0.0, 1.0, 2.0))
     logits = jnp.zeros((3, 50)).at[1, 7].set(50.0)  # all but certain: the second action's third bin
-    found = mdp_agent.agent(two_hot).read(logits.at[2, 49].set(50.0))
+    found = mdp_agent.agent(TWO_HOT).read(logits.at[2, 49].set(50.0))
     expected = np.zeros((3, 10))  # with equal logits the middle of the bins
     expected[2, 9] = 2.0
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_an_output_layer_has_the_outputs_and_a_fresh_two_hot_agent_expects_the_middle() -> None:
-    config = replace(TINY, encoding="two_hot", value_low=-1.0, value_high=3.0)
-    for architecture in ("mlp", "cnn", "resnet", "vit"):
-        chosen = replace(config, architecture=architecture)
+    config = replace(TINY, output=TwoHot(bins=5, low=-1.0, high=3.0))
+    for network in NETWORKS:
+        chosen = replace(config, network=network)
         shapes = jax.eval_shape(lambda chosen=chosen: mdp_agent.initialise(chosen, (6, 6, 3), KEY))
         found = jax.eval_shape(partial(mdp_agent.forward, chosen), shapes, jnp.zeros((2, 6, 6, 3)))
         assert found.output.shape == (2, 50)
@@ -101,78 +101,61 @@ def test_an_output_layer_has_the_outputs_and_a_fresh_two_hot_agent_expects_the_m
     np.testing.assert_allclose(values, np.full((1, 10), 1.0), atol=1e-5)  # of an image of zeros
 
 
-def test_networks_have_the_sizes_of_the_settings() -> None:
-    two_hot = replace(TINY, encoding="two_hot", layer_norm=True, spectral_norm=True)
-    assert mdp_agent.network(two_hot) == architectures.MLP((8, 8), 50, True, True)
-    cnn = replace(two_hot, architecture="cnn", stride=1, padding="VALID")
-    assert mdp_agent.network(cnn) == architectures.CNN(
-        50, (4, 4), strides=(1, 1), padding="VALID", widths=(8, 8), layer_norm=True,
-        spectral_norm=True,
-    )  # fmt: skip
-    for width, groups in ((4, 4), (48, 16), (64, 32)):  # 32 where they divide the width
-        resnet = replace(TINY, architecture="resnet", resnet_width=width)
-        assert mdp_agent.network(resnet) == ResNet18(10, width, groups)
-    vit = replace(TINY, architecture="vit")
-    for training in (False, True):
-        expected = ViT(10, width=8, feed_forward=8, heads=2, training=training)
-        assert mdp_agent.network(vit, training) == expected
-
-
-def test_the_names_of_targets_differ_wherever_a_network_or_its_images_do() -> None:
-    changes: dict[str, dict[str, Any]] = {
-        "mlp": {"mlp_width": 9},
-        "cnn": {"channels": 5, "cnn_width": 9, "stride": 1, "padding": "VALID"},
-        "resnet": {"resnet_width": 8},
-        "vit": {"vit_width": 16, "vit_feed_forward": 9, "vit_heads": 4},
-    }
-    every = {"dataset": "cifar10_train", "n_images": 21, "layer_norm": True, "spectral_norm": True}
-    output = {"bins": 6, "value_low": -3.0, "value_high": 3.0}
+def test_the_keys_of_targets_differ_wherever_a_network_or_its_images_do() -> None:
+    own = {
+        "mlp": {"width": 9}, "cnn": {"channels": 5, "width": 9, "stride": 1, "padding": "VALID"},
+        "resnet": {"width": 8}, "vit": {"width": 16, "feed_forward": 9, "heads": 4},
+    }  # fmt: skip
+    every = {
+        "problem.dataset": "cifar10_train", "problem.n_images": 21, "network.layer_norm": True,
+        "network.spectral_norm": True,
+    }  # fmt: skip
+    bins = {"output.bins": 6, "output.low": -3.0, "output.high": 3.0}
     configs = []
-    for architecture, own in changes.items():
-        for encoding in ("regression", "two_hot"):
-            base = replace(TINY, architecture=architecture, encoding=encoding)
-            more = output if encoding == "two_hot" else {}
-            one = [{name: value} for name, value in (own | every | more).items()]
-            configs += [replace(base, **change) for change in ({}, *one)]
-    names = [mdp_agent.network_key(config) for config in configs]
-    assert len(set(names)) == len(names) == 2 * (4 + 9 + 4 * 4) + 3 * 4
-    # and are equal where only the task, the optimizer or an event does
-    for same in (
-        {"variant": "random_label"}, {"optimizer": "sgd"}, {"learning_rate": 1e-4},
-        {"event": "shrink_and_perturb"}, {"weight_decay": 1e-5}, {"double": True},
-        {"vit_width": 16}, {"bins": 6},
-    ):  # fmt: skip
-        assert mdp_agent.network_key(replace(TINY, **same)) == mdp_agent.network_key(TINY)
+    for network, output in itertools.product(NETWORKS, OUTPUTS):
+        base = replace(TINY, network=network, output=output)
+        sizes = {f"network.{name}": value for name, value in own[network.kind].items()}
+        changes = sizes | every | (bins if output.kind == "two_hot" else {})
+        configs += [base, *(replaced(base, {path: value}) for path, value in changes.items())]
+    keys = [mdp_agent.network_key(config) for config in configs]
+    assert len(set(keys)) == len(keys) == 2 * (4 + 9 + 4 * 4) + 3 * 4
+    # and are equal where only the task, the optimizer or a cure does
+    for path, value in {
+        "problem.variant": "random_label", "optimizer.name": "sgd", "algorithm.double": True,
+        "optimizer.learning_rate": 1e-4, "optimizer.weight_decay": 1e-5,
+        "cures": (ShrinkAndPerturb(),),
+    }.items():  # fmt: skip
+        assert mdp_agent.network_key(replaced(TINY, {path: value})) == mdp_agent.network_key(TINY)
 
 
 # What an agent is made of.
 
 
 def test_an_agent_has_its_cure_if_the_shape_of_its_images_is_known() -> None:
-    for event, name in (
-        ("reset_last_layer", "reset_layer"), ("shrink_and_perturb", "shrink_and_perturb"),
-        ("reset_optimizer", "reset_optimizer"),
-    ):  # fmt: skip
-        config = replace(TINY, event=event)
+    cures = (ResetLastLayer(), ShrinkAndPerturb(), ResetOptimizer())
+    names = ("reset_layer", "shrink_and_perturb", "reset_optimizer")
+    for chosen, name in ((cures[:1], names[0]), (cures[1:2], names[1]), (cures, "+".join(names))):
+        config = replace(TINY, cures=chosen)
         found = mdp_agent.agent(config, (SIDE, SIDE, 1)).cure
-        assert (found.name, found.every) == (name, TINY.target_period)
+        assert (found.name, found.every) == (name, TINY.algorithm.target_period)
         assert found.event is not None and found.penalty is None and found.project is None
         assert mdp_agent.agent(config).cure == NONE
     assert mdp_agent.agent(TINY, (SIDE, SIDE, 1)).cure == NONE
 
 
-@pytest.mark.parametrize("config", [TINY, CNN], ids=lambda config: config.architecture)
-def test_an_agent_tells_what_its_hidden_layers_compute(config: AgentConfig) -> None:
+@pytest.mark.parametrize("network", NETWORKS[:2], ids=lambda network: network.kind)
+def test_an_agent_tells_what_its_hidden_layers_compute(network: MLP | CNN) -> None:
+    config = replace(TINY, network=network)
     params, x = fresh(config, (SIDE, SIDE, 1)), jnp.ones((2, SIDE, SIDE, 1))
     hidden = mdp_agent.agent(config).activations(params, x)
     expected = mdp_agent.forward(config, params, x).hidden
-    assert len(hidden) == len(expected) == (2 if config is TINY else 4)
+    assert len(hidden) == len(expected) == (2 if network.kind == "mlp" else 4)
     assert bits(hidden) == bits(expected)
 
 
 def test_weight_decay_is_part_of_the_gradient() -> None:
     """What SGD makes of it shows it: a step of the learning rate times 1e-5 of the parameters."""
-    config = replace(TINY, optimizer="sgd", learning_rate=0.5, weight_decay=1e-5)
+    config = replace(TINY, optimizer=Optimizer("sgd", 0.5, weight_decay=1e-5))
     rng = np.random.default_rng(0)
     params, gradient = (
         {"w": jnp.asarray(size * rng.normal(size=(4, 3)), jnp.float32)} for size in (1e4, 0.1)
@@ -183,7 +166,7 @@ def test_weight_decay_is_part_of_the_gradient() -> None:
     np.testing.assert_allclose(update["w"], expected, rtol=1e-5, atol=1e-7)
     # so Adam scales it with the rest, which decoupled weight decay would not
     adam, plain = (
-        mdp_agent.optimizer(replace(config, optimizer="adam", weight_decay=decay))
+        mdp_agent.optimizer(replace(config, optimizer=Optimizer("adam", 0.5, decay)))
         for decay in (1e-5, 0.0)
     )
     decayed = jax.tree.map(lambda g, p: g + jnp.float32(1e-5) * p, gradient, params)
@@ -196,17 +179,20 @@ def test_weight_decay_is_part_of_the_gradient() -> None:
     ("changes", "advances"),
     [
         ({}, False),
-        ({"architecture": "resnet", "layer_norm": True}, False),
-        ({"spectral_norm": True}, True),
-        ({"architecture": "vit"}, True),
-        ({"architecture": "vit", "spectral_norm": True, "weight_decay": 1e-5}, True),
+        ({"network": NETWORKS[3], "network.layer_norm": True}, False),
+        ({"network.spectral_norm": True}, True),
+        ({"network": NETWORKS[2]}, True),
+        (
+            {"network": NETWORKS[2], "network.spectral_norm": True, "optimizer.weight_decay": 1e-5},
+            True,
+        ),
     ],
     ids=str,
 )
 def test_the_optimizer_advances_what_a_network_keeps(
     changes: dict[str, Any], advances: bool
 ) -> None:
-    config = replace(TINY, **changes)
+    config = replaced(TINY, changes)
     variables = fresh(config, (SIDE, SIDE, 1))
     assert (variables.keys() > {"params"}) is advances
     optimizer = mdp_agent.optimizer(config)
@@ -219,7 +205,7 @@ def test_the_optimizer_advances_what_a_network_keeps(
 
 
 def test_dropout_is_for_learning_alone() -> None:
-    config = replace(TINY, architecture="vit")
+    config = replace(TINY, network=NETWORKS[2])
     assert mdp_agent.learning(TINY) is None
     found = mdp_agent.agent(config)
     params = fresh(config, (SIDE, SIDE, 1))
@@ -232,18 +218,20 @@ def test_dropout_is_for_learning_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "shape", "positions"),
+    ("network", "dataset", "positions"),
     [
-        (TINY, (28, 28, 1), {}),
-        (replace(TINY, dataset="cifar10_train"), (32, 32, 3), {}),
-        (CNN, (28, 28, 1), {"Conv_0": 14**2, "Conv_1": 7**2}),
-        (replace(CNN, dataset="cifar10_train"), (32, 32, 3), {"Conv_0": 16**2, "Conv_1": 8**2}),
-        (replace(CNN, stride=1), (28, 28, 1), {"Conv_0": 28**2, "Conv_1": 28**2}),
+        (NETWORKS[0], "mnist_5k", {}),
+        (NETWORKS[0], "cifar10_train", {}),
+        (NETWORKS[1], "mnist_5k", {"Conv_0": 14**2, "Conv_1": 7**2}),
+        (NETWORKS[1], "cifar10_train", {"Conv_0": 16**2, "Conv_1": 8**2}),
+        (CNN(channels=4, width=8, stride=1), "mnist_5k", {"Conv_0": 28**2, "Conv_1": 28**2}),
     ],
 )
 def test_a_multiplication_is_an_entry_of_a_kernel_at_a_position(
-    config: AgentConfig, shape: tuple[int, int, int], positions: dict[str, int]
+    network: MLP | CNN, dataset: str, positions: dict[str, int]
 ) -> None:
+    config = replaced(TINY, {"network": network, "problem.dataset": dataset})
+    shape = (28, 28, 1) if dataset == "mnist_5k" else (32, 32, 3)
     params = jax.eval_shape(lambda: mdp_agent.initialise(config, shape, KEY))
     expected = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -253,17 +241,17 @@ def test_a_multiplication_is_an_entry_of_a_kernel_at_a_position(
 
 
 @pytest.mark.parametrize(
-    ("architecture", "least"),
+    ("network", "least"),
     [
-        ("resnet", 9 * 28**2 * (1 * 4 + 4 * 4 * 4)),
-        ("vit", 100 * 9 * 8 + 101 * 6 * 8 * 8 + 2 * 101**2 * 8),
+        (NETWORKS[3], 9 * 28**2 * (1 * 4 + 4 * 4 * 4)),
+        (NETWORKS[2], 100 * 9 * 8 + 101 * 6 * 8 * 8 + 2 * 101**2 * 8),
     ],
 )
 def test_the_work_of_other_networks_is_at_least_that_of_their_largest_products(
-    architecture: mdp_agent.Architecture, least: int
+    network: ResNet18 | ViT, least: int
 ) -> None:
     """Of a ResNet the stem and its first stage, of a ViT all layers on a hundred patches."""
-    found = mdp_agent.multiplications(replace(TINY, architecture=architecture))
+    found = mdp_agent.multiplications(replace(TINY, network=network))
     assert least < found < 10 * least
 
 
@@ -287,8 +275,8 @@ def fresh(config: AgentConfig, shape: tuple[int, ...]) -> Any:
 
 STRUCTURES: Mapping[str, Mapping[str, Any]] = {
     "plain": {},
-    "layer_norm": {"layer_norm": True},
-    "spectral_norm": {"spectral_norm": True},
+    "layer_norm": {"network.layer_norm": True},
+    "spectral_norm": {"network.spectral_norm": True},
 }
 """What makes another network, and so another program."""
 
@@ -297,20 +285,18 @@ WITHIN = tuple(name for name in INTERVENTIONS if name not in STRUCTURES)
 
 
 def cover() -> list[Any]:
-    """A case for each program: architecture, encoding, structure, and a spread over the rest."""
-    architectures = enumerate(("mlp", "cnn", "vit", "resnet"))
-    encodings = enumerate(("regression", "two_hot"))
+    """A case for each program: network, output, structure, and a spread over the rest."""
     cases = []
-    for (a, architecture), (e, encoding), (s, structure) in itertools.product(
-        architectures, encodings, enumerate(STRUCTURES)
+    for (a, network), (e, output), (s, structure) in itertools.product(
+        enumerate(NETWORKS), enumerate(OUTPUTS), enumerate(STRUCTURES)
     ):
-        config = replace(
-            TINY, architecture=architecture, encoding=encoding, double=(a + s) % 2 == 1,
-            variant=VARIANTS[(a + e + s) % 3],
-            optimizer=("adam", "rmsprop")[(a // 2 + e + s) % 2],
-            **STRUCTURES[structure],
-        )  # fmt: skip
-        case = f"{architecture}-{encoding}-{structure}"
+        changes = {
+            "network": network, "output": output, "algorithm.double": (a + s) % 2 == 1,
+            "problem.variant": VARIANTS[(a + e + s) % 3],
+            "optimizer.name": ("adam", "rmsprop")[(a // 2 + e + s) % 2],
+        }  # fmt: skip
+        config = replaced(TINY, changes | STRUCTURES[structure])
+        case = f"{network.kind}-{output.kind}-{structure}"
         cases.append(pytest.param(config, (1, 3)[(a + e) % 2], id=case))
     return cases
 
@@ -321,9 +307,9 @@ CASES = cover()
 def test_the_cover_has_all_pairs() -> None:
     assert set(WITHIN) | set(STRUCTURES) == {*INTERVENTIONS, "plain"}
     columns: list[Callable[[AgentConfig, int], object]] = [
-        lambda c, d: c.architecture, lambda c, d: c.encoding, lambda c, d: c.variant,
-        lambda c, d: (c.layer_norm, c.spectral_norm), lambda c, d: c.double,
-        lambda c, d: c.optimizer, lambda c, d: d,
+        lambda c, d: c.network.kind, lambda c, d: c.output.kind, lambda c, d: c.problem.variant,
+        lambda c, d: (c.network.layer_norm, c.network.spectral_norm),
+        lambda c, d: c.algorithm.double, lambda c, d: c.optimizer.name, lambda c, d: d,
     ]  # fmt: skip
     for a, b in itertools.combinations(columns, 2):
         pairs = {(a(*case.values), b(*case.values)) for case in CASES}
@@ -331,31 +317,31 @@ def test_the_cover_has_all_pairs() -> None:
 
 
 @cache
-def problem(variant: Variant, depth: int) -> tuple[MDP, jax.Array]:
+def problem(variant: Variant, depth: int) -> ImageTask:
     labels = jnp.arange(20, dtype=jnp.int32) % 10
     pixels = np.random.default_rng(depth).normal(size=(20, SIDE, SIDE, depth))
-    return classification_mdp.make(variant, labels, KEY), jnp.asarray(pixels, jnp.float32)
+    mdp = classification_mdp.make(variant, labels, KEY)
+    return ImageTask(mdp, jnp.asarray(pixels, jnp.float32))
 
 
 @cache
 def walked(variant: Variant) -> dqn.State:
     """The start of all agents but for their networks."""
-    mdp, _ = problem(variant, 1)
-    return compiled(partial(dqn.start, mdp_agent.agent(TINY)))(mdp, {}, KEY)
+    return compiled(partial(dqn.start, mdp_agent.agent(TINY)))(problem(variant, 1), {}, KEY)
 
 
 def begin(config: AgentConfig, depth: int) -> dqn.State:
     params = fresh(config, (SIDE, SIDE, depth))
     learner = learning.start(mdp_agent.optimizer(config), params)
     copied = jax.tree.map(jnp.copy, params)
-    return walked(config.variant)._replace(learner=learner, target_params=copied)
+    return walked(config.problem.variant)._replace(learner=learner, target_params=copied)
 
 
 def trainer(config: AgentConfig, depth: int) -> Callable[[dqn.State, int], Any]:
     """Four steps of the agent with the intervention of this index: one program for them all."""
-    mdp, images = problem(config.variant, depth)
-    arms = [replace(config, **INTERVENTIONS[name]) for name in WITHIN]
-    agent, shape = mdp_agent.agent(config), images.shape[1:]
+    task = problem(config.problem.variant, depth)
+    arms = [replaced(config, INTERVENTIONS[name]) for name in WITHIN]
+    agent, shape = mdp_agent.agent(config), task.images.shape[1:]
     plain, events = mdp_agent.optimizer(config), [mdp_agent.cure(arm, shape).event for arm in arms]
 
     @compiled
@@ -381,15 +367,19 @@ def trainer(config: AgentConfig, depth: int) -> Callable[[dqn.State, int], Any]:
             return found
 
         optimizer = optax.GradientTransformation(plain.init, update)
-        one_of_them = Cure("one of them", event=event, every=config.target_period)
+        one_of_them = Cure("one of them", event=event, every=config.algorithm.target_period)
         learner = replace(agent, optimizer=optimizer, cure=one_of_them)
-        return dqn.train(learner, mdp, images, state, 4)
+        return dqn.train(learner, task, state, 4)
 
     @compiled
     def train_alone(state: dqn.State, index: int) -> tuple[dqn.State, dqn.Metrics]:
-        return dqn.train(agent, mdp, images, state, 4)
+        return dqn.train(agent, task, state, 4)
 
-    return train_alone if config.layer_norm or config.spectral_norm else train
+    return train_alone if is_alone(config) else train
+
+
+def is_alone(config: AgentConfig) -> bool:
+    return config.network.layer_norm or config.network.spectral_norm
 
 
 @pytest.mark.slow
@@ -398,14 +388,15 @@ def test_every_architecture_trains_with_every_intervention_and_both_outputs(
     config: AgentConfig, depth: int
 ) -> None:
     train, begun = trainer(config, depth), begin(config, depth)
-    names = WITHIN if not (config.layer_norm or config.spectral_norm) else ("none",)
+    names = ("none",) if is_alone(config) else WITHIN
     found = {}
     for name in names:
         first, early = train(begun, WITHIN.index(name))
         state, late = train(first, WITHIN.index(name))
         assert int(state.learner.steps) == 8
         assert bool(dqn.is_finite((begun.params, state.params, state.target_params)))
-        assert np.isfinite([early, late]).all() and np.min([early.td_loss, late.td_loss]) > 0
+        losses = [early["td_loss"], late["td_loss"]]
+        assert np.isfinite(losses).all() and np.min(losses) > 0
         # every layer learns, and what is beside the parameters goes on
         still = [
             jax.tree_util.keystr(path)
@@ -415,13 +406,13 @@ def test_every_architecture_trains_with_every_intervention_and_both_outputs(
             if same
         ]
         assert still == [], name
-        if config.architecture == "vit":
+        if config.network.kind == "vit":
             assert state.params["dropout"]["counter"] == 8
         found[name] = state
     for name, state in found.items():
         if name != "none":  # something happened
             assert bits(state.params) != bits(found["none"].params), name
-        if config.optimizer == "adam":
+        if config.optimizer.name == "adam":
             (steps,) = optax.tree.get_all_with_path(state.learner.opt_state, "count")
             # the last event at the sixth step; what falls on the eighth is yet to come
             assert steps[1] == (2 if name == "reset_optimizer" else 8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +16,28 @@ import pytest
 from hurried import compiled
 
 from plasticity import configuration
-from plasticity.agents import atari_agent, double_dqn, frame_replay
+from plasticity.agents import atari_agent, atari_task, dqn, frame_replay
+from plasticity.agents.settings import CentredRMSProp, GameDQN
 from plasticity.chapters import printed
 from plasticity.chapters.atari_layer_norm import EXPERIMENT
 from plasticity.chapters.atari_layer_norm import judge as judging
 from plasticity.chapters.atari_layer_norm import run as experiment
 from plasticity.chapters.atari_layer_norm.run import Config, State
 from plasticity.measure import gradients
+from plasticity.networks.settings import NatureCNN
 from plasticity.runs import checkpoints, driver, results, units
 from plasticity.worlds import atari, atari_callback
 from plasticity.worlds.image_files import DataError
 
 TINY = Config(
-    games=("pong",), game="pong", size=36, stack=2, episode_frames=80, learn_period=16,
-    target_period=64, capacity=60, warmup=24, epsilon_frames=100, learning_rate=0.001, frames=128,
-    chunk_frames=64, evaluation_episodes=2, covariance_examples=6, examples=4, order=3, seeds=1,
+    games=("pong",), game="pong",
+    preprocessing=atari.Preprocessing(size=36, stack=2, episode_frames=80),
+    optimizer=CentredRMSProp(learning_rate=0.001),
+    algorithm=GameDQN(
+        learn_period=16, target_period=64, batch_size=8, capacity=60, warmup=24, epsilon_frames=100
+    ),
+    frames=128, chunk_frames=64, evaluation_episodes=2, covariance_examples=6, examples=4, order=3,
+    seeds=1,
 )  # fmt: skip
 KEY = jax.random.key(0)
 Life = list[tuple[State, dict[str, np.ndarray]]]
@@ -55,16 +63,16 @@ def test_there_is_a_pair_of_arms_for_each_of_the_57_games() -> None:
     arms = experiment.arms(experiment.STUDIES["paper"])
     assert len(arms) == 2 * 57
     for game in atari.GAMES:
-        assert arms[game] == {"game": game, "layer_norm": False}
-        assert arms[f"{game}-layer_norm"] == {"game": game, "layer_norm": True}
+        assert arms[game] == {"game": game, "network.layer_norm": False}
+        assert arms[f"{game}-layer_norm"] == {"game": game, "network.layer_norm": True}
     assert not any(mark in name for name in arms for mark in ",=")
 
 
 def test_the_paper_study_is_the_papers() -> None:
     config = experiment.STUDIES["paper"]
     assert (config.frames, config.seeds, len(config.games)) == (200_000_000, 3, 57)
-    assert (config.capacity, config.epsilon) == (100_000, 0.1)
-    assert config.learn_period == 4 * config.frame_skip
+    assert (config.algorithm.capacity, config.algorithm.epsilon) == (100_000, 0.1)
+    assert config.algorithm.learn_period == 4 * config.preprocessing.frame_skip
 
 
 @pytest.mark.parametrize(
@@ -73,10 +81,8 @@ def test_the_paper_study_is_the_papers() -> None:
         ({"game": "pang"}, "game = 'pang': choose from alien"),
         ({"games": ("pang",)}, "games: 'pang' is none of"),
         ({"games": ()}, "games: needs at least one"),
-        ({"sticky": 1.0}, "sticky = 1.0"),
-        ({"size": 30}, "size = 30"),
-        ({"epsilon": 2.0}, "epsilon = 2.0"),
-        ({"warmup": 7}, "warmup"),
+        ({"preprocessing.size": 30}, "size = 30: the network needs 36 pixels"),
+        ({"algorithm.warmup": 7}, "batch_size = 8, warmup = 7"),
         ({"frames": 100}, "frames = 100: must be a multiple of chunk_frames = 64"),
         ({"chunk_frames": 40, "frames": 40}, "chunk_frames = 40: must be a multiple"),
         ({"evaluation_epsilon": -0.1}, "evaluation_epsilon"),
@@ -85,7 +91,7 @@ def test_the_paper_study_is_the_papers() -> None:
 )
 def test_settings_that_cannot_run_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(configuration.ConfigError, match=message):
-        replace(TINY, **change)
+        configuration.replaced(TINY, change)
 
 
 def test_without_ale_py_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +106,7 @@ def test_without_ale_py_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
 def test_operations_are_counted_from_kernels() -> None:
     # 400, 81 and 49 positions of kernels of 256 x 32, 512 x 64, 576 x 64; 3136 x 512 weights
     expected = 400 * 8192 + 81 * 32768 + 49 * 36864 + 3136 * 512
-    assert atari_agent.multiplications(experiment.STUDIES["paper"]) == expected
+    assert NatureCNN().multiplications(size=84, stack=4) == expected
     short = experiment.STUDIES["laptop"]
     longer = replace(short, frames=2 * short.frames)
     ratio = experiment.flops(longer) / experiment.flops(short)
@@ -112,8 +118,12 @@ def test_a_sample_is_the_same_agent_in_short_chunks(study: str) -> None:
     config = experiment.STUDIES[study]
     sample = experiment.sample(config)
     assert sample.chunk_frames == 4_096
-    for name in ("batch_size", "capacity", "size", "stack", "learn_period", "frame_skip", "games"):
-        assert getattr(sample, name) == getattr(config, name)
+    for path in (
+        "games", "network", "optimizer", "preprocessing.size", "preprocessing.stack",
+        "preprocessing.frame_skip", "algorithm.batch_size", "algorithm.capacity",
+        "algorithm.learn_period",
+    ):  # fmt: skip
+        assert attrgetter(path)(sample) == attrgetter(path)(config)
     needed = experiment.figures(config)
     assert needed["Fig. 7"] == (list(experiment.arms(config)), config.seeds)
     assert needed["Figs. 21, 22"][1] == 1
@@ -122,12 +132,13 @@ def test_a_sample_is_the_same_agent_in_short_chunks(study: str) -> None:
 # The agent's life.
 
 
-def test_the_first_chunk_fills_the_buffer_and_learns_nothing(life: Life) -> None:
+def test_the_first_chunk_looks_at_a_full_buffer_and_learns_nothing(life: Life) -> None:
     begun = start(TINY, (), KEY)
     state, record = life[0]
-    assert record["updates"] == 0 and np.isnan(record["td_loss"])
-    assert int(state.agent.steps) == TINY.warmup
-    assert 0 < int(state.agent.buffer.size) <= TINY.warmup
+    assert record["updates"] == 0 and np.isnan(record["td_loss"]) and record["epsilon"] == 1
+    assert int(state.agent.learner.steps) == 0
+    warmup = TINY.algorithm.warmup
+    assert warmup - 2 <= int(state.agent.experience.buffer.size) <= warmup  # two episodes begin
     for a, b in zip(
         jax.tree.leaves(begun.agent.params), jax.tree.leaves(state.agent.params), strict=True
     ):
@@ -136,16 +147,20 @@ def test_the_first_chunk_fills_the_buffer_and_learns_nothing(life: Life) -> None
 
 def test_later_chunks_learn_and_copy_the_target(life: Life) -> None:
     for (state, record), (before, _) in zip(life[1:], life[:-1], strict=True):
-        assert record["updates"] in (3, 4)  # of four, if an episode ended within the warm-up
+        assert record["updates"] == 4
         assert record["td_loss"] > 0 and record["td_loss_max"] >= record["td_loss"]
-        assert int(state.agent.steps) - int(before.agent.steps) == 16
+        assert int(state.agent.learner.steps) - int(before.agent.learner.steps) == 4
+        calls = state.agent.experience.buffer.calls - before.agent.experience.buffer.calls
+        assert int(calls) == 16
         assert record["gradient_norm"] > 0 and record["score"] <= 0
         changed = jax.tree.map(
             lambda a, b: bool((a != b).any()), state.agent.params, before.agent.params
         )
         assert all(jax.tree.leaves(changed))
-    # 24 + 16 + 16 steps of four frames: the target was copied at 64 frames, 128 and 192
-    assert int(life[-1][0].agent.steps) == 56
+        for name in ("params", "target_params"):  # copied every 64 frames: at each measurement
+            copied = jax.tree.leaves(getattr(state.agent, name))
+            assert all(map(np.array_equal, copied, jax.tree.leaves(state.agent.params)))
+    assert np.isclose(life[-1][1]["epsilon"], 0.1)  # 100 frames of exploration are over
 
 
 def test_c_k_is_that_of_gradients_one_by_one(life: Life) -> None:
@@ -154,12 +169,12 @@ def test_c_k_is_that_of_gradients_one_by_one(life: Life) -> None:
     _, look_key = jax.random.split(jax.random.fold_in(state.measure_key, 2))
     pick_key, _ = jax.random.split(look_key)
 
-    def slowly(agent: double_dqn.State) -> gradients.Covariance:
-        batch = frame_replay.sample(agent.buffer, jax.random.uniform(pick_key, (6,)))
-        now, then = map(double_dqn.frames_last, (batch.observation, batch.following))
+    def slowly(agent: dqn.State) -> gradients.Covariance:
+        batch = frame_replay.sample(agent.experience.buffer, jax.random.uniform(pick_key, (6,)))
+        now, then = map(atari_task.frames_last, (batch.observation, batch.following))
         best = learner.apply(agent.params, then).argmax(axis=1)
         ahead = learner.apply(agent.target_params, then)[jnp.arange(6), best]
-        goals = batch.reward + TINY.discount * batch.discount * ahead
+        goals = batch.reward + TINY.algorithm.discount * batch.discount * ahead
         each = (now, batch.action, goals)
 
         def loss(params: Any, example: Any) -> jax.Array:
@@ -202,7 +217,7 @@ def test_the_table_and_the_arrays(life: Life) -> None:
 
 def test_the_screens_are_what_the_agent_saw_last(life: Life) -> None:
     state, record = life[-1]
-    seen = frame_replay.observe(state.agent.buffer)[0]  # (stack, height, width)
+    seen = frame_replay.observe(state.agent.experience.buffer)[0]  # (stack, height, width)
     np.testing.assert_array_equal(record["screens"][-1], seen[-1])
     # 57 frames were seen: of 80 and 64 steps ago there is nothing
     assert not record["screens"][:2].any() and record["screens"][2:].any(axis=(1, 2)).all()
@@ -240,7 +255,7 @@ COMMITTED = [run for run in results.recorded("atari_layer_norm") if run.study !=
 
 
 def test_the_analogue_plays_the_middle_of_every_three_bars() -> None:
-    (run,) = (run for run in COMMITTED if run.config["size"] < Config.size)
+    (run,) = (run for run in COMMITTED if run.label == "laptop_19_games")
     assert configuration.from_dict(Config, run.config) == EXPERIMENT.studies[run.study]
     assert run.config["games"] == list(printed.atari_improvements().game[1::3])
     assert {**run.config, "games": []} == {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,14 +9,18 @@ import numpy as np
 import pytest
 
 from plasticity.agents import mdp_agent
+from plasticity.agents.settings import DQN, Problem
 from plasticity.chapters.probing import probed_agent
 from plasticity.chapters.probing.by_key import ByKey
 from plasticity.chapters.probing.probed_agent import Config
+from plasticity.configuration import replaced
 from plasticity.networks import architectures
+from plasticity.networks.settings import MLP
 from plasticity.shapes import Array
 
 TINY = Config(
-    n_images=20, mlp_width=8, batch_size=8, target_period=10, warmup=20, capacity=50,
+    problem=Problem(n_images=20), network=MLP(width=8),
+    algorithm=DQN(batch_size=8, target_period=10, warmup=20, capacity=50),
     probe_every=20, probes=1, n_targets=2, probe_steps=100, probe_batch_size=8, seeds=1,
     sharpness_every=10, proxy_examples=20,
 )  # fmt: skip
@@ -43,11 +45,12 @@ def test_a_new_field_of_a_network_makes_other_probe_targets(
     gains = {0.5: 1.0, 0.25: 3.0}  # by a setting that no network is made of
 
     def network(config: mdp_agent.AgentConfig, learning: bool = False) -> Louder:
-        return Louder(mdp_agent.n_outputs(config), gains[config.discount])
+        return Louder(mdp_agent.n_outputs(config), gains[config.algorithm.discount])
 
     monkeypatch.setattr(mdp_agent, "network", network)
-    quiet, loud = replace(TINY, discount=0.5), replace(TINY, discount=0.25)
-    world, _ = probed_agent.load([quiet, loud, replace(loud, batch_size=4)])
+    quiet, loud = (replaced(TINY, {"algorithm.discount": discount}) for discount in gains)
+    other = replaced(loud, {"algorithm.batch_size": 4})
+    world, _ = probed_agent.load([quiet, loud, other])
     assert len(world.targets) == 2 and len(world.images) == 1
     found = [world.targets[mdp_agent.network_key(config)] for config in (quiet, loud)]
     assert found[0].shape == found[1].shape == (2, 20, 10)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,23 @@ from hurried import compiled
 from plasticity import configuration
 from plasticity import learner as learning
 from plasticity.agents import dqn, mdp_agent, optimizers
+from plasticity.agents.mdp_task import ImageTask
+from plasticity.agents.settings import DQN, Optimizer, Problem
 from plasticity.chapters.curvature_evolution import EXPERIMENT
 from plasticity.chapters.curvature_evolution import judge as judging
 from plasticity.chapters.curvature_evolution import run as experiment
 from plasticity.chapters.curvature_evolution.run import Config, State
 from plasticity.chapters.probing.probed_agent import World
+from plasticity.configuration import replaced
 from plasticity.measure import gradients
+from plasticity.networks.settings import MLP
 from plasticity.runs import checkpoints, driver, freshness, results, units
 from plasticity.runs.results import Run
 
 TINY = Config(
-    n_images=60, mlp_width=8, batch_size=8, learning_rate=0.05, target_period=3, warmup=20,
-    capacity=50, updates=6, examples=16, order=4, vectors=2, covariance_examples=12,
+    problem=Problem(n_images=60), network=MLP(width=8), optimizer=Optimizer("sgd", 0.05),
+    algorithm=DQN(batch_size=8, target_period=3, warmup=20, capacity=50),
+    updates=6, examples=16, order=4, vectors=2, covariance_examples=12,
     walk_scales=(1.0, 10.0), seeds=1,
 )  # fmt: skip
 KEY = jax.random.key(0)
@@ -38,7 +44,7 @@ PROCESSES = ("agent", "walk", "walk_x10", "walk_per_tensor")
 
 start = compiled(experiment.start, static_argnums=0)
 advance = compiled(experiment.advance, static_argnums=0)
-train = compiled(dqn.train, static_argnums=(0, 4))
+train = compiled(dqn.train, static_argnums=(0, 3))
 
 
 @pytest.fixture(scope="module")
@@ -76,18 +82,19 @@ def test_arms_are_the_agent_another_optimizer_and_four_convolutional_ones() -> N
     assert experiment.arms(TINY) == {"agent": {}}
     assert list(experiment.arms(replace(TINY, adam_arm=True))) == ["agent", "adam"]
     config = experiment.STUDIES["laptop"]
-    arms = {name: replace(config, **changes) for name, changes in experiment.arms(config).items()}
+    arms = {name: EXPERIMENT.arm(config, name) for name in experiment.arms(config)}
     assert len(arms) == 2 + 4
-    assert arms["agent"] == config and config.optimizer == "sgd"
-    assert arms["adam"] == replace(config, optimizer="adam", walk_scales=(1.0,))
+    assert arms["agent"] == config and config.optimizer.name == "sgd"
+    assert arms["adam"] == replaced(config, {"optimizer.name": "adam", "walk_scales": (1.0,)})
+    same = attrgetter(
+        "problem.n_images", "optimizer.learning_rate", "examples", "updates", "algorithm.discount"
+    )
     for variant in ("true_label", "random_label"):
         plain, normed = (arms[experiment.cnn_arm(variant, norm)] for norm in (False, True))
-        assert normed == replace(plain, layer_norm=True) and not plain.layer_norm
-        assert (plain.variant, plain.architecture, plain.optimizer) == (variant, "cnn", "adam")
-        assert plain.walk_scales == () and plain.updates == config.updates
-        same = ("n_images", "learning_rate", "examples", "channels", "cnn_width", "discount")
-        for name in same:
-            assert getattr(plain, name) == getattr(config, name)
+        assert normed == replaced(plain, {"network.layer_norm": True})
+        assert plain.network == config.cnn and not config.cnn.layer_norm
+        assert (plain.problem.variant, plain.optimizer.name) == (variant, "adam")
+        assert plain.walk_scales == () and same(plain) == same(config)
     assert len(set(arms.values())) == 6
 
 
@@ -102,12 +109,12 @@ def test_arms_are_the_agent_another_optimizer_and_four_convolutional_ones() -> N
         ({"walk_scales": (10.0,)}, "1, the walk of §4.2, must be among them, or none"),
         ({"order": 0}, "order = 0: must be above 0"),
         ({"vectors": 0}, "vectors = 0: must be above 0"),
-        ({"warmup": 7}, "a batch must fit into the warm-up"),
+        ({"algorithm.warmup": 7}, "a batch must fit into the warm-up"),
     ],
 )
 def test_settings_that_cannot_run_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(configuration.ConfigError, match=message):
-        replace(TINY, **changes)
+        replaced(TINY, changes)
 
 
 def test_every_walk_is_work_and_an_agent_without_one_has_less() -> None:
@@ -115,7 +122,7 @@ def test_every_walk_is_work_and_an_agent_without_one_has_less() -> None:
     work = [experiment.flops(replace(TINY, walk_scales=chosen)) for chosen in scales]
     # A walk brings another beside it, the one tensor by tensor: 1, 3, 4, 5 processes.
     np.testing.assert_allclose(np.diff(work) / np.diff(work)[1], [2, 1, 1])
-    assert experiment.flops(replace(TINY, batch_size=16)) > work[2]
+    assert experiment.flops(replaced(TINY, {"algorithm.batch_size": 16})) > work[2]
     for name in ("order", "vectors", "examples"):
         twice = replace(TINY, **{name: 2 * getattr(TINY, name)}, walk_scales=())
         assert work[0] < experiment.flops(twice) < 2 * work[0]
@@ -142,11 +149,12 @@ def test_the_agent_is_one_that_was_trained_without_a_walk(world: World, life: Li
     begun, mdp = start(TINY, world, KEY), life[0][0].mdp
     plain = begun.agent._replace(learner=learning.start(optax.sgd(0.05), begun.origin))
     agent = replace(mdp_agent.agent(TINY), optimizer=optax.sgd(0.05))
-    trained, _ = train(agent, mdp, images_of(world), plain, 18)
+    trained, _ = train(agent, ImageTask(mdp, images_of(world)), plain, 18)
     ours = life[-1][0].agent
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), ours.params, trained.params)
-    np.testing.assert_array_equal(ours.buffer.items.action, trained.buffer.items.action)
-    np.testing.assert_array_equal(ours.buffer.items.observation, trained.buffer.items.observation)
+    stored, expected = (state.experience.buffer.items for state in (ours, trained))
+    np.testing.assert_array_equal(stored.action, expected.action)
+    np.testing.assert_array_equal(stored.observation, expected.observation)
     moved = norm(jax.tree.map(jnp.subtract, ours.params, begun.origin))
     assert moved > 0.01
 
@@ -154,7 +162,7 @@ def test_the_agent_is_one_that_was_trained_without_a_walk(world: World, life: Li
 def test_after_one_step_a_walk_is_as_far_as_its_agent_times_its_scale(world: World) -> None:
     begun = start(TINY, world, KEY)
     learner = experiment.agent(TINY, KEY)
-    stepped, _ = train(learner, begun.mdp, images_of(world), begun.agent, 1)
+    stepped, _ = train(learner, ImageTask(begun.mdp, images_of(world)), begun.agent, 1)
     moved = {
         name: jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), params, begun.origin)
         for name, params in experiment.processes(TINY, begun.origin, stepped).items()
@@ -196,18 +204,18 @@ def test_equal_keys_start_equal_in_every_arm_and_other_keys_do_not(world: World)
     """Walks and measurements belong to the seed as well."""
     first, digest = start(TINY, world, KEY), checkpoints.digest
     assert digest(first) == digest(start(TINY, world, KEY))
-    adam = start(replace(TINY, optimizer="adam"), world, KEY)
+    adam = start(replaced(TINY, {"optimizer.name": "adam"}), world, KEY)
     alone = start(replace(TINY, walk_scales=()), world, KEY)
     for arm in (adam, alone):
         for name in ("mdp", "origin", "measure_key"):
             assert digest(getattr(arm, name)) == digest(getattr(first, name))
-        assert digest(arm.agent.buffer) == digest(first.agent.buffer)
+        assert digest(arm.agent.experience) == digest(first.agent.experience)
     assert digest(walk_key(adam)) == digest(walk_key(first))
     assert not isinstance(alone.agent.learner.opt_state, optimizers.Walk)
     other = start(TINY, world, jax.random.key(1))
     picks: list[Callable[[State], Any]] = [
         lambda state: state.origin, lambda state: state.measure_key, walk_key,
-        lambda state: state.agent.buffer.items,
+        lambda state: state.agent.experience.buffer.items,
     ]  # fmt: skip
     for pick in picks:
         assert digest(pick(first)) != digest(pick(other))
@@ -238,7 +246,7 @@ def test_the_spectrum_is_that_of_the_dense_hessian(double: None) -> None:
     """Of 2 x 2 images and three units a layer: a Hessian of 67 parameters can be held."""
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.normal(size=(60, 2, 2, 1)))
-    config = replace(TINY, mlp_width=3, order=48)
+    config = replace(TINY, network=MLP(width=3), order=48)
     begun = mdp_agent.initialise(config, (2, 2, 1), KEY)
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), begun)
     found = compiled(experiment.measure, static_argnums=0)(
@@ -325,7 +333,7 @@ def test_the_table_is_tidy_and_arrays_are_stacked_over_seeds(
         "metric", "value",
     ]  # fmt: skip
     used = table.groupby("arm").optimizer.unique()
-    assert list(used["agent"]) == [TINY.optimizer] and list(used["adam"]) == ["adam"]
+    assert list(used["agent"]) == [TINY.optimizer.name] and list(used["adam"]) == ["adam"]
     rows = table[(table.arm == "adam") & (table.seed == 1) & (table.process == "walk_x10")]
     rows = rows[rows.metric == "sharpness"]
     assert list(rows.step) == [0, 3, 6, 9, 12, 15, 18]
@@ -347,7 +355,7 @@ def test_the_table_is_tidy_and_arrays_are_stacked_over_seeds(
 
 
 def test_the_steps_of_an_arm_are_its_own() -> None:
-    config = replace(TINY, layer_norm_arms=True, warmup=40)
+    config = replaced(TINY, {"layer_norm_arms": True, "algorithm.warmup": 40})
     arm = experiment.cnn_arm("random_label", True)
     table, arrays = experiment.summarize(config, {(arm, 0): measured([1.0] * 7)})
     assert list(table[table.metric == "sharpness"].step) == [1_000 * k for k in range(7)]
@@ -368,7 +376,7 @@ def measured(sharpness: list[float], share: float = 0.1, /, **walk: Any) -> dict
 
 def made_up(agents: results.Records, **changes: Any) -> Run:
     """Make up a run of these agents."""
-    config = replace(TINY, warmup=40, **changes)
+    config = replaced(TINY, {"algorithm.warmup": 40, **changes})
     table, arrays = experiment.summarize(config, agents)
     provenance = {"study": "quick", "config": configuration.to_dict(config)}
     return Run("curvature_evolution", "quick", table, arrays, provenance)
@@ -566,7 +574,7 @@ def test_recorded_runs_kept_every_spectrum_and_four_pictures(run: Run) -> None:
     assert (run.select(metric="diverged").value == 0).all()
     shape = (config.seeds, experiment.chunks(config), config.vectors)
     for (arm, process), rows in run.table.groupby(["arm", "process"]):
-        order = replace(config, **experiment.arms(config)[arm]).order
+        order = EXPERIMENT.arm(config, arm).order
         for kind in ("nodes", "weights"):
             array = run.arrays[f"{kind}/{arm}/{process}"]
             assert array.shape == (*shape, order) and np.isfinite(array).all()

@@ -11,16 +11,20 @@ import numpy as np
 import pytest
 
 from plasticity import cli, configuration
+from plasticity.agents.settings import DQN, Problem
 from plasticity.chapters.falsification import EXPERIMENT, judge
 from plasticity.chapters.falsification.run import SENSITIVITY, Config
 from plasticity.chapters.probing import bank, probed_agent
+from plasticity.configuration import replaced
+from plasticity.networks.settings import MLP
 from plasticity.runs import freshness, results
 from plasticity.runs.results import Run
 
 TINY = Config(
-    variants=("true_label", "random_label"), datasets=("mnist_5k",), architectures=("mlp",),
-    n_images=60, mlp_width=8, batch_size=8, target_period=10, warmup=20, capacity=50,
-    probe_every=20, probes=1, n_targets=1, probe_steps=500, probe_batch_size=8, seeds=6,
+    variants=("true_label", "random_label"), datasets=("mnist_5k",), networks=(MLP(width=8),),
+    problem=Problem(n_images=60), seeds=6,
+    algorithm=DQN(batch_size=8, target_period=10, warmup=20, capacity=50),
+    probe_every=20, probes=1, n_targets=1, probe_steps=500, probe_batch_size=8,
     sharpness_every=10, sharpness_order=3, proxy_examples=60,
 )  # fmt: skip
 
@@ -31,21 +35,20 @@ def test_arms_are_every_combination_and_one_change_at_a_time() -> None:
     main = EXPERIMENT.arms(replace(config, sensitivity=False))
     assert len(main) == 3 * 2 * 2 * len(config.settings)
     assert len(arms) == len(main) + 3 * len(SENSITIVITY)
-    fields = ("variant", "dataset", "architecture", "optimizer", "learning_rate")
+    fields = ("problem.variant", "problem.dataset", "network", "optimizer")
     seen = {tuple(changes[name] for name in fields) for changes in main.values()}
     assert len(seen) == len(main)
-    base = replace(config, **main["true_label-mnist_5k-mlp-adam_1e-3"])
+    base = EXPERIMENT.arm(config, "true_label-mnist_5k-mlp-adam_1e-3")
     base = replace(base, keep_parameters=False)
     for name, change in SENSITIVITY.items():
-        arm = replace(config, **arms[f"true_label-{name}"])
-        assert arm == replace(base, **change) != base
+        assert EXPERIMENT.arm(config, f"true_label-{name}") == replaced(base, change) != base
 
 
 def test_the_bank_has_one_network_a_stratum() -> None:
     config = EXPERIMENT.studies["laptop"]
     kept = [c for c in EXPERIMENT.arms(config).values() if c["keep_parameters"]]
     assert len(kept) == 12
-    assert {c["learning_rate"] for c in kept} == {1e-3}
+    assert {c["optimizer"].learning_rate for c in kept} == {1e-3}
 
 
 def test_there_are_agents_enough() -> None:
@@ -102,7 +105,7 @@ def population(signs: dict[str, float], landscape: dict[str, float]) -> Run:
     """
     rng, agents = np.random.default_rng(0), {}
     for arm, changes in EXPERIMENT.arms(TINY).items():
-        variant = str(changes["variant"])
+        variant = str(changes["problem.variant"])
         for seed in range(6):
             lost = 0.1 + 0.05 * rng.random()
             values = {name: 10 + signs[variant] * lost for name in judge.STATISTICS}
@@ -180,11 +183,12 @@ def test_the_judge_of_curves_follows_the_ledger(
 def test_the_whole_of_it_through_driver_bank_and_command_line(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = {**configuration.to_dict(TINY), "keep_parameters": "true", "seeds": 1}
-    settings |= {"variants": "true_label", "datasets": "mnist_5k", "architectures": "mlp"}
-    settings |= {"settings": "adam:1e-3", "sensitivity": "false", "double": "false"}
-    settings["layer_norm"] = "false"
-    options = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    settings = [
+        "variants=true_label", "networks=mlp(width=8)", "settings=adam:1e-3",
+        "algorithm.target_period=10", "probe_every=20", "sharpness_every=10", "probes=1",
+        "probe_steps=500", "seeds=1", "keep_parameters=true",
+    ]  # fmt: skip
+    options = [part for setting in settings for part in ("--set", setting)]
     arguments = ["run", "falsification", "--study", "quick", *options, "--workers", "1"]
     assert cli.main(arguments) == 0
     (label,) = [path.name for path in (runs / "falsification").iterdir()]
@@ -233,7 +237,7 @@ def test_recorded_runs_are_of_this_code_and_this_study(run: Run) -> None:
 )
 def test_recorded_runs_are_of_these_images(run: Run) -> None:
     config = configuration.from_dict(Config, run.config)
-    _, source = EXPERIMENT.load(replace(config, architectures=("mlp",), sensitivity=False))
+    _, source = EXPERIMENT.load(replace(config, networks=(MLP(),), sensitivity=False))
     assert source["images"] == run.provenance["data"]["images"]
 
 
@@ -242,7 +246,7 @@ def test_a_kept_network_probed_again_gives_what_was_recorded(run: Run) -> None:
     """A different processor rounds differently, and 2,000 steps of Adam let that grow a little."""
     arm = "true_label-mnist_5k-mlp-adam_1e-3"
     config = configuration.from_dict(Config, run.config)
-    arm_config = replace(config, **EXPERIMENT.arms(config)[arm])
+    arm_config = EXPERIMENT.arm(config, arm)
     world, _ = probed_agent.load([arm_config])
     found = bank.reprobe(arm_config, world, run.bank(arm), config.first_seed)
     recorded = run.select(arm=arm, seed=config.first_seed, metric="probe_loss").value

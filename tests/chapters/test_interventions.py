@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,24 @@ import pytest
 
 from plasticity import cli, configuration, statistics
 from plasticity.agents import mdp_agent
+from plasticity.agents.settings import DQN, Problem
 from plasticity.chapters.claims import LEDGER
 from plasticity.chapters.interventions import EXPERIMENT, words
 from plasticity.chapters.interventions import judge as judging
 from plasticity.chapters.interventions.run import CELL, INTERVENTIONS, Config
 from plasticity.chapters.printed import interventions
 from plasticity.chapters.probing import probed_agent
+from plasticity.configuration import replaced
+from plasticity.networks.settings import CNN, MLP, Regression, TwoHot
 from plasticity.runs import results
 from plasticity.runs.results import Run
 
 NETWORKS = ("mlp", "cnn", "resnet", "vit")
 TINY = Config(
-    datasets=("mnist_5k",), n_images=60, mlp_width=8, batch_size=8, target_period=10, warmup=20,
-    capacity=50, probe_every=20, probes=1, n_targets=1, probe_steps=500, probe_batch_size=8,
-    seeds=4, sharpness_every=10, sharpness_order=3, proxy_examples=60, two_hot_learning_rate=3e-4,
+    datasets=("mnist_5k",), problem=Problem(n_images=60), network=MLP(width=8), seeds=4,
+    algorithm=DQN(batch_size=8, target_period=10, warmup=20, capacity=50),
+    probe_every=20, probes=1, n_targets=1, probe_steps=500, probe_batch_size=8,
+    sharpness_every=10, sharpness_order=3, proxy_examples=60, two_hot_learning_rate=3e-4,
 )  # fmt: skip
 
 
@@ -39,24 +43,23 @@ TINY = Config(
 def test_an_arm_is_every_combination_and_one_change_at_a_time() -> None:
     arms = EXPERIMENT.arms(TINY)
     assert len(arms) == 2 * 1 * 4 * 2 * 7
-    own = {field.name for field in fields(mdp_agent.AgentConfig)}
-    for name, changes in arms.items():
-        cell = dict(zip(CELL, name.split("-"), strict=True))
-        intervention = cell.pop("intervention")
-        assert {field: changes[field] for field in cell} == cell
-        rate = {"learning_rate": 3e-4} if cell["encoding"] == "two_hot" else {}
-        named = {"intervention": intervention}
-        assert changes == {**cell, **rate, **named, **INTERVENTIONS[intervention]}
-        arm = replace(TINY, **changes)
-        assert arm.learning_rate == (3e-4 if cell["encoding"] == "two_hot" else 1e-3)
-        base = replace(TINY, **cell, **rate)
-        changed = {field for field in own if getattr(arm, field) != getattr(base, field)}
-        assert changed == INTERVENTIONS[intervention].keys()
-        assert len(changed) == (intervention != "none")
+    networks = {network.kind: network for network in TINY.networks}
+    outputs = {output.kind: output for output in TINY.outputs}
+    for name in arms:
+        variant, dataset, architecture, encoding, intervention = name.split("-")
+        cell = {
+            "problem.variant": variant, "problem.dataset": dataset,
+            "network": networks[architecture], "output": outputs[encoding],
+            "optimizer.learning_rate": 3e-4 if encoding == "two_hot" else 1e-3,
+        }  # fmt: skip
+        base, change = replaced(TINY, cell), INTERVENTIONS[intervention]
+        arm = EXPERIMENT.arm(TINY, name)
+        assert arm == replaced(base, {"intervention": intervention, **change})
+        assert len(change) == (intervention != "none") == (replaced(base, change) != base)
 
 
 def test_interventions_are_those_of_the_paper() -> None:
-    assert INTERVENTIONS["weight_decay"] == {"weight_decay": 1e-5}  # §6.2
+    assert INTERVENTIONS["weight_decay"] == {"optimizer.weight_decay": 1e-5}  # §6.2
     printed = set(interventions().intervention)
     assert printed == INTERVENTIONS.keys() - {"reset_optimizer"}  # which is of B.1, in no heat map
 
@@ -73,7 +76,7 @@ def test_studies_have_their_arms(study: str, count: int) -> None:
 
 
 def test_a_search_is_over_learning_rates_alone() -> None:
-    config = replace(TINY, search=(1e-3, 1e-5), architectures=("mlp",), variants=("true_label",))
+    config = replace(TINY, search=(1e-3, 1e-5), networks=(MLP(),), variants=("true_label",))
     arms = EXPERIMENT.arms(config)
     assert list(arms) == [
         f"true_label-mnist_5k-mlp-{encoding}-{rate}"
@@ -81,8 +84,10 @@ def test_a_search_is_over_learning_rates_alone() -> None:
         for rate in ("0.001", "1e-05")
     ]
     for name, changes in arms.items():
-        assert changes["learning_rate"] == float(name.split("-", 4)[4])
-        assert changes.keys() == {"learning_rate", *CELL} - {"intervention"}
+        assert changes["optimizer.learning_rate"] == float(name.split("-", 4)[4])
+        assert changes.keys() == {
+            "problem.variant", "problem.dataset", "network", "output", "optimizer.learning_rate",
+        }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -91,8 +96,8 @@ def test_a_search_is_over_learning_rates_alone() -> None:
         ({"interventions": ()}, "interventions: needs at least one"),
         ({"variants": ()}, "variants: needs at least one"),
         ({"datasets": ()}, "datasets: needs at least one"),
-        ({"architectures": ()}, "architectures: needs at least one"),
-        ({"encodings": ()}, "encodings: needs at least one"),
+        ({"networks": ()}, "networks: needs at least one"),
+        ({"outputs": ()}, "outputs: needs at least one"),
         ({"interventions": ("none", "dropout")}, "'dropout' is none of none, reset_last_layer"),
         ({"search": (1e-3, 0.0)}, "learning rates must be above 0"),
         ({"two_hot_learning_rate": 0.0}, "two_hot_learning_rate = 0.0: must be above 0"),
@@ -240,7 +245,7 @@ def test_an_architecture_that_is_unknown_could_be_anywhere(
 
 def test_an_agent_whose_probe_diverged_is_counted_and_not_averaged() -> None:
     """Its own parameters are finite: from them the probe's optimizer goes astray."""
-    few = replace(TINY, interventions=("none", "layer_norm"), encodings=("regression",))
+    few = replace(TINY, interventions=("none", "layer_norm"), outputs=(Regression(),))
     run = made_up(few, lambda cell, seed: record(np.inf if seed == 2 else 0.3))
     table = judging.cells(run)
     assert set(table.diverged) == {1}
@@ -253,7 +258,7 @@ def test_an_agent_whose_probe_diverged_is_counted_and_not_averaged() -> None:
 
 def test_a_contrast_is_paired_by_seed_and_averaged_over_the_grid() -> None:
     config = replace(
-        TINY, datasets=("mnist_5k", "cifar10_train"), encodings=("regression",),
+        TINY, datasets=("mnist_5k", "cifar10_train"), outputs=(Regression(),),
         interventions=("none", "layer_norm", "weight_decay"),
     )  # fmt: skip
 
@@ -364,7 +369,7 @@ def test_the_judge_of_shrinking_under_two_hot_compares_under_two_hot(
         scatter = 0.01 * (-1) ** seed * (where[2] == "none")
         return record(1.0 + scatter + (base | shrunk).get(where, 0.0))
 
-    few = replace(TINY, interventions=("none", "shrink_and_perturb"), encodings=("two_hot",))
+    few = replace(TINY, interventions=("none", "shrink_and_perturb"), outputs=(TwoHot(),))
     verdict = judging.CLAIMS["shrink-perturb-categorical"](made_up(few, agent))
     assert verdict.status == status and len(verdict.conditions) == 4
 
@@ -405,7 +410,7 @@ def test_the_judge_of_the_loss_takes_ratios_of_its_largest(effects: Effects, sta
 
 def test_what_a_run_lacks_is_not_judged() -> None:
     """The quick study has three interventions; a search has none to compare with."""
-    few = replace(TINY, interventions=("none", "layer_norm"), encodings=("regression",))
+    few = replace(TINY, interventions=("none", "layer_norm"), outputs=(Regression(),))
     run = made_up(few, lambda cell, seed: record(0.3 - 0.1 * (cell["intervention"] != "none")))
     found = {name: judge(run).status for name, judge in judging.CLAIMS.items()}
     assert found.pop("layer-norm-helps") == "supported"
@@ -440,14 +445,12 @@ def test_the_pareto_front_is_what_no_other_point_beats() -> None:
 def test_the_whole_of_it_through_driver_and_command_line(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = configuration.to_dict(replace(TINY, seeds=1)) | {
-        "variants": "true_label", "datasets": "mnist_5k", "architectures": "mlp",
-        "encodings": "two_hot", "interventions": "reset_last_layer", "search": "",
-    }  # fmt: skip
-    settings |= {name: str(v).lower() for name, v in settings.items() if isinstance(v, bool)}
-    default = configuration.to_dict(EXPERIMENT.studies["quick"])
-    changed = {name: value for name, value in settings.items() if value != default[name]}
-    options = [part for name, value in changed.items() for part in ("--set", f"{name}={value}")]
+    settings = [
+        "networks=mlp(width=8)", "outputs=two_hot", "interventions=reset_last_layer",
+        "algorithm.target_period=10", "probe_every=20", "sharpness_every=10", "probes=1",
+        "probe_steps=500", "seeds=1",
+    ]  # fmt: skip
+    options = [part for setting in settings for part in ("--set", setting)]
     arguments = ["run", "interventions", "--study", "quick", *options, "--workers", "1"]
     assert cli.main(arguments) == 0
     assert "reset-helps: not run" in capsys.readouterr().out
@@ -466,7 +469,7 @@ COMMITTED = [run for run in results.recorded("interventions") if run.study != "q
 )
 def test_recorded_runs_are_of_these_images(run: Run) -> None:
     config = configuration.from_dict(Config, run.config)
-    few = replace(config, architectures=("mlp",), interventions=("none",), n_targets=1)
+    few = replace(config, networks=(MLP(),), interventions=("none",), n_targets=1)
     _, source = EXPERIMENT.load(few)
     assert source["images"] == run.provenance["data"]["images"]
 
@@ -477,8 +480,8 @@ def test_recorded_runs_are_of_these_images(run: Run) -> None:
 def test_a_two_hot_network_is_probed_by_its_own_loss_if_asked() -> None:
     """Against a plain loop: cross-entropy is descended, squared errors of values are recorded."""
     config = replace(
-        TINY, encoding="two_hot", bins=5, value_low=-3.0, value_high=3.0, n_targets=2, probes=0,
-        probe_steps=50, probe_loss="own",
+        TINY, output=TwoHot(bins=5, low=-3.0, high=3.0), n_targets=2, probes=0, probe_steps=50,
+        probe_loss="own",
     )  # fmt: skip
     world, _ = probed_agent.load([config])
     state = EXPERIMENT.start(config, world, jax.random.key(3))
@@ -520,7 +523,7 @@ def test_a_two_hot_network_is_probed_by_its_own_loss_if_asked() -> None:
 
 
 def test_both_losses_of_a_probe_stand_side_by_side_and_are_compared_by_seed() -> None:
-    few = replace(TINY, architectures=("mlp", "cnn"), interventions=("none", "layer_norm"))
+    few = replace(TINY, networks=(MLP(), CNN()), interventions=("none", "layer_norm"))
     lost = {("two_hot", "none"): 0.3, ("regression", "none"): 0.1}
     run = made_up(
         few,
@@ -528,7 +531,7 @@ def test_both_losses_of_a_probe_stand_side_by_side_and_are_compared_by_seed() ->
             0.3 + 0.05 * seed + lost.get((cell["encoding"], cell["intervention"]), 0.0)
         ),
     )
-    only = replace(few, architectures=("mlp",), encodings=("two_hot",), probe_loss="own")
+    only = replace(few, networks=(MLP(),), outputs=(TwoHot(),), probe_loss="own")
     own = made_up(only, lambda cell, seed: record(0.25 + 0.05 * seed, initial=0.22))
     values = judging.own_loss_contrast(run, own, "mlp")
     np.testing.assert_allclose(values, np.full(4, (0.25 - 0.22) - (0.4 - 0.2)), atol=1e-6)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 
@@ -11,6 +9,7 @@ from plasticity.chapters.measuring_plasticity import EXPERIMENT, judge
 from plasticity.chapters.measuring_plasticity.run import CALIBRATION, fresh_arm
 from plasticity.chapters.printed import fresh_losses, interventions
 from plasticity.chapters.probing import probed_agent
+from plasticity.networks.settings import CNN, MLP
 from plasticity.runs.results import Run
 
 
@@ -19,13 +18,12 @@ def test_arms_are_problems_with_and_without_layer_norm_traps_and_fresh_networks(
         "random_label", "random_label-layer_norm",
     ]  # fmt: skip
     config = EXPERIMENT.studies["laptop"]
-    arms = EXPERIMENT.arms(config)
+    arms = {name: EXPERIMENT.arm(config, name) for name in EXPERIMENT.arms(config)}
     assert len(arms) == 2 * 3 + 2 + 4 * len(CALIBRATION)
-    for name, changes in arms.items():
-        arm = replace(config, **changes)
+    for name, arm in arms.items():
         assert (probed_agent.chunks(arm) == 1) == name.startswith("fresh")
         if name.startswith("fresh"):  # A.2's networks
-            assert (arm.mlp_width, arm.cnn_width, arm.channels) == (512, 256, 64)
+            assert arm.network in (MLP(width=512), CNN(channels=64, width=256))
 
 
 def test_the_paper_prints_four_fresh_losses_for_our_networks() -> None:

@@ -13,37 +13,43 @@ import pytest
 from hurried import compiled
 
 from plasticity import configuration
-from plasticity.agents import dqn, mdp_agent
+from plasticity.agents import dqn, mdp_agent, mdp_task
 from plasticity.agents.mdp_agent import AgentConfig
+from plasticity.agents.mdp_task import ImageTask
+from plasticity.agents.settings import DQN, Optimizer, Problem
 from plasticity.chapters.probing import bank, probed_agent, tables
 from plasticity.chapters.probing.by_key import ByKey
 from plasticity.chapters.probing.probed_agent import Config, World
+from plasticity.configuration import replaced
 from plasticity.cure import Seen
+from plasticity.cures.settings import ResetLastLayer
 from plasticity.learner import Learner
 from plasticity.measure import curvature, gradients, probe, ranks
+from plasticity.networks.settings import CNN, MLP, Output, Regression, TwoHot, ViT
 from plasticity.runs import checkpoints
 
 TINY = Config(
-    n_images=60, mlp_width=8, batch_size=8, target_period=10, warmup=20, capacity=50,
+    problem=Problem(n_images=60), network=MLP(width=8),
+    algorithm=DQN(batch_size=8, target_period=10, warmup=20, capacity=50),
     probe_every=20, probes=2, n_targets=2, probe_steps=100, probe_batch_size=8, seeds=1,
     keep_parameters=True, sharpness_every=10, sharpness_order=3, proxy_examples=60,
 )  # fmt: skip
-CNN = replace(TINY, architecture="cnn", channels=2, cnn_width=4, probes=1)
+WITH_CNN = replace(TINY, network=CNN(channels=2, width=4), probes=1)
 TWO_HOT = replace(
-    TINY, encoding="two_hot", bins=5, value_low=-2.0, value_high=2.0, event="reset_last_layer",
-    probe_every=10, target_period=10,
-)  # fmt: skip
+    TINY, output=TwoHot(bins=5, low=-2.0, high=2.0), cures=(ResetLastLayer(),), probe_every=10
+)
 KEY = jax.random.key(0)
 
 start = compiled(probed_agent.start, static_argnums=0)
 advance = compiled(probed_agent.advance, static_argnums=0)
 sharpness = compiled(probed_agent.sharpness, static_argnums=0)
+train = compiled(dqn.train, static_argnums=(0, 3))
 
 
 @pytest.fixture(scope="module")
 def world() -> World:
     """Sixty digits, and the targets of all networks."""
-    return probed_agent.load([TINY, CNN, TWO_HOT])[0]
+    return probed_agent.load([TINY, WITH_CNN, TWO_HOT])[0]
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +76,8 @@ def test_the_first_chunk_measures_and_does_not_train(records: list[dict[str, Any
 def test_a_probe_leaves_the_agent_alone(world: World, records: list[dict[str, Any]]) -> None:
     """Training without probes ends with the same parameters."""
     state = start(TINY, world, KEY)
-    images = world.images[mdp_agent.image_key(TINY)]
-
-    @jax.jit
-    def train(state: probed_agent.State) -> dqn.State:
-        agent, _ = dqn.train(mdp_agent.agent(TINY), state.mdp, images, state.agent, 20)
-        return agent
-
-    unprobed = train(state)
+    task = ImageTask(state.mdp, world.images[mdp_agent.image_key(TINY)])
+    unprobed, _ = train(mdp_agent.agent(TINY), task, state.agent, 20)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
         unprobed.params, records[1]["agent"].params,
@@ -117,7 +117,7 @@ def test_a_bank_probed_again_gives_the_recorded_losses(
     assert not np.allclose(other["loss"], recorded, rtol=1e-4)
     other_key = r"not those of NetworkKey\(images=ImageKey\(.*n_images=60\), network=MLP"
     with pytest.raises(ValueError, match=rf"{other_key}(.|\n)*widths = \(16, 16\)"):
-        wide = replace(TINY, mlp_width=16)
+        wide = replaced(TINY, {"network.width": 16})
         bank.reprobe(wide, probed_agent.load([wide])[0], kept, seed=0)
     with pytest.raises(ValueError, match="holds no optimizer state"):
         bank.reprobe(replace(TINY, probe_state="carried"), world, kept, seed=0)
@@ -133,12 +133,12 @@ def test_the_carried_optimizer_state_makes_another_probe(
 
 
 def test_a_cnn_runs_through_the_same_steps(world: World) -> None:
-    state = start(CNN, world, KEY)
+    state = start(WITH_CNN, world, KEY)
     for _ in range(2):
-        state, record = advance(CNN, world, state)
+        state, record = advance(WITH_CNN, world, state)
     assert np.isfinite(record["probe_loss"]) and record["diverged"] == 0
     assert record["params/params/Conv_0/kernel"].shape == (5, 5, 1, 2)
-    check_landscape(CNN, world, state, record)
+    check_landscape(WITH_CNN, world, state, record)
 
 
 def test_a_two_hot_agent_is_probed_on_its_values(world: World) -> None:
@@ -166,9 +166,7 @@ def test_a_two_hot_agent_is_probed_on_its_values(world: World) -> None:
     assert cure.event is not None
     happened = cure.event(before.agent.event_key, before.agent.learner, Seen(None, ()))
     reset = before.agent._replace(learner=happened)
-    trained, _ = compiled(dqn.train, static_argnums=(0, 4))(
-        mdp_agent.agent(TWO_HOT), state.mdp, images, reset, 10
-    )
+    trained, _ = train(mdp_agent.agent(TWO_HOT), ImageTask(state.mdp, images), reset, 10)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), trained.params, state.agent.params
     )
@@ -181,14 +179,11 @@ def test_a_two_hot_agent_is_probed_on_its_values(world: World) -> None:
     np.testing.assert_allclose(again["loss"], [record["loss"] for record in found], rtol=1e-3)
 
 
-@pytest.mark.parametrize("encoding", ["regression", "two_hot"])
+@pytest.mark.parametrize("output", [Regression(), TWO_HOT.output], ids=lambda output: output.kind)
 def test_a_probe_is_fitted_with_dropout_if_the_agent_is(
-    encoding: mdp_agent.Encoding, monkeypatch: pytest.MonkeyPatch
+    output: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = replace(
-        TWO_HOT, architecture="vit", encoding=encoding, vit_width=8, vit_feed_forward=8,
-        vit_heads=2,
-    )  # fmt: skip
+    config = replace(TWO_HOT, network=ViT(width=8, feed_forward=8, heads=2), output=output)
     given: dict[str, Any] = {}
 
     def note(*arguments: Any, **named: Any) -> probe.Fits:
@@ -203,7 +198,7 @@ def test_a_probe_is_fitted_with_dropout_if_the_agent_is(
         world = World(images, ByKey({}), ByKey({mdp_agent.network_key(config): targets}))
         params = compiled(lambda key: mdp_agent.initialise(config, (6, 6, 1), key))(KEY)
         learner = Learner(params, None, (), jnp.zeros((), jnp.int32))
-        return world, dqn.State(learner, *[None] * 5)  # type: ignore[arg-type]
+        return world, dqn.State(learner, *[None] * 4)  # type: ignore[arg-type]
 
     world, agent = begun(config)
     params = agent.params
@@ -269,8 +264,8 @@ def test_rows_at_the_end_are_of_the_last_probe_and_what_was_lost() -> None:
         ("b", 1): record([0.1, 0.9, 0.4], 0.0), ("b", 0): record([0.2, 0.1, 0.1], 0.0),
         ("a", 0): record([0.1, 0.2, np.nan], 1.0),
     }  # fmt: skip
-    arms: dict[str, dict[str, Any]] = {"b": {}, "a": {"optimizer": "sgd"}}
-    table, _ = tables.tidy(lambda config: arms, ("optimizer",), TINY, records)
+    arms: dict[str, dict[str, Any]] = {"b": {}, "a": {"optimizer.name": "sgd"}}
+    table, _ = tables.tidy(lambda config: arms, {"optimizer": "optimizer.name"}, TINY, records)
     found = tables.at_end(table, ["arm", "optimizer", "seed"])
     assert list(zip(found.arm, found.seed, strict=True)) == [("b", 1), ("b", 0), ("a", 0)]
     assert list(found.optimizer) == ["adam", "adam", "sgd"] and set(found.step) == {40}
@@ -309,9 +304,9 @@ def test_fresh_networks_need_no_training(world: World) -> None:
 
 
 def test_an_agent_that_is_not_probed_needs_no_targets() -> None:
-    plain, _ = probed_agent.load([AgentConfig(n_images=60, mlp_width=8)])
+    plain, _ = probed_agent.load([AgentConfig(problem=TINY.problem)])
     assert not plain.targets and list(plain.images) == [mdp_agent.ImageKey("mnist_5k", 60)]
-    mixed, _ = probed_agent.load([AgentConfig(n_images=60, mlp_width=9), TINY])
+    mixed, _ = probed_agent.load([AgentConfig(problem=TINY.problem), TINY])
     assert list(mixed.targets) == [mdp_agent.network_key(TINY)]
     assert len(mixed.images) == 1 and mdp_agent.network_key(TINY).network.widths == (8, 8)
 
@@ -323,8 +318,8 @@ def bits(tree: Any) -> str:
 def test_equal_keys_start_equal_in_every_arm_and_other_keys_do_not(world: World) -> None:
     first, again = start(TINY, world, KEY), start(TINY, world, KEY)
     assert bits(first) == bits(again)
-    sgd = start(replace(TINY, optimizer="sgd"), world, KEY)
-    random = start(replace(TINY, variant="random_label"), world, KEY)
+    sgd = start(replace(TINY, optimizer=Optimizer("sgd")), world, KEY)
+    random = start(replaced(TINY, {"problem.variant": "random_label"}), world, KEY)
     for arm in (sgd, random):
         for name in ("probe_key", "proxy_key"):
             assert bits(getattr(arm, name)) == bits(getattr(first, name))
@@ -332,7 +327,7 @@ def test_equal_keys_start_equal_in_every_arm_and_other_keys_do_not(world: World)
     assert bits(sgd.mdp) == bits(first.mdp) and bits(random.mdp) != bits(first.mdp)
     other = start(TINY, world, jax.random.key(1))
     for pick in (
-        lambda state: state.agent.params, lambda state: state.agent.buffer.items,
+        lambda state: state.agent.params, lambda state: state.agent.experience.buffer,
         lambda state: state.probe_key, lambda state: state.proxy_key,
     ):  # fmt: skip
         assert bits(pick(first)) != bits(pick(other))
@@ -355,7 +350,7 @@ def test_sharpness_is_the_largest_eigenvalue_of_the_proxy_losss_hessian(double: 
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.normal(size=(5, 2, 2, 1)))
     xi = jnp.asarray(rng.normal(size=(5, 10)))
-    narrow = replace(TINY, mlp_width=3)
+    narrow = replace(TINY, network=MLP(width=3))
     started = mdp_agent.initialise(narrow, (2, 2, 1), KEY)
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), started)
     outputs = by_hand(params, images.reshape(5, 4))
@@ -383,7 +378,7 @@ def test_the_mean_of_the_examples_losses_is_the_proxy_loss(world: World) -> None
     state = start(TINY, world, KEY)
     (images, xi), _ = probed_agent.proxy_batch(TINY, *only(world), state.proxy_key)
     params = state.agent.params
-    inputs = mdp_agent.inputs(TINY, images)
+    inputs = TINY.network.inputs(images)
 
     def mean(params: Any) -> jax.Array:
         found = mdp_agent.network(TINY).apply(params, inputs)
@@ -431,8 +426,8 @@ def check_landscape(
     np.testing.assert_allclose(record["gradient_rank"], rank, rtol=1e-3)
     sharp = sharpness(config, params, batch, key)
     np.testing.assert_allclose(record["sharpness"], sharp, rtol=1e-3)
-    gradient_norm = compiled(dqn.gradient_norm, static_argnums=0)
-    norm = gradient_norm(mdp_agent.agent(config), images, state.agent)
+    gradient_norm = compiled(mdp_task.gradient_norm, static_argnums=0)
+    norm = gradient_norm(mdp_agent.agent(config), ImageTask(state.mdp, images), state.agent)
     np.testing.assert_allclose(record["gradient_norm"], norm, rtol=1e-4)
     assert 0 < record["interference"] < 1 and record["collinearity"] > 0.01 and norm > 1e-4
 
@@ -453,8 +448,7 @@ def test_sharpness_is_logged_in_training(world: World, records: list[dict[str, A
     # The first entry is that of an agent half-way to its first probe.
     state = start(TINY, world, KEY)
     (images,) = only(world)
-    train = compiled(dqn.train, static_argnums=(0, 4))
-    half, _ = train(mdp_agent.agent(TINY), state.mdp, images, state.agent, 10)
+    half, _ = train(mdp_agent.agent(TINY), ImageTask(state.mdp, images), state.agent, 10)
     batch, key = probed_agent.proxy_batch(TINY, images, state.proxy_key)
     sharp = sharpness(TINY, half.params, batch, key)
     np.testing.assert_allclose(traces[1][0], sharp, rtol=1e-4)
@@ -493,7 +487,7 @@ def test_the_table_has_the_scalars_and_the_arrays_are_stacked_over_seeds(
     record = {name: np.stack([row[name] for row in measured]) for name in measured[0]}
     other = record | {"sharpness_trace": 2 * record["sharpness_trace"]}
     table, arrays = tables.tidy(
-        lambda config: {"a": {}}, ("variant",), TINY, {("a", 0): record, ("a", 1): other}
+        lambda config: {"a": {}}, {}, TINY, {("a", 0): record, ("a", 1): other}
     )
     np.testing.assert_array_equal(
         arrays["sharpness_trace/a"], [record["sharpness_trace"], other["sharpness_trace"]]
@@ -507,7 +501,7 @@ def test_the_table_has_the_scalars_and_the_arrays_are_stacked_over_seeds(
 
 
 def test_the_source_names_every_set_and_counts_subsets_once() -> None:
-    _, source = probed_agent.load([TINY, replace(TINY, n_images=70)])
+    _, source = probed_agent.load([TINY, replace(TINY, problem=Problem(n_images=70))])
     assert source["records"] == 70 and source["dataset"] == "mnist_5k"
     assert set(source["sets"]) == {"mnist_5k-60", "mnist_5k-70"}  # type: ignore[call-overload]
 
@@ -515,12 +509,12 @@ def test_the_source_names_every_set_and_counts_subsets_once() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"discount": 1.0}, "discount"),
-        ({"warmup": 7}, "a batch must fit into the warm-up"),
-        ({"capacity": 19}, "must fit"),
+        ({"algorithm.discount": 1.0}, "discount"),
+        ({"algorithm.warmup": 7}, "a batch must fit into the warm-up"),
+        ({"algorithm.capacity": 19}, "must fit"),
         ({"probe_steps": 110}, "multiple of 50"),
         ({"seeds": 0}, "seeds = 0"),
-        ({"learning_rate": -1e-3}, "learning_rate"),
+        ({"optimizer.learning_rate": -1e-3}, "learning_rate"),
         ({"probes": -1}, "probes"),
         (
             {"sharpness_every": 8},
@@ -534,11 +528,11 @@ def test_the_source_names_every_set_and_counts_subsets_once() -> None:
 )
 def test_settings_that_cannot_run_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(configuration.ConfigError, match=message):
-        replace(TINY, **changes)
+        replaced(TINY, changes)
 
 
 def test_work_is_counted_in_proportion() -> None:
     assert probed_agent.flops(replace(TINY, n_targets=4, probes=0)) == 2 * probed_agent.flops(
         replace(TINY, probes=0)
     )
-    assert probed_agent.flops(CNN) > 0
+    assert probed_agent.flops(WITH_CNN) > 0

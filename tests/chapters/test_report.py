@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,9 @@ import pandas as pd
 import pytest
 import toy
 
+from plasticity import configuration
+from plasticity.agents.mdp_agent import AgentConfig
+from plasticity.agents.settings import Problem
 from plasticity.chapters import report
 from plasticity.chapters.curvature_evolution import words as curvature_evolution_words
 from plasticity.chapters.falsification import words as falsification_words
@@ -18,6 +22,7 @@ from plasticity.chapters.interventions import words as interventions_words
 from plasticity.chapters.interventions.judge import pareto
 from plasticity.chapters.measuring_plasticity import words as measuring_plasticity_words
 from plasticity.chapters.scaling import words as scaling_words
+from plasticity.networks.settings import CNN, MLP, Network, ResNet18, ViT
 from plasticity.runs import results
 from plasticity.statistics import UNKNOWN, Interval
 
@@ -187,6 +192,16 @@ def test_the_scale_counts_fields_that_the_run_did_not_know(runs: Path) -> None:
     )
 
 
+def test_the_scale_counts_the_fields_of_what_a_run_is_composed_of() -> None:
+    config = AgentConfig(problem=Problem(n_images=500), network=MLP(width=64))
+    stored = {"study": "laptop", "config": configuration.to_dict(config)}
+    run = results.Run("toy", "laptop", pd.DataFrame(), {}, stored)
+    assert report.scale(run, AgentConfig()) == (
+        "**Scaled down** from the `paper` study: problem n images 500 instead of 5,000, network "
+        "width 64 instead of 512."
+    )
+
+
 def exactly(value: float) -> Interval:
     """An interval that is a point."""
     return Interval(value, value, value, 2)
@@ -348,25 +363,35 @@ def test_the_cost_of_a_width_is_its_median_turn_with_the_extremes() -> None:
     )
 
 
+@dataclass(frozen=True)
+class Sweep:
+    """Settings of an experiment on networks of these kinds and widths."""
+
+    networks: tuple[Network, ...] = (MLP(),)
+    widths: tuple[int, ...] = (1, 2)
+    steps: int = 10
+
+
 def test_what_is_not_run_names_what_no_run_has_and_the_command(runs: Path) -> None:
-    small = SimpleNamespace(networks=("a",), widths=(1, 2), steps=10)
-    large = SimpleNamespace(networks=("a", "b_c", "d"), widths=(1, 2, 3), steps=20)
-    many = SimpleNamespace(networks=("a",), widths=tuple(range(1, 12)), steps=30)
-    longer = SimpleNamespace(networks=("a",), widths=(2,), steps=30)
+    small = Sweep(networks=(MLP(width=8),))  # a size of it is as good as another
+    large = Sweep(networks=(MLP(), CNN(), ResNet18(), ViT()), widths=(1, 2, 3), steps=20)
+    many = Sweep(widths=tuple(range(1, 12)), steps=30)
+    longer = Sweep(widths=(2,), steps=30)
     studies: Any = {
         "quick": small, "laptop": small, "gpu": large, "paper": many, "longer": longer,
     }  # fmt: skip
     experiment: Any = SimpleNamespace(studies=studies)
     frame = pd.DataFrame({"arm": ["a"], "seed": 0, "step": 0, "metric": "m", "value": 1.0})
-    config = {"networks": ["a"], "widths": [1, 2], "steps": 10}
+    config = configuration.to_dict(small)
     results.write("toy", "laptop", frame, {}, {"study": "laptop", "config": config})
-    own = {"networks": ["b_c"], "widths": [3], "steps": 1}  # of a size at which nothing is learned
+    # of a size at which nothing is learned
+    own = configuration.to_dict(Sweep(networks=(CNN(),), widths=(3,), steps=1))
     results.write("toy", "gpu-0badc0de", frame, {}, {"study": "gpu", "config": own})
     table = report.not_run({"toy": experiment})
     assert table.to_dict("records") == [
         {
             "experiment": "toy", "study": "gpu",
-            "beyond what is recorded": "networks: b_c, d; widths: 3",
+            "beyond what is recorded": "networks: cnn, resnet, vit; widths: 3",
             "command": "`plasticity run toy --study gpu`",
         },
         {

@@ -12,16 +12,19 @@ import pytest
 from scipy import stats
 
 from plasticity import configuration, statistics
+from plasticity.agents.settings import DQN, Problem
 from plasticity.chapters.claims import LEDGER
 from plasticity.chapters.scaling import EXPERIMENT, judge
 from plasticity.chapters.scaling.run import Config
+from plasticity.networks.settings import CNN, MLP
 from plasticity.runs import results
 from plasticity.runs.results import Run
 
 TINY = Config(
-    n_images=60, batch_size=8, warmup=20, capacity=50, probe_every=20, probes=1, n_targets=1,
-    probe_steps=500, probe_batch_size=8, seeds=3, sharpness_every=10, sharpness_order=3,
-    proxy_examples=60, base_width=2, multiples=(1, 2, 4),
+    problem=Problem(n_images=60),
+    algorithm=DQN(batch_size=8, discount=0.9, warmup=20, capacity=50), probe_every=20, probes=1,
+    n_targets=1, probe_steps=500, probe_batch_size=8, seeds=3, sharpness_every=10,
+    sharpness_order=3, proxy_examples=60, base_width=2, multiples=(1, 2, 4),
 )  # fmt: skip
 
 
@@ -30,22 +33,20 @@ TINY = Config(
 
 def test_an_arm_is_a_width_of_a_network_under_a_period() -> None:
     config = replace(TINY, widest_cnn=2, exploding=True)
-    arms = EXPERIMENT.arms(config)
+    arms = {name: EXPERIMENT.arm(config, name) for name in EXPERIMENT.arms(config)}
     assert len(arms) == 2 * 3 * (3 + 2) + 3
-    for name, changes in arms.items():
-        arm = replace(config, **changes)
+    for name, arm in arms.items():
         multiple = int(name.rsplit("-", 1)[1])
-        assert (arm.mlp_width, arm.channels, arm.cnn_width) == (2 * multiple, 2 * multiple,
-                                                                 8 * multiple)  # fmt: skip
+        width, architecture, dataset = 2 * multiple, arm.network.kind, arm.problem.dataset
+        period, discount = arm.algorithm.target_period, arm.algorithm.discount
+        networks = {"mlp": MLP(width=width), "cnn": CNN(channels=width, width=4 * width)}
+        assert arm.width == width and arm.network == networks[architecture]
         if name.startswith("exploding"):
-            assert (arm.architecture, arm.dataset) == ("mlp", "mnist_5k")
-            assert (arm.target_period, arm.discount) == (1, 0.99)
+            assert (architecture, dataset, period, discount) == ("mlp", "mnist_5k", 1, 0.99)
         else:
-            found = arm.dataset, arm.architecture, str(arm.target_period), str(multiple)
-            assert name == "-".join(found) and arm.discount == 0.9
-            assert arm.architecture == "mlp" or multiple <= 2
-    cells = {tuple(sorted(changes.items())) for changes in arms.values()}
-    assert len(cells) == len(arms)
+            assert name == f"{dataset}-{architecture}-{period}-{multiple}" and discount == 0.9
+            assert architecture == "mlp" or multiple <= 2
+    assert len(set(arms.values())) == len(arms)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_studies_have_their_arms(study: str, count: int) -> None:
     assert len(EXPERIMENT.arms(config)) == count
     if study != "quick":  # Fig. 5
         assert [config.base_width * m for m in config.multiples] == [16, 32, 64, 128, 192, 256]
-        assert config.periods == (1, 100, 1_000)
+        assert config.periods == (1, 100, 1_000) and config.algorithm.discount == 0.9
 
 
 @pytest.mark.parametrize(
@@ -93,8 +94,8 @@ def record(final: float, initial: float = 0.1) -> dict[str, np.ndarray]:
 def made_up(config: Config, final: Callable[[Config, int], float]) -> Run:
     """Make up a run whose agents end with the loss ``final`` (arm's configuration, seed)."""
     agents = {
-        (arm, seed): record(final(replace(config, **changes), seed))
-        for arm, changes in EXPERIMENT.arms(config).items()
+        (arm, seed): record(final(EXPERIMENT.arm(config, arm), seed))
+        for arm in EXPERIMENT.arms(config)
         for seed in range(config.seeds)
     }
     table, arrays = EXPERIMENT.summarize(config, agents)
@@ -114,9 +115,9 @@ def test_a_curve_is_what_statistics_say_of_its_agents() -> None:
     config = replace(TINY, exploding=True)
 
     def final(arm: Config, seed: int) -> float:
-        if arm.discount == 0.99 and seed == 1:
+        if arm.algorithm.discount == 0.99 and seed == 1:
             return np.nan
-        return 1.0 - 0.1 * np.log2(arm.mlp_width) + 0.02 * seed
+        return 1.0 - 0.1 * np.log2(arm.width) + 0.02 * seed
 
     run = made_up(config, final)
     table = judge.curves(run)
@@ -147,14 +148,14 @@ def test_a_curve_is_what_statistics_say_of_its_agents() -> None:
 
 def test_a_curve_of_which_all_agents_diverged_says_nothing() -> None:
     config = replace(TINY, exploding=True)
-    nan = made_up(config, lambda arm, seed: np.nan if arm.discount == 0.99 else 0.4 + 0.01 * seed)
+    nan = made_up(
+        config, lambda arm, seed: np.nan if arm.algorithm.discount == 0.99 else 0.4 + 0.01 * seed
+    )
     (row,) = judge.curves(nan).query("discount == 0.99").itertuples()
     assert row.diverged == 9
     for interval in (row.spearman, row.widest, row.initial, row.slope, row.zero):
         assert interval == statistics.UNKNOWN
-    wide = made_up(
-        config, lambda arm, seed: np.nan if arm.mlp_width == 8 else 0.4 - 0.01 * arm.mlp_width
-    )
+    wide = made_up(config, lambda arm, seed: np.nan if arm.width == 8 else 0.4 - 0.01 * arm.width)
     assert set(judge.curves(wide).widest) == {statistics.UNKNOWN}
     assert judge.judge_width(wide).status == "inconclusive"
 
@@ -206,10 +207,10 @@ def sweep(slopes: list[float], widest: list[float]) -> Run:
     order: dict[tuple[Any, ...], int] = {}
 
     def final(arm: Config, seed: int) -> float:
-        curve = arm.dataset, arm.architecture, arm.target_period
+        curve = arm.problem.dataset, arm.network.kind, arm.algorithm.target_period
         k = order.setdefault(curve, len(order))
         scatter = 0.01 * (seed - 1)  # zero on average
-        return 0.1 + widest[k] + slopes[k] * np.log2(arm.mlp_width / 8) + scatter
+        return 0.1 + widest[k] + slopes[k] * np.log2(arm.width / 8) + scatter
 
     return made_up(TINY, final)
 

@@ -18,10 +18,14 @@ import optax
 import pytest
 
 from plasticity import learner as learning
-from plasticity.agents import double_dqn, dqn, supervised
+from plasticity.agents import dqn, supervised
+from plasticity.agents.atari_task import GameTask
+from plasticity.agents.mdp_task import ImageTask
+from plasticity.agents.settings import CentredRMSProp
 from plasticity.cure import NONE, Cure, Seen, combined
 from plasticity.cures import slots
 from plasticity.networks import architectures, trace
+from plasticity.networks.heads import Huber
 from plasticity.worlds import atari, atari_callback, classification_mdp, image_sets
 
 KEY = jax.random.key(0)
@@ -159,7 +163,8 @@ def test_the_agent_of_the_mdps_trains_with_both() -> None:
     network = architectures.MLP((8, 6), 10)
     digits = image_sets.synthetic(60, (4, 4, 1))
     images = jnp.asarray(image_sets.standardise(digits.pixels))
-    mdp = classification_mdp.make("true_label", jnp.asarray(digits.labels, jnp.int32), KEY)
+    labels = jnp.asarray(digits.labels, jnp.int32)
+    task = ImageTask(classification_mdp.make("true_label", labels, KEY), images)
     params = network.init(KEY, images[:1])
     wiring = trace.wirings(network, params, images[:1])
     agent = dqn.Agent(
@@ -168,16 +173,16 @@ def test_the_agent_of_the_mdps_trains_with_both() -> None:
     )  # fmt: skip
     cure = both(wiring, lambda key: network.init(key, images[:1]), ADAM, every=4)
     cured = replace(agent, cure=cure)
-    train = jax.jit(dqn.train, static_argnums=(0, 4))
-    state, _ = train(cured, mdp, images, dqn.start(cured, mdp, params, KEY), 20)
-    plain, _ = train(agent, mdp, images, dqn.start(agent, mdp, params, KEY), 20)
+    train = jax.jit(dqn.train, static_argnums=(0, 3))
+    state, _ = train(cured, task, dqn.start(cured, task, params, KEY), 20)
+    plain, _ = train(agent, task, dqn.start(agent, task, params, KEY), 20)
     count, _ = state.learner.cure_state
     assert int(count) == 4  # after steps 4, 8, 12, 16; that of 20 comes before the next step
     assert plain.learner.cure_state == ()
     assert int(state.learner.steps) == int(plain.learner.steps) == 20
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.params))
-    halves, _ = train(cured, mdp, images, dqn.start(cured, mdp, params, KEY), 10)
-    halves, _ = train(cured, mdp, images, halves, 10)
+    halves, _ = train(cured, task, dqn.start(cured, task, params, KEY), 10)
+    halves, _ = train(cured, task, halves, 10)
     for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(halves.params), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -188,25 +193,23 @@ def test_the_agent_of_the_mdps_trains_with_both() -> None:
 def test_the_agent_of_atari_games_trains_with_both() -> None:
     pytest.importorskip("ale_py", reason="the Atari games need ale_py")
     short = atari.Preprocessing(size=36, episode_frames=60, stack=2)
-    games = atari_callback.Emulators("pong", 1, short, "own cures")
-    network = architectures.NatureCNN(games.actions)
+    task = GameTask(atari_callback.Emulators("pong", 1, short, "own cures"))
+    network = architectures.NatureCNN(task.actions)
     shape = jnp.zeros((1, 36, 36, 2), jnp.uint8)
     params = jax.jit(network.init)(KEY, shape)
     wiring = trace.wirings(network, params, shape)
-    optimizer = double_dqn.rmsprop()
-    agent = double_dqn.Agent(
+    optimizer = CentredRMSProp().transformation()
+    agent = dqn.Agent(
         apply=architectures.predictions(network), hidden=trace.unit_activations(network, wiring),
-        learn_period=8, target_period=32, batch_size=2, capacity=40, warmup=4, epsilon_frames=100,
+        optimizer=optimizer, head=Huber(), double=True, target_period=4, actions_per_step=2,
+        epsilon=optax.linear_schedule(1.0, 0.1, 25), batch_size=2, warmup=4, capacity=40,
         cure=both(wiring, lambda key: network.init(key, shape), optimizer, every=3),
     )  # fmt: skip
-    ticket, first = games.reset(jnp.array([5]))
-    state = double_dqn.start(agent, params, KEY, first, 2)
-    train = jax.jit(double_dqn.train, static_argnums=(0, 1, 4))
-    state, _, learned = train(agent, games, state, ticket, 32, 2)
-    updates = int(learned.updates)
-    assert updates == int(state.learner.steps) >= 6
+    life = jax.jit(lambda key: dqn.train(agent, task, dqn.start(agent, task, params, key), 8))
+    state, _ = life(KEY)
     count, _ = state.learner.cure_state
-    assert int(count) == updates // 3
+    assert int(count) == 2  # after steps 3 and 6
+    assert int(state.learner.steps) == 8
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.params))
 
 

@@ -373,7 +373,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Callable[..., MDP]:
         (np.arange(40) % 11 - 1, "labels from -1 to 9: they must be 0 to 9"),
         (np.where(np.arange(40) == 3, -1, np.arange(40) % 10), "must be 0 to 9"),
         (np.arange(0), "none of 10 labels may be missing"),
-        (np.arange(40).reshape(4, 10) % 10, r"one label an image, found shape \(4, 10\)"),
+        (np.arange(40).reshape(4, 10) % 10, r"one label per image, found shape \(4, 10\)"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(

@@ -37,7 +37,7 @@ class Transitions(NamedTuple):
 class Buffer(NamedTuple):
     """The last ``capacity`` transitions of all environments together."""
 
-    frames: UInt8[Array, "rows environments height width"]  # a ring: one row a call
+    frames: UInt8[Array, "rows environments height width"]  # a ring: one row per call
     lags: Int[Array, " stack"]  # how many calls ago an observation's frames are, oldest first
     calls: Int[Array, ""]  # rows ever added
     ages: Int[Array, " environments"]  # of the newest frames, as in Transitions
@@ -156,7 +156,7 @@ def add(
     )
     added, calls = number[-1], buffer.calls + 1
     # Gone are those that were overwritten, and those that needed the row that was: these have one
-    # call in common, so they are at most one an environment.
+    # call in common, so they are at most one per environment.
     oldest = jnp.maximum(buffer.oldest, added - capacity)
     suspect = oldest + environments
     lost = transitions.call[suspect % capacity] - stack < calls - rows

@@ -1,7 +1,6 @@
 """Deep Q-learning, whatever the environment and the buffer: values, targets, loss, one step.
 
-The agent of the classification MDPs (`plasticity.agents.dqn`) and that of Atari
-(`plasticity.agents.double_dqn`) are this agent in two training loops.
+The training loop is `plasticity.agents.dqn`.
 """
 
 from __future__ import annotations
@@ -110,12 +109,36 @@ def learn(
     >>> float(taken.loss), float(after.params)  # the target is 3
     (4.0, 2.0)
     """
-    target = targets(agent, learner.params, batch, q_t)
 
     def objective(params: Any, batch: Batch) -> tuple[Float[Array, ""], Errors]:
-        return loss(agent, params, batch, target)
+        return loss(agent, params, batch, q_t)
 
     return learning.step(agent.optimizer, agent.cure, objective, learner, batch)
+
+
+def loss(
+    agent: QLearning, params: Any, batch: Batch, q_t: Float[Array, "batch actions"]
+) -> tuple[Float[Array, ""], Errors]:
+    """Return the temporal-difference loss of a batch, Eq. (1), and its `Errors`.
+
+    ``q_t`` are the target network's values of ``batch.following``. No gradient flows through the
+    target: of ``params`` it has, if anything, which action is best.
+
+    >>> import jax.numpy as jnp, optax
+    >>> from plasticity.agents import q_learning
+    >>> agent = q_learning.QLearning(
+    ...     apply=lambda params, x: x * params, optimizer=optax.sgd(0.25), discount=0.5)
+    >>> x = jnp.ones((1, 2))
+    >>> batch = q_learning.Batch(x, action=jnp.array([0]), reward=jnp.array([1.0]), following=x)
+    >>> value, errors = q_learning.loss(agent, jnp.array(1.0), batch, jnp.array([[2.0, 4.0]]))
+    >>> float(value), float(errors.value)  # the target is 3
+    (4.0, 1.0)
+    """
+    q_tm1 = agent.outputs(params, batch.observation)
+    target = targets(agent, params, batch, q_t)
+    found = agent.head.losses(q_tm1, batch.action, target)
+    value = jnp.mean(agent.head.decode(q_tm1).max(axis=1))
+    return jnp.mean(found.loss), Errors(jnp.mean(found.squared), value)
 
 
 def targets(
@@ -140,23 +163,3 @@ def targets(
             batch.reward, discount, q_t, selector
         )
     return jax.vmap(losses.q_target, (0, over, 0))(batch.reward, discount, q_t)
-
-
-def loss(
-    agent: QLearning, params: Any, batch: Batch, target: Float[Array, " batch"]
-) -> tuple[Float[Array, ""], Errors]:
-    """Return the loss of a batch against the targets of its actions, and its `Errors`.
-
-    >>> import jax.numpy as jnp, optax
-    >>> from plasticity.agents import q_learning
-    >>> agent = q_learning.QLearning(apply=lambda params, x: x * params, optimizer=optax.sgd(0.25))
-    >>> x = jnp.ones((1, 2))
-    >>> batch = q_learning.Batch(x, action=jnp.array([0]), reward=jnp.array([1.0]), following=x)
-    >>> value, errors = q_learning.loss(agent, jnp.array(1.0), batch, target=jnp.array([3.0]))
-    >>> float(value), float(errors.value)
-    (4.0, 1.0)
-    """
-    q_tm1 = agent.outputs(params, batch.observation)
-    found = agent.head.losses(q_tm1, batch.action, target)
-    value = jnp.mean(agent.head.decode(q_tm1).max(axis=1))
-    return jnp.mean(found.loss), Errors(jnp.mean(found.squared), value)

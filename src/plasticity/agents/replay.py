@@ -1,7 +1,7 @@
 """A replay buffer as a ring of pure functions.
 
 What it stores is any pytree of fixed shapes. The agents store observations as indices of images, 16
-bytes a transition, so that a hundred agents with their buffers fit one device.
+bytes per transition, so that a hundred agents with their buffers fit one device.
 """
 
 from __future__ import annotations

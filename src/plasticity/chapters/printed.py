@@ -16,7 +16,7 @@ import pandas as pd
 
 
 def interventions() -> pd.DataFrame:
-    """Return the cells of Figs. 6 and 8 to 11, one a row.
+    """Return the cells of Figs. 6 and 8 to 11, one per row.
 
     Columns: figure, dataset, encoding, intervention, architecture, quantity (change, initial or
     final probe loss), mean, spread, assigned, panel, row_label. "inferred" in ``assigned`` marks

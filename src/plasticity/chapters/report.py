@@ -67,14 +67,20 @@ def _proved(run: Run) -> str:
 def scale(run: Run, paper: object) -> str:
     """Return a sentence with every whole number in which a run differs from the paper's study."""
     config = configuration.from_dict(type(paper), run.config)
+    ours, theirs = (configuration.flat(configuration.to_dict(c)) for c in (config, paper))
     changed = [
-        f"{name.replace('_', ' ')} {value:,} instead of {getattr(paper, name):,}"
-        for name, value in vars(config).items()
-        if isinstance(value, int) and not isinstance(value, bool) and value != getattr(paper, name)
+        f"{_spaced(path)} {value:,} instead of {theirs[path]:,}"
+        for path, value in ours.items()
+        if isinstance(value, int) and not isinstance(value, bool)
+        if value != theirs.get(path, value)
     ]
     if not changed:
         return "This run has the settings of the `paper` study."
     return f"**Scaled down** from the `paper` study: {', '.join(changed)}."
+
+
+def _spaced(path: str) -> str:
+    return path.replace(".", " ").replace("_", " ")
 
 
 def table(frame: pd.DataFrame) -> str:
@@ -133,16 +139,23 @@ def not_run(experiments: Mapping[str, Experiment]) -> pd.DataFrame:
 
 
 def _beyond(config: object, recorded: Sequence[Mapping[str, Any]]) -> str:
-    """Write the values of each swept field of ``config`` that no recorded configuration has."""
+    """Write the values of each swept field of ``config`` that no recorded configuration has.
+
+    Of objects, such as networks, these are their kinds.
+    """
     parts = []
-    for name, values in vars(config).items():
-        if isinstance(values, tuple):
-            known = {value for other in recorded for value in other.get(name, ())}
-            new = [str(value) for value in values if value not in known]
+    for name, values in configuration.to_dict(config).items():
+        if isinstance(values, list):
+            known = {_kind(value) for other in recorded for value in other.get(name, ())}
+            new = [str(kind) for kind in map(_kind, values) if kind not in known]
             if new:
                 said = ", ".join(new) if len(new) <= MANY else f"{len(new)} more"
-                parts.append(f"{name.replace('_', ' ')}: {said}")
+                parts.append(f"{_spaced(name)}: {said}")
     return "; ".join(parts) or "size and length alone"
+
+
+def _kind(stored: Any) -> Any:
+    return stored["kind"] if isinstance(stored, dict) else stored
 
 
 def run_table(experiments: Mapping[str, Experiment]) -> pd.DataFrame:

@@ -46,7 +46,7 @@ ORDER = 64
 
 
 class Spectrum(NamedTuple):
-    """A spectral density as weighted eigenvalue estimates, one row a probe vector."""
+    """A spectral density as weighted eigenvalue estimates, one row per probe vector."""
 
     nodes: Float[Array, "probes k"]  # Ritz values, ascending
     weights: Float[Array, "probes k"]  # of each, they add up to one

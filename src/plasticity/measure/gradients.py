@@ -5,8 +5,9 @@
 
 For k examples and d parameters the gradients are k · d numbers. None of them is needed: of a dense
 layer with inputs H and gradients D at its outputs the inner products are (H Hᵀ + 1) ∘ (D Dᵀ), and
-of a convolution only k small kernels have to be held. `gram` knows dense, convolutional and
-normalising layers of any flax network, `naive_gram` takes any loss and all the memory it needs.
+of a convolution only k small kernels have to be held. `plasticity.measure.inner_products` does that
+for flax networks of dense, convolutional and normalising layers; `naive_gram` takes any loss, and
+all the memory it needs.
 """
 
 from __future__ import annotations

@@ -102,13 +102,13 @@ def weight_rank(params: Any) -> Float[Array, ""]:
 def of_network(
     hidden: Sequence[Float[Array, "batch _"]], params: Any
 ) -> dict[str, Float[Array, ""]]:
-    """Return every statistic of this module for one network, by name, at the default thresholds.
+    """Return every statistic of one network by name, at the default thresholds.
 
     ``hidden`` holds the activations of each hidden layer on one batch, first to last, as in
-    `networks.Forward`. The shares of dead, dormant and linearised units count all units of all
-    layers alike, so that a wide layer weighs more. The five ranks are of the last hidden layer, the
-    features, from a single decomposition. Raises ValueError if there is no hidden layer, and as the
-    statistics do.
+    `plasticity.networks.architectures.Forward`. The shares of dead, dormant and linearised units
+    count all units of all layers alike, so that a wide layer weighs more. The five ranks are of the
+    last hidden layer, the features, from a single decomposition. Raises ValueError if there is no
+    hidden layer, and as the statistics do.
 
     >>> import jax.numpy as jnp
     >>> from plasticity.measure.snapshot import of_network

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from plasticity.shapes import Array, Float, Key
 
 DROPOUT = "dropout"
-"""The collection of counters, one a network."""
+"""The collection of counters, one per network."""
 
 OFFSETS = 2**22
 """Counters start below this: a float32 counts on from there exactly for 12 million steps."""

@@ -223,7 +223,7 @@ class UnitFolder:
         return state
 
     def records(self) -> dict[str, np.ndarray]:
-        """Return everything measured so far, name → array with one row a chunk."""
+        """Return everything measured so far, name → array with one row per chunk."""
         parts = [self._read(path) for path in self._records()]
         names = [name for name in parts[0] if not name.startswith("_")]
         return {name: np.concatenate([part[name] for part in parts]) for name in names}

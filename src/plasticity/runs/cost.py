@@ -221,7 +221,7 @@ def describe(name: str, study: str, config: Any, rate: Rate, shares: Mapping[str
 
 
 def table(shares: Mapping[str, Share], kind: str) -> pd.DataFrame:
-    """Return the estimate in words, a row a figure; ``kind`` of hours: of a core, of a device."""
+    """Return the estimate in words, a row per figure; ``kind`` of hours: of a core, of a device."""
     rows = [
         {
             "figure": figure,

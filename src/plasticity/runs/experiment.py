@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,13 +11,14 @@ import jax
 import numpy as np
 import pandas as pd
 
+from plasticity import configuration
 from plasticity.runs.results import Records, Run
 
 CHECKPOINT_SECONDS = 10.0
 """A unit is checkpointed at the first chunk that ends this long after the last checkpoint."""
 
 Arms = Mapping[str, Mapping[str, Any]]
-"""Name of an arm → the fields of the configuration that it changes."""
+"""Name of an arm → what it changes of the configuration, by path: `configuration.replaced`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ class Experiment:
 
     def arm(self, config: Any, arm: str) -> Any:
         """Return the configuration of one arm."""
-        return dataclasses.replace(config, **self.arms(config)[arm])
+        return configuration.replaced(config, self.arms(config)[arm])
 
 
 def find(module: str) -> Experiment:

@@ -135,7 +135,7 @@ HEADINGS = ("seeds", "chunks", "time", "state")
 
 
 def table(found: Sequence[Arm], width: int, height: int | None = None) -> str:
-    """Write one row an arm, at most ``width`` wide: seeds and chunks done of all, time, state.
+    """Write one row per arm, at most ``width`` wide: seeds and chunks done of all, time, state.
 
     Below an arm that failed stands why, cut to the width. Names are never cut: where they leave no
     room for the numbers, these stand below. With more than ``height`` lines only running and failed

@@ -29,7 +29,7 @@ Others, such as a search for a setting, ask a question of their own.
 """
 
 Records = Mapping[tuple[str, int], Mapping[str, np.ndarray]]
-"""(arm, seed) → name → array with one row a chunk."""
+"""(arm, seed) → name → array with one row per chunk."""
 
 
 @dataclass(frozen=True)

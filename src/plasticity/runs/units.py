@@ -105,7 +105,7 @@ def _advance(
 
 @lru_cache(maxsize=4)
 def load(experiment: Experiment, config: Any) -> tuple[Any, dict[str, object]]:
-    """Return what the experiment's own ``load`` does, once a process and configuration."""
+    """Return what the experiment's own ``load`` does, once per process and configuration."""
     return experiment.load(config)
 
 

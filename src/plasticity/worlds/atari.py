@@ -7,9 +7,9 @@
     seen = games.step([0, 3])
 
 The emulators are `ale_py.AtariVectorEnv`, C++ threads that do not hold the interpreter: while they
-step, a network can learn. One instance an environment, because an environment must be seeded on its
-own to be checkpointed, and as fast. Nothing here stacks frames: `plasticity.agents.frame_replay`
-does.
+step, a network can learn. One instance per environment, because an environment must be seeded on
+its own to be checkpointed, and as fast. Nothing here stacks frames:
+`plasticity.agents.frame_replay` does.
 
 **Checkpoints.** The vector environment can neither save nor restore an emulator, but is
 deterministic: a state is a seed and the actions since. Seeding reloads the game, a tenth of a
@@ -106,7 +106,7 @@ class Preprocessing:
 
 
 class Step(NamedTuple):
-    """What a call returns, one entry an environment."""
+    """What a call returns, one entry per environment."""
 
     frame: npt.NDArray[np.uint8]  # (n, size, size), grey
     score: npt.NDArray[np.int32]  # (n,) what the game gave for the action

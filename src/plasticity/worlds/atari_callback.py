@@ -196,7 +196,7 @@ def _tickets(lanes: np.ndarray) -> np.ndarray:
 
 
 def _by_lane(seen: atari.Step, lanes: np.ndarray) -> Step:
-    """Return one row a lane of what was seen of all copies."""
+    """Return one row per lane of what was seen of all copies."""
     leaves: list[Any] = [leaf.reshape(len(lanes), -1, *leaf.shape[1:]) for leaf in seen]
     return Step(*leaves)
 

@@ -92,7 +92,7 @@ def tables(variant: Variant) -> tuple[np.ndarray, np.ndarray]:
 def _with_images(reward: np.ndarray, transition: np.ndarray, label: Int[Array, " images"]) -> MDP:
     label = jnp.asarray(label, jnp.int32)
     if label.ndim != 1:
-        raise ValueError(f"expected one label an image, found shape {label.shape}")
+        raise ValueError(f"expected one label per image, found shape {label.shape}")
     order = jnp.argsort(label, stable=True).astype(jnp.int32)
     first = jnp.searchsorted(label[order], jnp.arange(STATES)).astype(jnp.int32)
     count = jnp.bincount(label, length=STATES).astype(jnp.int32)

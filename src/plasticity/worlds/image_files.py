@@ -69,7 +69,6 @@ _CIFAR_FOLDER = "cifar-10-batches-bin"
 _CIFAR_BATCHES = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
 _RECORD = 1 + 3 * 32 * 32  # bytes: a label, then the red, the green and the blue plane
 _BATCH = 10_000  # records in each published CIFAR-10 file
-_TAR_MOST = 200_000_000  # bytes: the published archive unpacks to 184 MB
 
 _SETS: dict[Dataset, _Published] = {
     "mnist_5k": _Published(5_000, "", ("mnist_5k.csv.gz",)),
@@ -192,14 +191,6 @@ def _reading(dataset: Dataset, path: Path) -> Iterator[None]:
         raise _problem(dataset, path, "a readable, undamaged file", found) from error
 
 
-def _unpacked(dataset: Dataset, path: Path, most: int) -> bytes:
-    with gzip.open(path) as stream:
-        content = stream.read(most + 1)
-    if len(content) > most:
-        raise _problem(dataset, path, f"at most {most} bytes unpacked", "more")
-    return content
-
-
 def _images(
     dataset: Dataset, arrays: tuple[UInt8, UInt8], origin: str, sha256: dict[str, str]
 ) -> Images:
@@ -221,8 +212,11 @@ def _mnist_5k(dataset: Dataset) -> Images:
     (path,), origin = _find(dataset, entry.folder, entry.files)
     width = 28 * 28 + 1  # the label comes last
     with _reading(dataset, path):
-        # At most three digits and a comma each.
-        text = _unpacked(dataset, path, entry.records * width * 4)
+        most = entry.records * width * 4  # bytes: at most three digits and a comma each
+        with gzip.open(path) as stream:
+            text = stream.read(most + 1)
+        if len(text) > most:
+            raise _problem(dataset, path, f"at most {most} bytes unpacked", "more")
         # Read as int64 and narrow after the check: pandas would wrap 256 to the uint8 0 in silence.
         table = pd.read_csv(io.BytesIO(text), header=None, dtype=np.int64).to_numpy()
     if table.shape[1] != width or np.min(table) < 0 or np.max(table) > 255:
@@ -275,51 +269,25 @@ def _cifar10(dataset: Dataset) -> Images:
         batches = []
         for path in paths:
             with _reading(dataset, path):
-                _check_size(dataset, path, path.stat().st_size)
+                size = path.stat().st_size
+                if size % _RECORD or not _RECORD <= size <= _BATCH * _RECORD:
+                    expected = f"1 to {_BATCH} records of {_RECORD} bytes"
+                    raise _problem(dataset, path, expected, f"{size} bytes")
                 batches.append(path.read_bytes())
         digests = [hashlib.sha256(batch).hexdigest() for batch in batches]
         sha256 = dict(zip(entry.files, digests, strict=True))
         return _images(dataset, _records(batches), "PLASTICITY_DATA", sha256)
     (path,), origin = _find(dataset, "", (_CIFAR_TAR,))
-    arrays = _records(_members(dataset, path))
-    digest = _verified(dataset, path, origin, len(arrays[1]) == entry.records)
-    return _images(dataset, arrays, origin, {path.name: digest})
-
-
-def _check_size(dataset: Dataset, file: object, size: int) -> None:
-    if size % _RECORD or not _RECORD <= size <= _BATCH * _RECORD:
-        raise _problem(dataset, file, f"1 to {_BATCH} records of {_RECORD} bytes", f"{size} bytes")
+    # Before it is opened: the published archive is neither damaged nor hostile.
+    digest = _verified(dataset, path, origin, complete=True)
+    return _images(dataset, _records(_members(dataset, path)), origin, {path.name: digest})
 
 
 def _members(dataset: Dataset, path: Path) -> list[bytes]:
-    """The wanted files of the CIFAR-10 archive, in memory; nothing is ever extracted to disk."""
-    wanted = {f"{_CIFAR_FOLDER}/{name}": b"" for name in _SETS[dataset].files}
-    with _reading(dataset, path):
-        # Unpacked and bounded before tarfile sees it, because tarfile reads long headers whole.
-        unpacked = io.BytesIO(_unpacked(dataset, path, _TAR_MOST))
-        with tarfile.open(fileobj=unpacked, mode="r:") as archive:
-            # One at a time, not getmembers(): a hostile member is met before what follows it.
-            for member in archive:
-                _check_member(dataset, path, member)
-                if member.name not in wanted:
-                    continue
-                _check_size(dataset, f"{path}: {member.name}", member.size)
-                content = archive.extractfile(member)
-                if content is None or wanted[member.name]:
-                    raise _problem(dataset, path, f"one file {member.name}", "another")
-                wanted[member.name] = content.read()
-    if missing := [name for name, content in wanted.items() if not content]:
-        raise _problem(dataset, path, " and ".join(wanted), f"none called {' or '.join(missing)}")
-    return list(wanted.values())
-
-
-def _check_member(dataset: Dataset, path: Path, member: tarfile.TarInfo) -> None:
-    """Refuse what no honest data archive holds, even though nothing here would follow it."""
-    name = PurePosixPath(member.name)
-    plain = member.isdir() or (member.isfile() and not member.issparse())
-    if not plain or name.is_absolute() or ".." in name.parts or member.size < 0:
-        expected = "plain files and folders below the archive's own root"
-        raise _problem(dataset, path, expected, f"member {member.name!r} of type {member.type!r}")
+    """The set's files in the CIFAR-10 archive, in memory; nothing is ever extracted to disk."""
+    with _reading(dataset, path), tarfile.open(path) as archive:
+        found = [archive.extractfile(f"{_CIFAR_FOLDER}/{name}") for name in _SETS[dataset].files]
+        return [file.read() for file in found if file is not None]
 
 
 def _records(batches: Sequence[bytes]) -> tuple[UInt8, UInt8]:

@@ -37,7 +37,7 @@ FLOOR = 1e-8
 
 
 def screens(run: Run) -> Figure:
-    """Draw what each agent of the first seed saw last, a row an arm, in the order of time."""
+    """Draw what each agent of the first seed saw last, a row per arm, in the order of time."""
     found = {
         arm: run.arrays[f"screens/{arm}"][0, -1] for arm in run.table.arm.unique()
     }  # (screens, height, width)
@@ -88,7 +88,7 @@ def improvements(run: Run, ours: pd.DataFrame, bars: pd.DataFrame) -> Figure:
 
 
 def curves(run: Run) -> Figure:
-    """Draw Figs. 19 and 20's curves: scores and mean absolute cosine of C_k, a column a game."""
+    """Draw Figs. 19 and 20's curves: scores and mean absolute cosine of C_k, a column per game."""
     panels = {
         "score": "score in evaluation", "training_score": "score while learning",
         "collinearity": "mean |cosine| of gradients",
@@ -127,8 +127,8 @@ def _thousands(x: float, _: object) -> str:
 def covariances(run: Run, agents: pd.DataFrame, game: str) -> Figure:
     """Draw Fig. 7's C_k of every agent of a game at the end, in k-means order (A.1).
 
-    A column a seed, a row a variant. ``agents`` has columns game, layer_norm, seed and score, which
-    stands above each map.
+    A column per seed, a row per variant. ``agents`` has columns game, layer_norm, seed and score,
+    which stands above each map.
     """
     mine = agents[agents.game == game]
     seeds = sorted(mine.seed.unique())
@@ -188,7 +188,7 @@ def relations(run: Run, agents: pd.DataFrame) -> Figure:
 
 
 def spectra(run: Run, game: str) -> Figure:
-    """Draw Figs. 21 and 22: the Hessian's spectrum of each seed at the end, a panel a variant.
+    """Draw Figs. 21 and 22: the Hessian's spectrum of each seed at the end, a panel per variant.
 
     Each on an axis of its own unit, the largest size of an eigenvalue of that agent's, so that
     shapes can be compared; the legend says what the unit is.

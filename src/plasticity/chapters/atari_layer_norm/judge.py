@@ -27,7 +27,7 @@ STRONG = 0.6
 
 
 def agents(run: Run) -> pd.DataFrame:
-    """Return one row an agent: what it scores, and every other metric, averaged over the end.
+    """Return one row per agent: what it scores, and every other metric, averaged over the end.
 
     Over the last `LATE` of the measurements. Columns beside metrics: game, layer_norm, seed,
     ``normalised`` (the human-normalised score), ``learned`` (whether that is above `LEARNED`).
@@ -44,7 +44,7 @@ def agents(run: Run) -> pd.DataFrame:
 
 
 def improvements(run: Run) -> pd.DataFrame:
-    """Return what layer normalisation adds in each game beside the bars of Fig. 7, a row a game.
+    """Return what layer normalisation adds in each game beside the bars of Fig. 7, a row per game.
 
     Columns: game, intervals ``without`` and ``with_norm`` of the score over seeds, ``improvement``
     (of the means, as a fraction: `plasticity.statistics.human_normalised_improvement`) and

@@ -9,7 +9,6 @@ spectrum of their loss's Hessian and their units are looked at. What is made of 
 from __future__ import annotations
 
 import importlib.metadata
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -20,12 +19,15 @@ import numpy as np
 import pandas as pd
 
 from plasticity import configuration
-from plasticity.agents import atari_agent, double_dqn, frame_replay, q_learning
+from plasticity.agents import atari_agent, atari_task, dqn, frame_replay, q_learning
+from plasticity.agents.atari_task import GameTask
+from plasticity.agents.settings import GameDQN
 from plasticity.measure import curvature, gradients, inner_products, snapshot
 from plasticity.networks import architectures
 from plasticity.runs.results import Records
 from plasticity.shapes import Array, Float, Int
 from plasticity.worlds import atari, atari_callback
+from plasticity.worlds.atari import Preprocessing
 from plasticity.worlds.image_files import DataError
 
 CHECKPOINT_SECONDS = 300.0
@@ -71,26 +73,30 @@ class Config(atari_agent.AgentConfig):
             0 <= self.evaluation_epsilon <= 1,
             f"evaluation_epsilon = {self.evaluation_epsilon}: must lie in [0, 1]",
         )
-        for name, unit in (("frames", "chunk_frames"), ("chunk_frames", "learn_period")):
+        for name, value, unit, part in (
+            ("frames", self.frames, "chunk_frames", self.chunk_frames),
+            ("chunk_frames", self.chunk_frames, "learn_period", self.algorithm.learn_period),
+        ):
             configuration.require(
-                getattr(self, name) % getattr(self, unit) == 0,
-                f"{name} = {getattr(self, name)}: must be a multiple of {unit} = "
-                f"{getattr(self, unit)}",
+                value % part == 0, f"{name} = {value}: must be a multiple of {unit} = {part}"
             )
 
 
 SPREAD = ("freeway", "enduro", "asterix", "breakout", "pong", "kangaroo")
 """Games from all parts of Fig. 7, named before any of them was played."""
 
+SHORT = GameDQN(target_period=8_000, warmup=2_000, epsilon_frames=40_000)
+
 STUDIES: Mapping[str, Config] = {
     "quick": Config(
-        games=("freeway",), target_period=800, capacity=2_000, warmup=200, epsilon_frames=2_400,
+        games=("freeway",),
+        algorithm=GameDQN(target_period=800, capacity=2_000, warmup=200, epsilon_frames=2_400),
         frames=4_800, chunk_frames=2_400, evaluation_episodes=1, covariance_examples=64,
         examples=32, order=8, seeds=1,
     ),
     "laptop": Config(
-        games=("freeway", "krull"), target_period=8_000, warmup=2_000, epsilon_frames=40_000,
-        frames=128_000, chunk_frames=32_000, evaluation_episodes=2, covariance_examples=256,
+        games=("freeway", "krull"), algorithm=SHORT, frames=128_000, chunk_frames=32_000,
+        evaluation_episodes=2, covariance_examples=256,
         examples=128, order=32, seeds=2,
     ),
     # the middle one of every three bars of Fig. 7, on smaller screens
@@ -100,13 +106,13 @@ STUDIES: Mapping[str, Config] = {
             "beam_rider", "breakout", "kung_fu_master", "crazy_climber", "boxing", "krull", "alien",
             "jamesbond", "time_pilot", "gopher", "video_pinball", "space_invaders",
         ),
-        size=44, episode_frames=18_000, target_period=8_000, warmup=2_000, epsilon_frames=40_000,
+        preprocessing=Preprocessing(size=44, episode_frames=18_000), algorithm=SHORT,
         frames=64_000, chunk_frames=32_000, evaluation_episodes=4, covariance_examples=256,
         examples=128, order=32, seeds=1,
     ),
     "gpu": Config(
-        games=SPREAD, target_period=32_000, epsilon_frames=400_000, frames=4_000_000,
-        chunk_frames=400_000,
+        games=SPREAD, algorithm=GameDQN(target_period=32_000, epsilon_frames=400_000),
+        frames=4_000_000, chunk_frames=400_000,
     ),
     "paper": Config(vectors=5),
 }  # fmt: skip
@@ -116,7 +122,7 @@ STUDIES: Mapping[str, Config] = {
 def arms(config: Config) -> dict[str, dict[str, Any]]:
     """Return the changes to ``config`` that define each arm: `arm_name` of every game."""
     return {
-        arm_name(game, layer_norm): {"game": game, "layer_norm": layer_norm}
+        arm_name(game, layer_norm): {"game": game, "network.layer_norm": layer_norm}
         for game in config.games
         for layer_norm in (False, True)
     }
@@ -130,7 +136,7 @@ def arm_name(game: str, layer_norm: bool) -> str:
 class State(NamedTuple):
     """Everything that a chunk hands to the next."""
 
-    agent: double_dqn.State
+    agent: dqn.State
     emulators: atari_callback.State
     measure_key: Array
     chunk: Int[Array, ""]
@@ -166,53 +172,61 @@ def chunks(config: Config) -> int:
 
 
 def start(config: Config, world: tuple[()], key: Array) -> State:
-    """Return an agent that has seen a single frame; equal keys start equal in every arm."""
-    seed_key, init_key, agent_key, measure_key = jax.random.split(key, 4)
+    """Return an agent after its warm-up; equal keys start equal in every arm."""
+    init_key, agent_key, measure_key = jax.random.split(key, 3)
     games = atari_agent.emulators(config)
-    ticket, seen = games.reset(jax.random.randint(seed_key, (1,), 0, 2**31 - 1))
-    shape = (1, config.size, config.size, config.stack)
-    params = atari_agent.network(config, games.actions).init(init_key, jnp.zeros(shape, jnp.uint8))
+    size, stack = config.preprocessing.size, config.preprocessing.stack
+    frames = jnp.zeros((1, size, size, stack), jnp.uint8)
+    params = config.network.module(games.actions).init(init_key, frames)
     learner = atari_agent.agent(config, games.actions)
-    state = double_dqn.start(learner, params, agent_key, seen, config.stack)
-    return State(state, games.state(ticket), measure_key, jnp.zeros((), jnp.int32))
+    state = dqn.start(learner, GameTask(games), params, agent_key)
+    emulators = games.state(state.experience.ticket)
+    return State(state, emulators, measure_key, jnp.zeros((), jnp.int32))
 
 
 def advance(config: Config, world: tuple[()], state: State) -> tuple[State, dict[str, Array]]:
-    """Play until the next measurement, which the first call does without learning; measure.
+    """Play until the next measurement (the first call does not train), and measure.
 
     The record holds scalars, ``cosines`` (C_k), and ``nodes`` and ``weights`` of the spectrum.
     """
     games = atari_agent.emulators(config)
     learner = atari_agent.agent(config, games.actions)
-    # One compiled loop for the warm-up and all that follows.
-    warmup = atari_agent.warmup_frames(config)
-    stretch = math.gcd(config.target_period, config.chunk_frames, warmup)
-    length = jnp.where(state.chunk == 0, warmup, config.chunk_frames) // stretch
-    none = double_dqn.Tally(state.agent.tally.score, jnp.zeros(()), jnp.zeros((), jnp.int32))
-    trained, ticket, learned = double_dqn.train(
-        learner, games, state.agent._replace(tally=none), games.resume(state.emulators), stretch,
-        length,
-    )  # fmt: skip
+    updates = config.chunk_frames // config.algorithm.learn_period
+
+    def train(agent: dqn.State) -> tuple[dqn.State, dict[str, Array]]:
+        tally = atari_task.Tally(
+            agent.experience.tally.score, jnp.zeros(()), jnp.zeros((), jnp.int32)
+        )
+        agent = agent._replace(experience=agent.experience._replace(tally=tally))
+        agent, seen = dqn.train(learner, GameTask(games), agent, updates)
+        record = {name: jnp.mean(seen[name]) for name in ("td_loss", "gradient_norm", "value")}
+        largest = jnp.max(seen["td_loss_max"])
+        return agent, record | {"td_loss_max": largest, "updates": jnp.asarray(float(updates))}
+
+    def wait(agent: dqn.State) -> tuple[dqn.State, dict[str, Array]]:
+        names = ("td_loss", "gradient_norm", "value", "td_loss_max")
+        return agent, dict.fromkeys(names, jnp.asarray(jnp.nan)) | {"updates": jnp.zeros(())}
+
+    resumed = state.agent.experience._replace(ticket=games.resume(state.emulators))
+    begun = state.agent._replace(experience=resumed)
+    trained, record = jax.lax.cond(state.chunk == 0, wait, train, begun)
     key = jax.random.fold_in(state.measure_key, state.chunk)
     play_key, look_key = jax.random.split(key)
     stage = atari_agent.emulators(config, config.evaluation_episodes, "evaluation")
-    played = double_dqn.evaluate(
-        learner, stage, trained.params, play_key, config.evaluation_epsilon, config.stack
+    played = atari_task.evaluate(
+        learner, stage, trained.params, play_key, config.evaluation_epsilon
     )
-    record = {
+    tally = trained.experience.tally
+    record |= {
         "score": jnp.mean(played.score),
         "evaluation_steps": jnp.mean(played.steps.astype(jnp.float32)),
-        "training_score": trained.tally.total / trained.tally.episodes,
-        "training_episodes": trained.tally.episodes.astype(jnp.float32),
-        "epsilon": learner.exploration(trained.steps),
-        "updates": learned.updates,
-        "td_loss": learned.td_loss / learned.updates,
-        "td_loss_max": jnp.where(learned.updates > 0, learned.td_loss_max, jnp.nan),
-        "gradient_norm": learned.gradient_norm / learned.updates,
-        "value": learned.value / learned.updates,
+        "training_score": tally.total / tally.episodes,
+        "training_episodes": tally.episodes.astype(jnp.float32),
+        "epsilon": learner.exploration(learner.actions_per_step * trained.learner.steps),
         **look(config, learner, trained, look_key),
     }
-    return State(trained, games.state(ticket), state.measure_key, state.chunk + 1), record
+    emulators = games.state(trained.experience.ticket)
+    return State(trained, emulators, state.measure_key, state.chunk + 1), record
 
 
 SCREENS = (80, 64, 48, 32, 16, 0)
@@ -223,9 +237,7 @@ SCREENS = (80, 64, 48, 32, 16, 0)
 Goals = tuple[Int[Array, " examples"], Float[Array, " examples"]]
 
 
-def look(
-    config: Config, learner: double_dqn.Agent, state: double_dqn.State, key: Array
-) -> dict[str, Array]:
+def look(config: Config, learner: dqn.Agent, state: dqn.State, key: Array) -> dict[str, Array]:
     """Return C_k, the spectrum of the Hessian and the statistics of the network.
 
     Of the agent's own loss on transitions drawn from its replay buffer, their targets fixed.
@@ -233,11 +245,11 @@ def look(
     pick_key, vector_key = jax.random.split(key)
     k = config.covariance_examples
     uniform = jax.random.uniform(pick_key, (max(k, config.examples),))
-    batch = frame_replay.sample(state.buffer, uniform)
-    transitions = double_dqn.as_network(batch)
-    q_t = learner.values(state.target_params, transitions.following)
-    targets = q_learning.targets(learner, state.params, transitions, q_t)
-    seen, goals = transitions.observation, (batch.action, targets)
+    task = GameTask(atari_agent.emulators(config))
+    batch = task.batch(task.sample(state.experience, uniform))
+    q_t = learner.values(state.target_params, batch.following)
+    targets = q_learning.targets(learner, state.params, batch, q_t)
+    seen, goals = batch.observation, (batch.action, targets)
 
     def each(found: architectures.Forward, goals: Goals) -> Float[Array, " examples"]:
         return learner.head.losses(found.output, *goals).loss
@@ -245,7 +257,7 @@ def look(
     def loss(params: Any, batch: tuple[Array, Goals]) -> Float[Array, ""]:
         return jnp.mean(learner.head.losses(learner.apply(params, batch[0]), *batch[1]).loss)
 
-    model = atari_agent.network(config, atari_agent.emulators(config).actions)
+    model = config.network.module(task.actions)
     first = jax.tree.map(lambda leaf: leaf[:k], (seen, goals))
     gram = inner_products.gram(model, state.params, first[0], each, first[1])
     found = gradients.covariance(gram)
@@ -254,7 +266,7 @@ def look(
     spectrum = curvature.spectrum(operator, vector_key, config.order, config.vectors)
     forward: architectures.Forward = model.apply(state.params, first[0])  # type: ignore[assignment]
     return {
-        "screens": frame_replay.screens(state.buffer, jnp.asarray(SCREENS))[0],
+        "screens": frame_replay.screens(state.experience.buffer, jnp.asarray(SCREENS))[0],
         "cosines": found.cosines.astype(jnp.float16),
         "nodes": spectrum.nodes,
         "weights": spectrum.weights,
@@ -283,7 +295,7 @@ def summarize(config: Config, records: Records) -> tuple[pd.DataFrame, dict[str,
     frames: list[pd.DataFrame] = []
     stacks: dict[str, list[np.ndarray]] = {}
     for (arm, seed), record in records.items():
-        changes = arms(config)[arm]
+        agent = configuration.replaced(config, arms(config)[arm])
         step = atari_agent.warmup_frames(config) + config.chunk_frames * np.arange(
             len(record["score"])
         )
@@ -293,7 +305,12 @@ def summarize(config: Config, records: Records) -> tuple[pd.DataFrame, dict[str,
                 stacks.setdefault(f"{name}/{arm}", []).append(kept)
             else:
                 frame = pd.DataFrame({"step": step, "value": values.astype(np.float32)})
-                frames.append(frame.assign(arm=arm, metric=name, seed=seed, **changes))
+                frames.append(
+                    frame.assign(
+                        arm=arm, game=agent.game, layer_norm=agent.network.layer_norm, metric=name,
+                        seed=seed,
+                    )
+                )  # fmt: skip
     columns = ["arm", "game", "layer_norm", "seed", "step", "metric", "value"]
     table = pd.concat(frames, ignore_index=True)[columns]
     return table, {name: np.stack(arrays) for name, arrays in stacks.items()}
@@ -301,10 +318,11 @@ def summarize(config: Config, records: Records) -> tuple[pd.DataFrame, dict[str,
 
 def flops(config: Config) -> float:
     """Return the floating-point operations of one seed of one arm, to estimate its cost."""
-    forward = 2.0 * atari_agent.multiplications(config)
-    acting = (config.frames + atari_agent.warmup_frames(config)) / config.frame_skip
+    screens, algorithm = config.preprocessing, config.algorithm
+    forward = 2.0 * config.network.multiplications(screens.size, screens.stack)
+    acting = (config.frames + atari_agent.warmup_frames(config)) / screens.frame_skip
     # Three forward passes, and backward as much as two.
-    learning = 5 * config.batch_size * config.frames / config.learn_period
+    learning = 5 * algorithm.batch_size * config.frames / algorithm.learn_period
     looking = 12 * config.order * config.vectors * config.examples + 8 * config.covariance_examples
     return forward * (acting + learning + chunks(config) * looking)
 
@@ -314,11 +332,13 @@ def sample(config: Config) -> Config:
 
     It has hardly any measurements, and learns from the second chunk on.
     """
-    chunk = 256 * config.learn_period
+    algorithm = config.algorithm
+    chunk = 256 * algorithm.learn_period
     return replace(
-        config, chunk_frames=chunk, frames=100 * chunk, target_period=chunk,
-        warmup=max(1, config.learn_period // config.frame_skip), evaluation_episodes=1,
-        episode_frames=400, covariance_examples=2, examples=2, order=1, vectors=1,
+        config, algorithm=replace(algorithm, target_period=chunk, warmup=algorithm.batch_size),
+        preprocessing=replace(config.preprocessing, episode_frames=400), chunk_frames=chunk,
+        frames=100 * chunk, evaluation_episodes=1, covariance_examples=2, examples=2, order=1,
+        vectors=1,
     )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ def improvement_table(improvements: pd.DataFrame) -> pd.DataFrame:
 
 
 def agent_table(agents: pd.DataFrame) -> pd.DataFrame:
-    """Return `judge.agents` in words, a row an agent."""
+    """Return `judge.agents` in words, a row per agent."""
     return pd.DataFrame(
         {
             "game": agents.game.map(readable),

@@ -134,7 +134,7 @@ def sharpness(run: Run, processes: Mapping[str, str], arm: str = "agent") -> Fig
 
 
 def against_distance(run: Run, arms: Mapping[str, str]) -> Figure:
-    """Draw by how much λ₁ grew against how far the parameters have moved, a panel an arm.
+    """Draw by how much λ₁ grew against how far the parameters have moved, a panel per arm.
 
     Both are medians over seeds. Walks of all step norms fall on one curve if distance is all that
     matters to them.

@@ -70,7 +70,7 @@ def log_ratio(a: np.ndarray, b: np.ndarray | float = 1.0) -> statistics.Interval
 
 
 def layer_norm(run: Run) -> pd.DataFrame:
-    """Return what became of λ₁ in the arms of Fig. 14, a row an arm.
+    """Return what became of λ₁ in the arms of Fig. 14, a row per arm.
 
     Columns: variant, layer_norm, and as intervals over seeds ``start``, ``end`` and ``growth`` of
     λ₁ (geometric means) and ``accuracy`` at the end.
@@ -94,7 +94,7 @@ def layer_norm(run: Run) -> pd.DataFrame:
 
 
 def walks(run: Run) -> pd.DataFrame:
-    """Return what became of each process of the arms that are not Fig. 14's, a row a process.
+    """Return what became of each process of the arms that are not Fig. 14's, a row per process.
 
     Columns: arm, process, and as intervals over seeds ``distance`` (from the start, relative to the
     norm of the parameters there), ``growth`` (λ₁ at the end over the start), ``after`` (the same

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -20,10 +21,13 @@ import optax
 import pandas as pd
 
 from plasticity import configuration, devices
-from plasticity.agents import dqn, mdp_agent, optimizers
+from plasticity.agents import dqn, mdp_agent, mdp_task, optimizers
+from plasticity.agents.mdp_task import ImageTask
+from plasticity.agents.settings import DQN, Optimizer, Problem
 from plasticity.chapters.probing import probed_agent
 from plasticity.chapters.probing.probed_agent import World
 from plasticity.measure import curvature, gradients, inner_products
+from plasticity.networks.settings import CNN, MLP
 from plasticity.runs.results import Records
 from plasticity.shapes import Array, Int
 from plasticity.worlds import classification_mdp
@@ -35,9 +39,8 @@ class Config(mdp_agent.AgentConfig):
     """Settings of the agent, its walks and the measurements."""
 
     # the agent of A.1: plain SGD, batches of 512, a target update every 5,000 steps
-    optimizer: optimizers.OptimizerName = "sgd"
-    batch_size: int = 512
-    target_period: int = 5_000
+    optimizer: Optimizer = Optimizer("sgd")
+    algorithm: DQN = DQN(batch_size=512, target_period=5_000)
     updates: int = 20  # target updates; a measurement at the start and after each of them
     # measurements
     examples: int = 512  # of the proxy loss; "a single large batch of transitions"
@@ -47,7 +50,8 @@ class Config(mdp_agent.AgentConfig):
     walk_scales: tuple[float, ...] = (1.0, 10.0, 30.0, 100.0, 300.0)  # steps, in the agent's
     # beside the agent of A.1
     adam_arm: bool = False  # also an agent trained by Adam, whose steps are longer
-    layer_norm_arms: bool = False  # Fig. 14: also CNNs with and without layer normalisation
+    layer_norm_arms: bool = False  # Fig. 14: also CNNs with and without layer normalisation:
+    cnn: CNN = CNN()
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
@@ -58,8 +62,8 @@ class Config(mdp_agent.AgentConfig):
         for name in ("examples", "covariance_examples"):
             value = getattr(self, name)
             configuration.require(
-                value <= self.n_images,
-                f"{name} = {value}: there are n_images = {self.n_images}",
+                value <= self.problem.n_images,
+                f"{name} = {value}: there are n_images = {self.problem.n_images}",
             )
         configuration.require(
             all(scale > 0 for scale in self.walk_scales),
@@ -80,13 +84,13 @@ FIG_2 = 5
 
 STUDIES: Mapping[str, Config] = {
     "quick": Config(
-        n_images=1_000, mlp_width=64, batch_size=64, learning_rate=3e-3, target_period=250,
-        updates=16, examples=256, order=16, covariance_examples=128, walk_scales=(1.0, 100.0),
-        seeds=3,
+        problem=Problem(n_images=1_000), network=MLP(width=64), optimizer=Optimizer("sgd", 3e-3),
+        algorithm=DQN(batch_size=64, target_period=250), updates=16, examples=256, order=16,
+        covariance_examples=128, walk_scales=(1.0, 100.0), seeds=3,
     ),
     "laptop": Config(
-        mlp_width=128, batch_size=128, target_period=1_000, order=32, adam_arm=True,
-        layer_norm_arms=True, channels=16, cnn_width=64,
+        network=MLP(width=128), algorithm=DQN(batch_size=128, target_period=1_000), order=32,
+        adam_arm=True, layer_norm_arms=True, cnn=CNN(channels=16, width=64),
     ),
     "gpu": Config(adam_arm=True, layer_norm_arms=True),
     "paper": Config(adam_arm=True, layer_norm_arms=True, vectors=5),
@@ -97,14 +101,16 @@ def arms(config: Config) -> dict[str, dict[str, Any]]:
     """Return the changes to ``config`` that define each arm, by name."""
     found: dict[str, dict[str, Any]] = {"agent": {}}
     if config.adam_arm:
-        found["adam"] = {"optimizer": "adam", "walk_scales": (1.0,)}
+        found["adam"] = {"optimizer.name": "adam", "walk_scales": (1.0,)}
     if config.layer_norm_arms:
         for variant in ("true_label", "random_label"):
             for layer_norm in (False, True):
                 found[cnn_arm(variant, layer_norm)] = {
-                    "variant": variant, "architecture": "cnn", "layer_norm": layer_norm,
-                    "optimizer": "adam", "batch_size": 32, "target_period": 1_000,
-                    "order": min(config.order, 16), "walk_scales": (),
+                    "problem.variant": variant,
+                    "network": replace(config.cnn, layer_norm=layer_norm),
+                    "optimizer.name": "adam", "algorithm.batch_size": 32,
+                    "algorithm.target_period": 1_000, "order": min(config.order, 16),
+                    "walk_scales": (),
                 }  # fmt: skip
     return found
 
@@ -126,7 +132,7 @@ class State(NamedTuple):
 
 def load(config: Config) -> tuple[World, dict[str, object]]:
     """Return the images of all arms, and where they come from."""
-    return probed_agent.load(replace(config, **changes) for changes in arms(config).values())
+    return probed_agent.load_arms(arms, config)
 
 
 def shapes(config: Config) -> World:
@@ -151,9 +157,10 @@ def start(config: Config, world: World, key: Array) -> State:
     """Return an agent before its first step; equal keys start equal in every arm."""
     init_key, mdp_key, agent_key, walk_key, measure_key = jax.random.split(key, 5)
     name = mdp_agent.image_key(config)
-    mdp = classification_mdp.make(config.variant, world.labels[name], mdp_key)
+    mdp = classification_mdp.make(config.problem.variant, world.labels[name], mdp_key)
     params = mdp_agent.initialise(config, world.images[name].shape[1:], init_key)
-    state = dqn.start(agent(config, walk_key), mdp, params, agent_key)
+    task = ImageTask(mdp, world.images[name])
+    state = dqn.start(agent(config, walk_key), task, params, agent_key)
     origin = jax.tree.map(jnp.copy, params)
     return State(state, mdp, origin, measure_key, jnp.zeros((), jnp.int32))
 
@@ -169,13 +176,15 @@ def advance(config: Config, world: World, state: State) -> tuple[State, dict[str
     learner = agent(config, state.measure_key)
 
     def train(state: dqn.State) -> dqn.State:
-        return dqn.train(learner, mdp, images, state, config.target_period)[0]
+        return dqn.train(learner, task, state, config.algorithm.target_period)[0]
 
-    mdp = state.mdp
+    task = ImageTask(state.mdp, images)
     trained = jax.lax.cond(state.chunk == 0, lambda state: state, train, state.agent)
-    optimal = jnp.asarray(classification_mdp.optimal_actions(config.variant, config.discount))
+    optimal = jnp.asarray(
+        classification_mdp.optimal_actions(config.problem.variant, config.algorithm.discount)
+    )
     record = {
-        "accuracy": dqn.greedy_accuracy(learner, mdp, images, trained.params, optimal),
+        "accuracy": mdp_task.greedy_accuracy(learner, task, trained.params, optimal),
         "diverged": 1.0 - dqn.is_finite(trained.params),
     }
     watched = processes(config, state.origin, trained)
@@ -226,7 +235,7 @@ def measure(
     k = config.covariance_examples
     found = gradients.covariance(
         inner_products.gram(
-            mdp_agent.network(config), params, mdp_agent.inputs(config, inputs[:k]),
+            mdp_agent.network(config), params, config.network.inputs(inputs[:k]),
             probed_agent.proxy_losses, directions[:k],
         )
     )  # fmt: skip
@@ -253,8 +262,11 @@ def distance(params: Any, origin: Any) -> Array:
 ARRAYS = ("nodes", "weights", "cosines")
 """What of a measurement is not a scalar: kept as arrays."""
 
-SWEPT = ("variant", "architecture", "layer_norm", "optimizer")
-"""Columns of the table beside arm, process and seed."""
+SWEPT = {
+    "variant": "problem.variant", "architecture": "network.kind",
+    "layer_norm": "network.layer_norm", "optimizer": "optimizer.name",
+}  # fmt: skip
+"""Columns of the table beside arm, process and seed, and the paths of their fields."""
 
 
 def summarize(config: Config, records: Records) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
@@ -268,8 +280,8 @@ def summarize(config: Config, records: Records) -> tuple[pd.DataFrame, dict[str,
     stacks: dict[str, list[np.ndarray]] = {}
     pictures: dict[str, np.ndarray] = {}
     for (arm, seed), record in records.items():
-        arm_config = replace(config, **arms(config)[arm])
-        step = arm_config.target_period * np.arange(len(record["accuracy"]))
+        arm_config = configuration.replaced(config, arms(config)[arm])
+        step = arm_config.algorithm.target_period * np.arange(len(record["accuracy"]))
         for name, values in record.items():
             process, _, metric = name.rpartition("/")
             if metric == "cosines":
@@ -279,7 +291,7 @@ def summarize(config: Config, records: Records) -> tuple[pd.DataFrame, dict[str,
                 stacks.setdefault(f"{metric}/{arm}/{process}", []).append(values)
             else:
                 frame = pd.DataFrame({"step": step, "value": values.astype(np.float32)})
-                swept = {n: getattr(arm_config, n) for n in SWEPT}
+                swept = {name: attrgetter(path)(arm_config) for name, path in SWEPT.items()}
                 frames.append(
                     frame.assign(
                         arm=arm, process=process or "agent", metric=metric, seed=seed, **swept
@@ -293,7 +305,7 @@ def summarize(config: Config, records: Records) -> tuple[pd.DataFrame, dict[str,
 def flops(config: Config) -> float:
     """Return the floating-point operations of one seed of one arm, to estimate its cost."""
     weights = mdp_agent.multiplications(config)
-    training = config.updates * config.target_period * config.batch_size
+    training = config.updates * config.algorithm.target_period * config.algorithm.batch_size
     watched = chunks(config) * (1 + len(config.walk_scales) + bool(config.walk_scales))
     products = config.order * config.vectors * config.examples
     return 6.0 * weights * training + 18.0 * weights * watched * products

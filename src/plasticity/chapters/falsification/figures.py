@@ -25,7 +25,7 @@ PANELS: Mapping[str, tuple[str, str]] = {
 def scatter(run: Run, table: pd.DataFrame) -> Figure:
     """Draw Fig. 3: each statistic against plasticity loss, a dot an agent, at its last probe.
 
-    ``table`` has one row an agent with columns plasticity_loss, setting and those of `PANELS`.
+    ``table`` has one row per agent with columns plasticity_loss, setting and those of `PANELS`.
     Colours are the paper's groups, markers optimizer settings.
     """
     with mpl.rc_context(STYLE):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from operator import attrgetter
 
 import numpy as np
 import pandas as pd
@@ -13,8 +14,8 @@ from plasticity.chapters.falsification.run import (
     SENSITIVITY,
     SWEPT,
     Config,
+    arm_name,
     arms,
-    optimizer_setting,
 )
 from plasticity.chapters.probing import tables
 from plasticity.measure import probe
@@ -43,7 +44,7 @@ def main_arms(run: Run) -> list[str]:
 
 
 def at_end(run: Run, arm_names: list[str]) -> pd.DataFrame:
-    """Return one row an agent: its settings, every metric at the last probe, what it lost.
+    """Return one row per agent: its settings, every metric at the last probe, what it lost.
 
     ``plasticity_loss`` is the probe loss at the end minus that before training, the y axis of
     Fig. 3; ``initial_loss`` and ``probe_loss`` are its two parts, and ``setting`` is the optimizer
@@ -105,15 +106,8 @@ def _both_signs(found: pd.DataFrame, adjustment: str) -> list[Condition]:
 def fig_4_arm(run: Run) -> str:
     """Return the arm nearest to Fig. 4: the CNN on CIFAR-10, true-label, first setting."""
     config = configuration.from_dict(Config, run.config)
-    last = {name: getattr(config, name)[-1] for name in ("datasets", "architectures")}
-    wanted = {
-        "variant": "true_label" if "true_label" in config.variants else config.variants[0],
-        "dataset": last["datasets"],
-        "architecture": last["architectures"],
-        **optimizer_setting(config.settings[0]),
-    }
-    (arm,) = (n for n in main_arms(run) if wanted.items() <= arms(config)[n].items())
-    return arm
+    variant = "true_label" if "true_label" in config.variants else config.variants[0]
+    return arm_name(variant, config.datasets[-1], config.networks[-1].kind, config.settings[0])
 
 
 def steps_to_half(run: Run, arm: str) -> np.ndarray:
@@ -181,7 +175,7 @@ def judge_slower(run: Run, arm: str | None = None) -> Verdict:
 
 
 def curves(run: Run) -> pd.DataFrame:
-    """Return what became of the probe's learning curves in every main arm, a row an arm.
+    """Return what became of the probe's learning curves in every main arm, a row per arm.
 
     Columns: arm, `STRATUM`, setting, and as intervals over seeds ``slower`` (steps to half the
     baseline, last over first checkpoint), ``end`` and ``fall`` (loss at the end, and its fall in
@@ -192,12 +186,13 @@ def curves(run: Run) -> pd.DataFrame:
     config = configuration.from_dict(Config, run.config)
     rows = []
     for arm in main_arms(run):
-        changes, steps, rough = arms(config)[arm], steps_to_half(run, arm), roughness(run, arm)
+        agent, steps = configuration.replaced(config, arms(config)[arm]), steps_to_half(run, arm)
+        rough = roughness(run, arm)
         rows.append(
             {
                 "arm": arm,
-                **{name: changes[name] for name in STRATUM},
-                "setting": f"{changes['optimizer']}:{changes['learning_rate']:g}",
+                **{name: attrgetter(SWEPT[name])(agent) for name in STRATUM},
+                "setting": f"{agent.optimizer.name}:{agent.optimizer.learning_rate:g}",
                 "slower": _ratio(steps[:, -1], steps[:, 0]),
                 "never": float(
                     np.mean(run.arrays[f"curve/{arm}"][:, -1].min(axis=1) > BASELINE / 2)
@@ -217,7 +212,7 @@ def _ratio(a: np.ndarray, b: np.ndarray) -> statistics.Interval:
 
 
 def open_choices(run: Run) -> pd.DataFrame:
-    """Return what each choice that the paper leaves open does to the verdicts, a row a choice.
+    """Return what each choice that the paper leaves open does to the verdicts, a row per choice.
 
     Around the first data set, architecture and setting, so three strata and one optimizer. Columns:
     ``change`` ("as run" first), a column each variant with the plasticity lost (an interval),
@@ -226,11 +221,12 @@ def open_choices(run: Run) -> pd.DataFrame:
     this small turns signs by chance too; the column says how many, not that it means something.
     """
     config = configuration.from_dict(Config, run.config)
-    base = f"{config.datasets[0]}-{config.architectures[0]}-{config.settings[0].replace(':', '_')}"
-    names = {"as run": base, **{name: name for name in SENSITIVITY}}
+    around = (config.datasets[0], config.networks[0].kind, config.settings[0])
+    chosen_arms = {"as run": [arm_name(variant, *around) for variant in config.variants]} | {
+        name: [f"{variant}-{name}" for variant in config.variants] for name in SENSITIVITY
+    }
     rows, reference = [], None
-    for change, suffix in names.items():
-        chosen = [f"{variant}-{suffix}" for variant in config.variants]
+    for change, chosen in chosen_arms.items():
         table = at_end(run, chosen)
         lost = {
             variant: statistics.mean_interval(group.plasticity_loss)

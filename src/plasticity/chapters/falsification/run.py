@@ -13,25 +13,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from plasticity import configuration
-from plasticity.agents import mdp_agent, optimizers
+from plasticity.agents.settings import DQN, Optimizer, Problem
 from plasticity.chapters.probing import probed_agent
+from plasticity.networks.settings import CNN, MLP, Network
 from plasticity.worlds import classification_mdp, image_files
 
 
-def optimizer_setting(setting: str) -> dict[str, Any]:
-    """Return the fields that ``optimizer:learning rate`` sets.
+def optimizer_setting(setting: str) -> Optimizer:
+    """Return the optimizer that ``optimizer:learning rate`` stands for.
 
     Raises `configuration.ConfigError` if it cannot be read.
     """
     name, _, rate = setting.partition(":")
     try:
-        learning_rate = float(rate)
-        optimizers.of_name(name, learning_rate)  # type: ignore[arg-type]
+        return Optimizer(name, float(rate))  # type: ignore[arg-type]
     except ValueError:
         raise configuration.ConfigError(
             f"settings: {setting!r}: write optimizer:learning rate, for example adam:1e-3"
         ) from None
-    return {"optimizer": name, "learning_rate": learning_rate}
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Config(probed_agent.Config):
     # what the population spans: every combination
     variants: tuple[classification_mdp.Variant, ...] = classification_mdp.VARIANTS
     datasets: tuple[image_files.Dataset, ...] = ("mnist_5k", "cifar10_train")
-    architectures: tuple[mdp_agent.Architecture, ...] = ("mlp", "cnn")
+    networks: tuple[Network, ...] = (MLP(), CNN())
     settings: tuple[str, ...] = ("adam:1e-3", "rmsprop:2.5e-4")  # optimizer:learning rate
     sensitivity: bool = (
         False  # also vary what the paper leaves open, on the first observation space
@@ -50,7 +49,7 @@ class Config(probed_agent.Config):
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
         super().__post_init__()
-        for name in ("variants", "datasets", "architectures", "settings"):
+        for name in ("variants", "datasets", "networks", "settings"):
             configuration.require(len(getattr(self, name)) > 0, f"{name}: needs at least one")
         for setting in self.settings:
             optimizer_setting(setting)
@@ -58,24 +57,25 @@ class Config(probed_agent.Config):
 
 STUDIES: Mapping[str, Config] = {
     "quick": Config(
-        datasets=("mnist_5k",), architectures=("mlp",), n_images=500, mlp_width=64,
-        target_period=500, probe_every=2_000, probes=2, n_targets=2, probe_steps=800, seeds=4,
+        datasets=("mnist_5k",), networks=(MLP(width=64),), problem=Problem(n_images=500),
+        algorithm=DQN(target_period=500), probe_every=2_000, probes=2, n_targets=2,
+        probe_steps=800, seeds=4,
     ),
     "laptop": Config(
-        n_images=1_000, mlp_width=64, channels=16, cnn_width=64, probes=3, n_targets=2, seeds=6,
-        sensitivity=True, keep_parameters=True,
+        problem=Problem(n_images=1_000), networks=(MLP(width=64), CNN(channels=16, width=64)),
+        probes=3, n_targets=2, seeds=6, sensitivity=True, keep_parameters=True,
     ),
-    "gpu": Config(n_images=4_000, probes=20, n_targets=3, seeds=4),
+    "gpu": Config(problem=Problem(n_images=4_000), probes=20, n_targets=3, seeds=4),
     "paper": Config(datasets=("mnist_train", "cifar10_train"), seeds=6),
 }  # fmt: skip
 """The paper trains 128 agents; 12 strata of two settings and six seeds are 144."""
 
 SENSITIVITY: Mapping[str, Mapping[str, Any]] = {
-    "discount_0.9": {"discount": 0.9},
-    "target_period_100": {"target_period": 100},
-    "target_period_5000": {"target_period": 5_000},
-    "learning_rate_1e-4": {"learning_rate": 1e-4},
-    "batch_128": {"batch_size": 128},
+    "discount_0.9": {"algorithm.discount": 0.9},
+    "target_period_100": {"algorithm.target_period": 100},
+    "target_period_5000": {"algorithm.target_period": 5_000},
+    "learning_rate_1e-4": {"optimizer.learning_rate": 1e-4},
+    "batch_128": {"algorithm.batch_size": 128},
     "probe_batch_128": {"probe_batch_size": 128},
     "carried_state": {"probe_state": "carried"},
 }
@@ -85,31 +85,26 @@ SENSITIVITY: Mapping[str, Mapping[str, Any]] = {
 def arms(config: Config) -> dict[str, dict[str, Any]]:
     """Return the changes to ``config`` that define each arm, by name.
 
-    A stratum's arms are named ``variant/dataset/architecture/setting`` with dashes; those of the
-    sensitivity analysis ``variant-change``, around the first data set, architecture and setting.
+    Those of a stratum are named by `arm_name`, those of the sensitivity analysis
+    ``variant-change``, around the first data set, network and setting.
     """
     found: dict[str, dict[str, Any]] = {}
-    for architecture in config.architectures:
+    for network in config.networks:
         for dataset in config.datasets:
             for variant in config.variants:
-                base: dict[str, Any] = {
-                    "variant": variant,
-                    "dataset": dataset,
-                    "architecture": architecture,
-                }
                 for k, setting in enumerate(config.settings):
-                    found[f"{variant}-{dataset}-{architecture}-{setting.replace(':', '_')}"] = (
-                        base
-                        | optimizer_setting(setting)
-                        # the bank has one network a stratum
-                        | {"keep_parameters": config.keep_parameters and k == 0}
-                    )
+                    found[arm_name(variant, dataset, network.kind, setting)] = {
+                        "problem.variant": variant, "problem.dataset": dataset,
+                        "network": network, "optimizer": optimizer_setting(setting),
+                        # the bank has one network per stratum
+                        "keep_parameters": config.keep_parameters and k == 0,
+                    }  # fmt: skip
     if config.sensitivity:
         for variant in config.variants:
             around: dict[str, Any] = {
-                "variant": variant, "dataset": config.datasets[0],
-                "architecture": config.architectures[0], "keep_parameters": False,
-                **optimizer_setting(config.settings[0]),
+                "problem.variant": variant, "problem.dataset": config.datasets[0],
+                "network": config.networks[0], "keep_parameters": False,
+                "optimizer": optimizer_setting(config.settings[0]),
             }  # fmt: skip
             found |= {
                 f"{variant}-{name}": {**around, **change} for name, change in SENSITIVITY.items()
@@ -117,5 +112,13 @@ def arms(config: Config) -> dict[str, dict[str, Any]]:
     return found
 
 
-SWEPT = ("variant", "dataset", "architecture", "optimizer", "learning_rate")
-"""Columns of the table beside arm and seed."""
+def arm_name(variant: str, dataset: str, architecture: str, setting: str) -> str:
+    """Return the name of an arm of a stratum."""
+    return f"{variant}-{dataset}-{architecture}-{setting.replace(':', '_')}"
+
+
+SWEPT = {
+    "variant": "problem.variant", "dataset": "problem.dataset", "architecture": "network.kind",
+    "optimizer": "optimizer.name", "learning_rate": "optimizer.learning_rate",
+}  # fmt: skip
+"""Columns of the table beside arm and seed, and the paths of their fields."""

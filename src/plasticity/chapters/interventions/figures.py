@@ -30,7 +30,7 @@ def levels(run: Run, cells: pd.DataFrame) -> Figure:
     """Draw Figs. 10 and 11: probe losses before training and at the end, a line between the two.
 
     Panels are architectures (columns) and data sets with encodings (rows); in a panel each
-    intervention has a line a variant of ``cells`` and one of the paper's, which names no reward.
+    intervention has a line per variant of ``cells`` and one of the paper's, which names no reward.
     Pale bars are intervals. A constant has a loss of .5.
     """
     variants = [str(variant) for variant in cells.variant.unique()]

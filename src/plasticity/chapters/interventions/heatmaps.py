@@ -46,7 +46,7 @@ QUANTITIES: Mapping[str, str] = {
 def heat_maps(
     run: Run, cells: pd.DataFrame, quantity: str = "change", variant: str = "true_label"
 ) -> Figure:
-    """Draw Figs. 6 and 8 to 11: our cells, the paper's, and the difference, a row a data set.
+    """Draw Figs. 6 and 8 to 11: our cells, the paper's, and the difference, a row per data set.
 
     ``cells`` is the experiment's table, of which the rows of ``variant`` are drawn; ``quantity`` is
     one of `QUANTITIES`. Ours stand with half their interval, the paper's changes with what it

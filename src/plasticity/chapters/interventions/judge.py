@@ -19,7 +19,7 @@ from plasticity.statistics import Interval
 
 
 def agents(run: Run) -> pd.DataFrame:
-    """Return one row an agent: its cell, every metric at the last probe, and what it lost.
+    """Return one row per agent: its cell, every metric at the last probe, and what it lost.
 
     Beside the columns of `tables.at_end` there are ``log_td_loss``, the logarithm of the
     largest TD loss of a single batch in all of training, and ``ever_diverged``: its parameters at
@@ -44,7 +44,7 @@ METRICS = {
 
 
 def cells(run: Run) -> pd.DataFrame:
-    """Return each arm's probe losses and task beside the paper's printed cell, a row an arm.
+    """Return each arm's probe losses and task beside the paper's printed cell, a row per arm.
 
     Columns: `CELL`, intervals ``initial``, ``final``, ``change``, ``accuracy``, ``diverged`` (how
     many agents), and ``paper_initial``, ``paper_final``, ``paper_change`` with ``paper_spread`` of
@@ -122,12 +122,13 @@ def contrasts(run: Run, **which: Any) -> dict[str, Interval]:
     Where too many agents diverged for a contrast the interval is infinite.
     """
     found: dict[str, Interval] = {}
-    for name in configuration.from_dict(Config, run.config).architectures:
+    for network in configuration.from_dict(Config, run.config).networks:
         try:
-            values = contrast(run, name, **which)
+            values = contrast(run, network.kind, **which)
         except KeyError:
             continue
-        found[name] = statistics.mean_interval(values) if values.size else statistics.UNKNOWN
+        interval = statistics.mean_interval(values) if values.size else statistics.UNKNOWN
+        found[network.kind] = interval
     return found
 
 
@@ -222,8 +223,8 @@ def power(run: Run) -> pd.DataFrame:
     `plasticity.statistics.detectable_difference`.
     """
     config, rows = configuration.from_dict(Config, run.config), []
-    for encoding in config.encodings:
-        for architecture in config.architectures:
+    for encoding in (output.kind for output in config.outputs):
+        for architecture in (network.kind for network in config.networks):
             for intervention in config.interventions:
                 if intervention == "none" and encoding == "regression":
                     continue

@@ -7,25 +7,37 @@ one that was reset a moment ago; how it does its task stands beside what plastic
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from plasticity import configuration
-from plasticity.agents import mdp_agent
+from plasticity.agents.settings import DQN, Problem
 from plasticity.chapters.probing import probed_agent
+from plasticity.cures.settings import ResetLastLayer, ResetOptimizer, ShrinkAndPerturb
+from plasticity.networks.settings import (
+    CNN,
+    MLP,
+    Network,
+    Output,
+    Regression,
+    ResNet18,
+    TwoHot,
+    ViT,
+)  # fmt: skip
 from plasticity.worlds import classification_mdp, image_files
 
 INTERVENTIONS: Mapping[str, Mapping[str, Any]] = {
     "none": {},
-    "reset_last_layer": {"event": "reset_last_layer"},
-    "layer_norm": {"layer_norm": True},
-    "spectral_norm": {"spectral_norm": True},
-    "weight_decay": {"weight_decay": 1e-5},
-    "shrink_and_perturb": {"event": "shrink_and_perturb"},
-    "reset_optimizer": {"event": "reset_optimizer"},
+    "reset_last_layer": {"cures": (ResetLastLayer(),)},
+    "layer_norm": {"network.layer_norm": True},
+    "spectral_norm": {"network.spectral_norm": True},
+    "weight_decay": {"optimizer.weight_decay": 1e-5},
+    "shrink_and_perturb": {"cures": (ShrinkAndPerturb(),)},
+    "reset_optimizer": {"cures": (ResetOptimizer(),)},
 }
-"""What each intervention of §6.2 and B.1 changes of an agent; the two-hot output is an encoding."""
+"""What each intervention of §6.2 and B.1 changes of an agent; the two-hot output is another."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +47,8 @@ class Config(probed_agent.Config):
     # the grid: every combination
     variants: tuple[classification_mdp.Variant, ...] = ("true_label", "random_label")
     datasets: tuple[image_files.Dataset, ...] = ("mnist_5k", "cifar10_train")
-    architectures: tuple[mdp_agent.Architecture, ...] = ("mlp", "cnn", "resnet", "vit")
-    encodings: tuple[mdp_agent.Encoding, ...] = ("regression", "two_hot")
+    networks: tuple[Network, ...] = (MLP(), CNN(), ResNet18(), ViT())
+    outputs: tuple[Output, ...] = (Regression(), TwoHot())
     interventions: tuple[str, ...] = tuple(INTERVENTIONS)
     # "significantly different optimizer hyperparameters from the regression parameterization"
     two_hot_learning_rate: float = 1e-3  # not in the paper
@@ -49,7 +61,7 @@ class Config(probed_agent.Config):
         """Refuse what cannot run."""
         super().__post_init__()
         configuration.require_positive(self, "two_hot_learning_rate")
-        for name in ("variants", "datasets", "architectures", "encodings", "interventions"):
+        for name in ("variants", "datasets", "networks", "outputs", "interventions"):
             configuration.require(len(getattr(self, name)) > 0, f"{name}: needs at least one")
         for name in self.interventions:
             configuration.require(
@@ -62,43 +74,49 @@ class Config(probed_agent.Config):
         )
 
 
+# In 20 periods of the target no value gets above 20.
+FEW_BINS = TwoHot(bins=51, low=-25.0, high=25.0)
+
 LAPTOP = Config(
-    datasets=("mnist_5k",), architectures=("mlp", "cnn"), n_images=1_000, mlp_width=64,
-    channels=16, cnn_width=64, probes=4, n_targets=2, bins=51, value_low=-25.0,
-    value_high=25.0, seeds=5,
+    datasets=("mnist_5k",), networks=(MLP(width=64), CNN(channels=16, width=64)),
+    outputs=(Regression(), FEW_BINS), problem=Problem(n_images=1_000), probes=4, n_targets=2,
+    seeds=5,
 )  # fmt: skip
 
 STUDIES: Mapping[str, Config] = {
     "quick": Config(
-        variants=("true_label",), datasets=("mnist_5k",), architectures=("mlp",),
-        interventions=("none", "layer_norm", "shrink_and_perturb"), n_images=500, mlp_width=64,
-        target_period=500, probe_every=2_000, probes=2, n_targets=2, probe_steps=800,
-        bins=51, value_low=-25.0, value_high=25.0, seeds=2,
+        variants=("true_label",), datasets=("mnist_5k",), networks=(MLP(width=64),),
+        outputs=(Regression(), FEW_BINS), problem=Problem(n_images=500),
+        interventions=("none", "layer_norm", "shrink_and_perturb"),
+        algorithm=DQN(target_period=500), probe_every=2_000, probes=2, n_targets=2,
+        probe_steps=800, seeds=2,
     ),
     "laptop": LAPTOP,
     # CIFAR-10's images in place of MNIST's
     "laptop_cifar": replace(
-        LAPTOP, variants=("true_label",), datasets=("cifar10_train",), architectures=("mlp",)
+        LAPTOP, variants=("true_label",), datasets=("cifar10_train",), networks=(MLP(width=64),)
     ),
     # two-hot networks probed by the loss that they learn by
     "laptop_own_loss": replace(
-        LAPTOP, architectures=("mlp",), encodings=("two_hot",), probe_loss="own"
+        LAPTOP, networks=(MLP(width=64),), outputs=(FEW_BINS,), probe_loss="own"
     ),
     # "significantly different optimizer hyperparameters": which?
-    "two_hot_search": replace(LAPTOP, encodings=("two_hot",), search=(1e-3, 3e-4, 1e-4), seeds=2),
+    "two_hot_search": replace(LAPTOP, outputs=(FEW_BINS,), search=(1e-3, 3e-4, 1e-4), seeds=2),
     # every combination once, too small to learn anything: it shows that each of them runs
     "smoke": Config(
-        variants=("true_label", "random_label", "sparse_reward"), n_images=100, mlp_width=8,
-        cnn_width=8, channels=4, resnet_width=8, vit_width=16, vit_feed_forward=32, vit_heads=2,
-        bins=11, batch_size=4, target_period=2, warmup=8, capacity=32, probe_every=4, probes=1,
-        n_targets=1, probe_steps=50, probe_batch_size=4, sharpness_every=4, sharpness_order=2,
-        proxy_examples=4, seeds=1,
+        variants=("true_label", "random_label", "sparse_reward"), problem=Problem(n_images=100),
+        networks=(
+            MLP(width=8), CNN(channels=4, width=8), ResNet18(width=8),
+            ViT(width=16, feed_forward=32, heads=2),
+        ),
+        outputs=(Regression(), TwoHot(bins=11)),
+        algorithm=DQN(batch_size=4, target_period=2, warmup=8, capacity=32), probe_every=4,
+        probes=1, n_targets=1, probe_steps=50, probe_batch_size=4, sharpness_every=4,
+        sharpness_order=2, proxy_examples=4, seeds=1,
     ),
     "gpu": Config(probes=20, n_targets=3, seeds=5),
     "paper": Config(datasets=("mnist_train", "cifar10_train")),
 }  # fmt: skip
-"""In 20 periods of the target no value gets above 20: quick and laptop have bins up to 25."""
-
 CELL = ("variant", "dataset", "architecture", "encoding", "intervention")
 """What names an arm of the grid, in this order, joined by dashes; a column each in the table."""
 
@@ -111,26 +129,25 @@ def arm_name(*cell: str) -> str:
 def arms(config: Config) -> dict[str, dict[str, Any]]:
     """Return the changes to ``config`` that define each arm: `arm_name`, or the search's rates."""
     found: dict[str, dict[str, Any]] = {}
-    for architecture in config.architectures:
-        for dataset in config.datasets:
-            for variant in config.variants:
-                for encoding in config.encodings:
-                    base: dict[str, Any] = {
-                        "variant": variant, "dataset": dataset, "architecture": architecture,
-                        "encoding": encoding,
-                    }  # fmt: skip
-                    for rate in config.search:
-                        name = arm_name(variant, dataset, architecture, encoding, f"{rate:g}")
-                        found[name] = base | {"learning_rate": rate}
-                    if config.search:
-                        continue
-                    if encoding == "two_hot":
-                        base["learning_rate"] = config.two_hot_learning_rate
-                    for name in config.interventions:
-                        arm = arm_name(variant, dataset, architecture, encoding, name)
-                        found[arm] = base | {"intervention": name, **INTERVENTIONS[name]}
+    grid = itertools.product(config.networks, config.datasets, config.variants, config.outputs)
+    for network, dataset, variant, output in grid:
+        cell = (variant, dataset, network.kind, output.kind)
+        base: dict[str, Any] = {
+            "problem.variant": variant, "problem.dataset": dataset, "network": network,
+            "output": output,
+        }  # fmt: skip
+        if output.kind == "two_hot":
+            base["optimizer.learning_rate"] = config.two_hot_learning_rate
+        for rate in config.search:
+            found[arm_name(*cell, f"{rate:g}")] = base | {"optimizer.learning_rate": rate}
+        for name in () if config.search else config.interventions:
+            found[arm_name(*cell, name)] = base | {"intervention": name, **INTERVENTIONS[name]}
     return found
 
 
-SWEPT = ("variant", "dataset", "architecture", "encoding", "intervention", "learning_rate")
-"""Columns of the table beside arm and seed."""
+SWEPT = {
+    "variant": "problem.variant", "dataset": "problem.dataset", "architecture": "network.kind",
+    "encoding": "output.kind", "intervention": "intervention",
+    "learning_rate": "optimizer.learning_rate",
+}  # fmt: skip
+"""Columns of the table beside arm and seed, and the paths of their fields."""

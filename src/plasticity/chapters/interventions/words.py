@@ -87,8 +87,8 @@ def _verdict(found: Interval, detectable: float) -> str:
 def layer_norm_cells(cells: pd.DataFrame) -> pd.DataFrame:
     """Return what the paper's own cells say of layer normalisation, beside ours.
 
-    One row a data set, network and output for which Figs. 8 and 9 print both cells. Less loss is
-    better. Ours have a column a variant of ``cells``, "–" where it was not run.
+    One row per data set, network and output for which Figs. 8 and 9 print both cells. Less loss is
+    better. Ours have a column per variant of ``cells``, "–" where it was not run.
     """
     printed = interventions()
     printed = printed[
@@ -124,7 +124,7 @@ def _compared(with_it: float, without: float) -> str:
 
 
 def probe_loss_table(squared: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
-    """Return what two-hot networks lose by either loss of the probe, one row a cell of ``own``.
+    """Return what two-hot networks lose by either loss of the probe, one row per cell of ``own``.
 
     Both are `judge.cells`, ``own`` of a run whose probes descend
     the loss that the network learns by. The last rows are regression agents without intervention,

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from plasticity.agents.settings import DQN, Optimizer, Problem
 from plasticity.chapters.probing import probed_agent
+from plasticity.networks.settings import CNN, MLP
 from plasticity.worlds import classification_mdp
 
 
@@ -27,32 +29,33 @@ class Config(probed_agent.Config):
 
 STUDIES: Mapping[str, Config] = {
     "quick": Config(
-        variants=("random_label",), n_images=500, mlp_width=64, target_period=500,
-        probe_every=2_000, probes=2, n_targets=2, probe_steps=800, seeds=2,
+        variants=("random_label",), problem=Problem(n_images=500), network=MLP(width=64),
+        algorithm=DQN(target_period=500), probe_every=2_000, probes=2, n_targets=2,
+        probe_steps=800, seeds=2,
     ),
     "laptop": Config(
-        n_images=1_000, mlp_width=64, probe_every=10_000, probes=5, n_targets=2, seeds=5,
-        traps=True, calibration=True,
+        problem=Problem(n_images=1_000), network=MLP(width=64), probe_every=10_000, probes=5,
+        n_targets=2, seeds=5, traps=True, calibration=True,
     ),
     "gpu": Config(probes=20, n_targets=3, seeds=5, calibration=True),
     "paper": Config(calibration=True),
 }  # fmt: skip
 
 TRAPS: Mapping[str, Mapping[str, Any]] = {
-    "narrow": {"mlp_width": 16},
-    "sgd": {"optimizer": "sgd", "learning_rate": 1e-2},
+    "narrow": {"network.width": 16},
+    "sgd": {"optimizer": Optimizer("sgd", 1e-2)},
 }
 """A network too small and an optimizer too slow for the probe: even fresh they hardly fit it."""
 
 CALIBRATION: Mapping[str, Mapping[str, Any]] = {
-    "1e-3, batch 32": {"learning_rate": 1e-3, "probe_batch_size": 32},
-    "3e-4, batch 32": {"learning_rate": 3e-4, "probe_batch_size": 32},
-    "1e-4, batch 32": {"learning_rate": 1e-4, "probe_batch_size": 32},
-    "1e-3, batch 128": {"learning_rate": 1e-3, "probe_batch_size": 128},
+    "1e-3, batch 32": {"optimizer.learning_rate": 1e-3, "probe_batch_size": 32},
+    "3e-4, batch 32": {"optimizer.learning_rate": 3e-4, "probe_batch_size": 32},
+    "1e-4, batch 32": {"optimizer.learning_rate": 1e-4, "probe_batch_size": 32},
+    "1e-3, batch 128": {"optimizer.learning_rate": 1e-3, "probe_batch_size": 128},
     "3e-4, batch 32, 1165 images": {
-        "learning_rate": 3e-4,
+        "optimizer.learning_rate": 3e-4,
         "probe_batch_size": 32,
-        "n_images": 1_165,
+        "problem.n_images": 1_165,
     },
 }
 """Adam's learning rate, the probe's minibatch and the number of images: the paper states none.
@@ -60,7 +63,7 @@ CALIBRATION: Mapping[str, Mapping[str, Any]] = {
 The last is a quarter of the images that the others have, to see which way their number works.
 """
 
-PAPER_SIZE = {"mlp_width": 512, "cnn_width": 256, "channels": 64}
+PAPER_SIZE = (MLP(), CNN())
 """A.2's networks."""
 
 
@@ -73,21 +76,25 @@ def arms(config: Config) -> dict[str, dict[str, Any]]:
     """Return the changes to ``config`` that define each arm, by name."""
     found: dict[str, dict[str, Any]] = {}
     for variant in config.variants:
-        found[variant] = {"variant": variant}
-        found[f"{variant}-layer_norm"] = {"variant": variant, "layer_norm": True}
+        found[variant] = {"problem.variant": variant}
+        found[f"{variant}-layer_norm"] = found[variant] | {"network.layer_norm": True}
     if config.traps:
-        first = {"variant": config.variants[0]}
+        first = {"problem.variant": config.variants[0]}
         found |= {name: first | dict(changes) for name, changes in TRAPS.items()}
     if config.calibration:
-        fresh = {"probes": 0, "n_images": config.calibration_images, "n_targets": 1, **PAPER_SIZE}
+        fresh = {"probes": 0, "problem.n_images": config.calibration_images, "n_targets": 1}
         for dataset in ("mnist_5k", "cifar10_train"):
-            for architecture in ("mlp", "cnn"):
+            for network in PAPER_SIZE:
                 for name, changes in CALIBRATION.items():
-                    found[fresh_arm(dataset, architecture, name)] = {
-                        **fresh, "dataset": dataset, "architecture": architecture, **changes,
+                    found[fresh_arm(dataset, network.kind, name)] = {
+                        **fresh, "problem.dataset": dataset, "network": network, **changes,
                     }  # fmt: skip
     return found
 
 
-SWEPT = ("variant", "dataset", "architecture", "layer_norm", "learning_rate", "probe_batch_size")
-"""Columns of the table beside arm and seed."""
+SWEPT = {
+    "variant": "problem.variant", "dataset": "problem.dataset", "architecture": "network.kind",
+    "layer_norm": "network.layer_norm", "learning_rate": "optimizer.learning_rate",
+    "probe_batch_size": "probe_batch_size",
+}  # fmt: skip
+"""Columns of the table beside arm and seed, and the paths of their fields."""

@@ -16,7 +16,7 @@ def times_to_collapse(run: Run) -> pd.DataFrame:
     """Return, for each arm and seed, when the network stopped learning its labels, by four clocks.
 
     Collapse is the first period that ends with less than half of the best accuracy that this
-    network has reached so far. One row a network: arm, seed, collapsed (False if its run ended
+    network has reached so far. One row per network: arm, seed, collapsed (False if its run ended
     first; the clocks then stand at the end) and the time in optimizer steps (``step``), in
     ``switches`` of labels, in labels ``memorised`` (a full set counts 1: accuracy above chance,
     summed over periods) and in the ``distance`` that the parameters moved, period by period.
@@ -42,7 +42,7 @@ def times_to_collapse(run: Run) -> pd.DataFrame:
 
 
 def at_end(run: Run, arm: str, metric: str) -> np.ndarray:
-    """Return the values of ``metric`` at the last step of ``arm``, one a seed, in seed order."""
+    """Return the values of ``metric`` at the last step of ``arm``, one per seed, in seed order."""
     return run.select(arm=arm, metric=metric).groupby("seed").value.last().to_numpy()
 
 

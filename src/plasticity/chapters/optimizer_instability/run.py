@@ -162,7 +162,7 @@ def shapes(config: Config) -> World:
 
 
 def chunks(config: Config) -> int:
-    """Return how many times `advance` is called: once a label period."""
+    """Return how many times `advance` is called: once per label period."""
     return config.periods
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -67,7 +66,7 @@ def reprobe_run(
     Raises FileNotFoundError if it kept none, KeyError, naming what there is, for another arm.
     """
     config = configuration.from_dict(experiment.Config, run.config)
-    overrides = configuration.parse(type(config), changes)
+    overrides = configuration.parse(config, changes)
     if only is not None:
         run.bank(only)  # names what there is, if not this
     arms = [arm for arm in experiment.arms(config) if arm in run.banks() and only in (None, arm)]
@@ -76,7 +75,7 @@ def reprobe_run(
             f"{run.experiment}/{run.label} kept no parameters: nothing to probe"
         )
     for arm in arms:
-        arm_config = replace(experiment.arm(config, arm), **overrides)
+        arm_config = configuration.replaced(experiment.arm(config, arm), overrides)
         world, _ = load([arm_config])
         found = reprobe(arm_config, world, run.bank(arm), config.first_seed)
         recorded = run.select(arm=arm, seed=config.first_seed, metric="probe_loss")

@@ -8,7 +8,7 @@ statistics are taken. Experiments differ in their arms, and in what they make of
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from plasticity import configuration
-from plasticity.agents import dqn, mdp_agent
+from plasticity.agents import dqn, mdp_agent, mdp_task
+from plasticity.agents.mdp_task import Images, ImageTask
 from plasticity.chapters.probing import tables
 from plasticity.chapters.probing.by_key import ByKey
 from plasticity.measure import curvature, gradients, inner_products, probe, snapshot
@@ -62,8 +63,8 @@ class Config(mdp_agent.AgentConfig):
             f"{self.sharpness_every}",
         )
         configuration.require(
-            self.proxy_examples <= self.n_images,
-            f"proxy_examples = {self.proxy_examples}: there are n_images = {self.n_images}",
+            self.proxy_examples <= self.problem.n_images,
+            f"proxy_examples = {self.proxy_examples}: there are n_images = {self.problem.n_images}",
         )
         configuration.require(self.probes >= 0, f"probes = {self.probes}: must not be below 0")
         configuration.require(
@@ -99,24 +100,26 @@ def experiment(
     config: type[Config],
     studies: Mapping[str, Config],
     arms: Callable[[Any], Arms],
-    swept: Iterable[str],
+    swept: Mapping[str, str],
     claims: Mapping[str, Callable[[Run], Any]],
 ) -> Experiment:
     """Return the experiment that trains and probes these arms.
 
-    ``swept`` names the fields in which arms differ: columns of the table beside arm and seed.
+    ``swept`` are columns of the table beside arm and seed, each with the path of its field.
     The rest is what `Experiment` says.
     """
     return Experiment(
         module, config, studies, arms=arms, load=partial(load_arms, arms), shapes=shapes,
         start=start, advance=advance, chunks=chunks, flops=flops,
-        summarize=partial(tables.tidy, arms, tuple(swept)), claims=claims,
+        summarize=partial(tables.tidy, arms, swept), claims=claims,
     )  # fmt: skip
 
 
-def load_arms(arms: Callable[[Any], Arms], config: Config) -> tuple[World, dict[str, object]]:
+def load_arms(
+    arms: Callable[[Any], Arms], config: mdp_agent.AgentConfig
+) -> tuple[World, dict[str, object]]:
     """Return the images and targets of all arms, and where the images come from."""
-    return load(replace(config, **changes) for changes in arms(config).values())
+    return load(configuration.replaced(config, changes) for changes in arms(config).values())
 
 
 def load(configs: Iterable[mdp_agent.AgentConfig]) -> tuple[World, dict[str, object]]:
@@ -132,7 +135,7 @@ def load(configs: Iterable[mdp_agent.AgentConfig]) -> tuple[World, dict[str, obj
     for config in configs:
         name = mdp_agent.image_key(config)
         if name not in images:
-            found = image_sets.load(config.dataset, config.n_images)
+            found = image_sets.load(config.problem.dataset, config.problem.n_images)
             shape = found.pixels.shape
             images[name] = jnp.asarray(image_sets.standardise(found.pixels).reshape(shape))
             labels[name] = jnp.asarray(found.labels, jnp.int32)
@@ -160,12 +163,12 @@ def shapes(config: mdp_agent.AgentConfig) -> World:
     def array(*shape: int, kind: Any = jnp.float32) -> Any:
         return jax.ShapeDtypeStruct(shape, kind)  # type: ignore[no-untyped-call]
 
-    n = config.n_images
-    images = {mdp_agent.image_key(config): array(n, *image_sets.shape(config.dataset))}
-    labels = {mdp_agent.image_key(config): array(n, kind=jnp.int32)}
+    key = mdp_agent.image_key(config)
+    images = {key: array(key.n_images, *image_sets.shape(config.problem.dataset))}
+    labels = {key: array(key.n_images, kind=jnp.int32)}
     targets = {}
     if isinstance(config, Config):
-        drawn = array(config.n_targets, n, classification_mdp.STATES)
+        drawn = array(config.n_targets, key.n_images, classification_mdp.STATES)
         targets[mdp_agent.network_key(config)] = drawn
     return World(ByKey(images), ByKey(labels), ByKey(targets))
 
@@ -185,14 +188,15 @@ def start(config: Config, world: World, key: Array) -> State:
     """Return an agent before its first step; equal keys start equal in every arm."""
     init_key, mdp_key, agent_key, probe_key, proxy_key = jax.random.split(key, 5)
     name = mdp_agent.image_key(config)
-    mdp = classification_mdp.make(config.variant, world.labels[name], mdp_key)
+    mdp = classification_mdp.make(config.problem.variant, world.labels[name], mdp_key)
     params = mdp_agent.initialise(config, world.images[name].shape[1:], init_key)
-    state = dqn.start(mdp_agent.agent(config), mdp, params, agent_key)
+    task = ImageTask(mdp, world.images[name])
+    state = dqn.start(mdp_agent.agent(config), task, params, agent_key)
     return State(state, mdp, probe_key, proxy_key, jnp.zeros((), jnp.int32))
 
 
 def chunks(config: Config) -> int:
-    """Return how many times `advance` is called: once a probe, that before training included."""
+    """Return how many times `advance` is called: once per probe, that before training included."""
     return config.probes + 1
 
 
@@ -210,15 +214,15 @@ def advance(config: Config, world: World, state: State) -> tuple[State, dict[str
     pieces = config.probe_every // config.sharpness_every
 
     def piece(state: dqn.State, _: None) -> tuple[dqn.State, tuple[dqn.Metrics, Array]]:
-        state, seen = dqn.train(learner, mdp, images, state, config.sharpness_every)
+        state, seen = dqn.train(learner, task, state, config.sharpness_every)
         return state, (seen, sharpness(config, state.params, batch, vector_key))
 
     def train(state: dqn.State) -> tuple[dqn.State, dict[str, Array]]:
         state, (seen, sharp) = jax.lax.scan(piece, state, length=pieces)
         return state, {
-            "td_loss": jnp.mean(seen.td_loss),
-            "td_loss_max": jnp.max(seen.td_loss_max),
-            "reward": jnp.mean(seen.reward),
+            "td_loss": jnp.mean(seen["td_loss"]),
+            "td_loss_max": jnp.max(seen["td_loss_max"]),
+            "reward": jnp.mean(seen["reward"]),
             "sharpness_trace": sharp,
         }
 
@@ -226,13 +230,13 @@ def advance(config: Config, world: World, state: State) -> tuple[State, dict[str
         unknown = dict.fromkeys(("td_loss", "td_loss_max", "reward"), jnp.asarray(jnp.nan))
         return state, unknown | {"sharpness_trace": jnp.full((pieces,), jnp.nan)}
 
-    mdp = state.mdp
+    task = ImageTask(state.mdp, images)
     if config.probes:
         trained, record = jax.lax.cond(state.chunk == 0, wait, train, state.agent)
     else:  # a fresh network, and nothing to train
         trained, record = wait(state.agent)
-    record |= measure(config, world, trained, mdp)
-    record |= landscape(config, images, trained, batch, vector_key)
+    record |= measure(config, task, trained)
+    record |= landscape(config, task, trained, batch, vector_key)
     record |= probe_record(config, world, trained, state.probe_key)
     if config.keep_parameters:
         record |= {f"params/{name}": leaf for name, leaf in named_leaves(trained.params).items()}
@@ -245,23 +249,22 @@ def named_leaves(params: Any) -> dict[str, Array]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
 
 
-def measure(config: Config, world: World, state: dqn.State, mdp: MDP) -> dict[str, Array]:
+def measure(config: Config, task: ImageTask, state: dqn.State) -> dict[str, Array]:
     """Return how the agent does its task, and the statistics of its network over all images."""
-    images = world.images[mdp_agent.image_key(config)]
     learner = mdp_agent.agent(config)
-    output, hidden = mdp_agent.forward(config, state.params, images)
-    optimal = jnp.asarray(classification_mdp.optimal_actions(config.variant, config.discount))
+    output, hidden = mdp_agent.forward(config, state.params, task.images)
+    optimal = jnp.asarray(
+        classification_mdp.optimal_actions(config.problem.variant, config.algorithm.discount)
+    )
     return {
-        "accuracy": dqn.greedy_accuracy(learner, mdp, images, state.params, optimal),
+        "accuracy": mdp_task.greedy_accuracy(learner, task, state.params, optimal),
         "mean_value": jnp.mean(jnp.max(learner.read(output), axis=1)),
         "diverged": 1.0 - dqn.is_finite(state.params),
         **snapshot.of_network(hidden, state.params),
     }
 
 
-def proxy_batch(
-    config: Config, images: dqn.Images, key: Array
-) -> tuple[tuple[dqn.Images, Array], Array]:
+def proxy_batch(config: Config, images: Images, key: Array) -> tuple[tuple[Images, Array], Array]:
     """Return images and directions of the proxy loss, and a key for `sharpness`."""
     pick_key, direction_key, vector_key = jax.random.split(key, 3)
     chosen = jax.random.permutation(pick_key, images.shape[0])[: config.proxy_examples]
@@ -270,7 +273,7 @@ def proxy_batch(
 
 
 def sharpness(
-    config: Config, params: Any, batch: tuple[dqn.Images, Array], key: Array
+    config: Config, params: Any, batch: tuple[Images, Array], key: Array
 ) -> Float[Array, ""]:
     """Return λ₁ of the proxy loss's Hessian (§4.2)."""
     loss = curvature.proxy_loss(lambda params, x: mdp_agent.forward(config, params, x).output)
@@ -279,21 +282,21 @@ def sharpness(
 
 def landscape(
     config: Config,
-    images: dqn.Images,
+    task: ImageTask,
     state: dqn.State,
-    batch: tuple[dqn.Images, Array],
+    batch: tuple[Images, Array],
     key: Array,
 ) -> dict[str, Array]:
     """Return sharpness and C_k of the proxy loss, and the norm of the agent's own gradient."""
     pictures, directions = batch
     gram = inner_products.gram(
-        mdp_agent.network(config), state.params, mdp_agent.inputs(config, pictures),
+        mdp_agent.network(config), state.params, config.network.inputs(pictures),
         proxy_losses, directions,
     )  # fmt: skip
     found = gradients.summary(gradients.covariance(gram))
     return {
         "sharpness": sharpness(config, state.params, batch, key),
-        "gradient_norm": dqn.gradient_norm(mdp_agent.agent(config), images, state),
+        "gradient_norm": mdp_task.gradient_norm(mdp_agent.agent(config), task, state),
         "interference": found.negative_share,
         "collinearity": found.collinearity,
         "gradient_rank": found.rank,
@@ -350,11 +353,11 @@ def objective(config: Config) -> probe.Objective:
         nats = -jnp.sum(learner.head.encode(goal) * jax.nn.log_softmax(logits), axis=-1)
         return jnp.mean(nats), jnp.mean((learner.head.decode(logits) - goal) ** 2)
 
-    return own if config.probe_loss == "own" and config.encoding == "two_hot" else squared
+    return own if config.probe_loss == "own" and config.output.kind == "two_hot" else squared
 
 
 def flops(config: Config) -> float:
     """Return the floating-point operations of one seed of one arm, to estimate its cost."""
-    training = config.probes * config.probe_every * config.batch_size
+    training = config.probes * config.probe_every * config.algorithm.batch_size
     probing = chunks(config) * config.n_targets * config.probe_steps * config.probe_batch_size
     return 6.0 * mdp_agent.multiplications(config) * (training + probing)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from plasticity import configuration
 from plasticity.runs.experiment import Arms
 from plasticity.runs.results import Records
 
@@ -17,7 +18,7 @@ ARRAYS = ("loss", "curve", "noise", "sharpness_trace")
 
 
 def tidy(
-    arms: Callable[[Any], Arms], swept: tuple[str, ...], config: Any, records: Records
+    arms: Callable[[Any], Arms], swept: Mapping[str, str], config: Any, records: Records
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """Return rows (arm, swept settings, seed, step, metric, value) and arrays of all agents.
 
@@ -30,14 +31,13 @@ def tidy(
     stacks: dict[str, list[np.ndarray]] = {}
     bank: dict[str, np.ndarray] = {}
     for (arm, seed), record in records.items():
-        arm_config = replace(config, **changes[arm])
+        arm_config = configuration.replaced(config, changes[arm])
         scalars = {k: v for k, v in record.items() if k not in ARRAYS and "/" not in k}
         step = arm_config.probe_every * np.arange(len(record["probe_loss"]))
         frame = pd.DataFrame({"step": step, **scalars}).melt("step", var_name="metric")
         frame["value"] = frame.value.astype(np.float32)  # written with the digits that it has
-        frames.append(
-            frame.assign(arm=arm, seed=seed, **{n: getattr(arm_config, n) for n in swept})
-        )
+        settings = {name: attrgetter(path)(arm_config) for name, path in swept.items()}
+        frames.append(frame.assign(arm=arm, seed=seed, **settings))
         for name in ARRAYS:
             stacks.setdefault(f"{name}/{arm}", []).append(record[name])
         if seed == config.first_seed:
@@ -49,7 +49,7 @@ def tidy(
 
 
 def at_end(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Return one row an agent: ``keys``, every metric at the last probe, and what it lost.
+    """Return one row per agent: ``keys``, every metric at the last probe, and what it lost.
 
     ``table`` is that of `tidy`, ``keys`` are the columns that name an agent. ``plasticity_loss`` is
     the probe loss at the end minus that before training, ``initial_loss``. Agents that diverged are

@@ -30,9 +30,9 @@ logarithmic beyond 1, and medians stand for means and their intervals."""
 
 
 def widths(run: Run, agents: pd.DataFrame, fits: pd.DataFrame | None = None) -> Figure:
-    """Draw Fig. 5: the plasticity lost against width, a panel a data set, network and discount.
+    """Draw Fig. 5: the plasticity lost against width, a panel per data set, network and discount.
 
-    ``agents`` has one row an agent: dataset, architecture, discount, target_period, width,
+    ``agents`` has one row per agent: dataset, architecture, discount, target_period, width,
     plasticity_loss and initial_loss, where not finite is diverged. Small dots are agents, large
     ones means with their 95 % intervals. ``fits`` has a row a curve with ``slope`` (an interval, a
     doubling of the width): its lines are dashed beyond the widest network. A strip below each panel
@@ -179,7 +179,7 @@ def _updates(period: int) -> str:
 
 
 def width_cost(run: Run | None, table: pd.DataFrame) -> Figure:
-    """Draw what width costs: time and memory of an update, a line an architecture.
+    """Draw what width costs: time and memory of an update, a line per architecture.
 
     ``table`` has columns architecture, width, milliseconds (an update) and mebibytes, and may have
     several rows a width, of which the median is drawn. ``run``, if any, is named at the foot.

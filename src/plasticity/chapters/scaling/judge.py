@@ -20,7 +20,7 @@ CURVE = ("dataset", "architecture", "target_period", "discount")
 
 
 def agents(run: Run) -> pd.DataFrame:
-    """Return one row an agent: `CURVE`, ``width``, every metric at the last probe, what it lost.
+    """Return one row per agent: `CURVE`, ``width``, every metric at the last probe, what it lost.
 
     ``width`` counts units of a hidden layer of the MLP or channels of the CNN. An agent whose probe
     has no finite loss has diverged.
@@ -100,7 +100,9 @@ def fit_line(width: np.ndarray, change: np.ndarray, resamples: int = 2_000) -> F
 def main_curves(run: Run) -> pd.DataFrame:
     """Return `curves` without the one whose values explode."""
     found = curves(run)
-    return pd.DataFrame(found[found.discount == run.config["discount"]]).reset_index(drop=True)
+    return pd.DataFrame(found[found.discount == run.config["algorithm"]["discount"]]).reset_index(
+        drop=True
+    )
 
 
 NOT_FALLING = 2

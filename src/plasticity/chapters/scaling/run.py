@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from plasticity import configuration
-from plasticity.agents import mdp_agent
+from plasticity.agents.settings import DQN, Problem
 from plasticity.chapters.probing import probed_agent
+from plasticity.networks.settings import CNN, MLP, Network
 from plasticity.worlds import image_files
 
 
@@ -21,13 +22,14 @@ class Config(probed_agent.Config):
     """Settings of the sweep; those of one agent are inherited."""
 
     datasets: tuple[image_files.Dataset, ...] = ("mnist_5k", "cifar10_train")
-    architectures: tuple[mdp_agent.Architecture, ...] = ("mlp", "cnn")
+    architectures: tuple[Literal["mlp", "cnn"], ...] = ("mlp", "cnn")
     periods: tuple[int, ...] = (1, 100, 1_000)  # optimizer steps between two target updates
     base_width: int = 16  # of the MLP (A.2), and channels of the CNN (not in the paper)
     multiples: tuple[int, ...] = (1, 2, 4, 8, 12, 16)  # of the base width
     widest_cnn: int = 16  # the largest multiple of the CNN
+    width: int = 16  # of the network of an arm
     # With a target network of one step values explode at .99: the paper does not give its own.
-    discount: float = 0.9
+    algorithm: DQN = DQN(discount=0.9)
     exploding: bool = False  # also the MLP on the first data set at period 1 and this discount:
     exploding_discount: float = 0.99
 
@@ -46,12 +48,12 @@ class Config(probed_agent.Config):
 STUDIES: Mapping[str, Config] = {
     "quick": Config(
         datasets=("mnist_5k",), architectures=("mlp",), periods=(500,), base_width=32,
-        multiples=(1, 4), n_images=500, probe_every=4_000, probes=1, n_targets=2,
-        probe_steps=800, discount=0.99, seeds=3,
+        multiples=(1, 4), problem=Problem(n_images=500), algorithm=DQN(discount=0.99),
+        probe_every=4_000, probes=1, n_targets=2, probe_steps=800, seeds=3,
     ),
     "laptop": Config(
-        widest_cnn=4, n_images=1_000, probe_every=10_000, probes=1, n_targets=2, seeds=3,
-        exploding=True,
+        widest_cnn=4, problem=Problem(n_images=1_000), probe_every=10_000, probes=1, n_targets=2,
+        seeds=3, exploding=True,
     ),
     "gpu": Config(probe_every=50_000, probes=2, n_targets=3, seeds=5, exploding=True),
     "paper": Config(datasets=("mnist_train", "cifar10_train")),
@@ -59,11 +61,7 @@ STUDIES: Mapping[str, Config] = {
 
 
 def arms(config: Config) -> dict[str, dict[str, Any]]:
-    """Return the changes to ``config`` that define each arm: data set, network, period, multiple.
-
-    A CNN of multiple m has m times the base width of channels and four times that of units in its
-    fully connected layers, A.2's ratio.
-    """
+    """Return the changes to ``config`` that define each arm: data set, network, period, width."""
     found: dict[str, dict[str, Any]] = {}
     for architecture in config.architectures:
         for dataset in config.datasets:
@@ -73,19 +71,31 @@ def arms(config: Config) -> dict[str, dict[str, Any]]:
                         continue
                     width = config.base_width * multiple
                     found[f"{dataset}-{architecture}-{period}-{multiple}"] = {
-                        "dataset": dataset, "architecture": architecture, "target_period": period,
-                        "mlp_width": width, "channels": width, "cnn_width": 4 * width,
+                        "problem.dataset": dataset, "algorithm.target_period": period,
+                        "network": network(architecture, width), "width": width,
                     }  # fmt: skip
     if config.exploding:
         for multiple in config.multiples:
             width = config.base_width * multiple
             found[f"exploding-{multiple}"] = {
-                "dataset": config.datasets[0], "architecture": config.architectures[0],
-                "target_period": 1, "discount": config.exploding_discount,
-                "mlp_width": width, "channels": width, "cnn_width": 4 * width,
+                "problem.dataset": config.datasets[0], "algorithm.target_period": 1,
+                "algorithm.discount": config.exploding_discount,
+                "network": network(config.architectures[0], width), "width": width,
             }  # fmt: skip
     return found
 
 
-SWEPT = ("dataset", "architecture", "target_period", "discount", "mlp_width", "channels")
-"""Columns of the table beside arm and seed."""
+def network(architecture: str, width: int) -> Network:
+    """Return an MLP of so many units, or a CNN of so many channels.
+
+    A CNN has four times as many units in its fully connected layers, A.2's ratio.
+    """
+    return MLP(width=width) if architecture == "mlp" else CNN(channels=width, width=4 * width)
+
+
+SWEPT = {
+    "dataset": "problem.dataset", "architecture": "network.kind",
+    "target_period": "algorithm.target_period", "discount": "algorithm.discount",
+    "mlp_width": "width", "channels": "width",
+}  # fmt: skip
+"""Columns of the table beside arm and seed, and the paths of their fields."""

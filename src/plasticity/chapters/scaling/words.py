@@ -54,7 +54,7 @@ def _width(log2: float) -> str:
 
 
 def width_cost_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Return what ``benchmarks/width_cost.py`` recorded in words, a row a network and width.
+    """Return what ``benchmarks/width_cost.py`` recorded in words, a row per network and width.
 
     Times are medians over the turns, with the shortest and the longest.
     """

@@ -1,0 +1,167 @@
+"""Settings of problems, optimizers and algorithms, each a small frozen dataclass.
+
+Where the paper is silent a field's comment says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import optax
+
+from plasticity import configuration
+from plasticity.agents import dqn, optimizers
+from plasticity.shapes import Array, Float, Int
+from plasticity.worlds import classification_mdp, image_files
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A classification MDP and its images (§3.2).
+
+    >>> from plasticity.agents.settings import Problem
+    >>> Problem(variant="random_label").dataset
+    'mnist_5k'
+    """
+
+    variant: classification_mdp.Variant = "true_label"
+    dataset: image_files.Dataset = "mnist_5k"
+    n_images: int = 5_000  # not in the paper for the MDPs
+
+    def __post_init__(self) -> None:
+        """Refuse what is no problem."""
+        configuration.check(self)
+        configuration.require_positive(self, "n_images")
+
+
+@dataclass(frozen=True)
+class DQN:
+    """Settings of Q-learning: the paper gives the target period (§5.1) and none of the others.
+
+    >>> from plasticity.agents.settings import DQN
+    >>> DQN(target_period=100).batch_size
+    32
+    """
+
+    batch_size: int = 32  # transitions, drawn with replacement
+    discount: float = 0.99
+    target_period: int = 1_000  # optimizer steps
+    epsilon: float = 0.1  # probability of a random action
+    double: bool = False  # double Q-learning
+    warmup: int = 1_000  # random transitions before the first optimizer step
+    capacity: int = 10_000  # transitions in the replay buffer
+
+    def __post_init__(self) -> None:
+        """Refuse other types; `plasticity.agents.dqn.Agent` refuses what cannot learn."""
+        configuration.check(self)
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Settings of an optimizer, for learning and for the probe alike.
+
+    >>> from plasticity.agents.settings import Optimizer
+    >>> Optimizer("sgd", learning_rate=1e-2).weight_decay
+    0.0
+    """
+
+    name: optimizers.OptimizerName = "adam"
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0  # §6.2's ℓ₂ penalty: added to the gradient, times the parameters
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot learn."""
+        configuration.check(self)
+        configuration.require_positive(self, "learning_rate")
+        configuration.require(
+            self.weight_decay >= 0, f"weight_decay = {self.weight_decay}: must not be below 0"
+        )
+
+    def transformation(self) -> optax.GradientTransformation:
+        """Return the optimizer."""
+        found = optimizers.of_name(self.name, self.learning_rate)
+        if self.weight_decay:
+            found = optax.chain(optax.add_decayed_weights(self.weight_decay), found)
+        return found
+
+
+@dataclass(frozen=True)
+class CentredRMSProp:
+    """Settings of dqn_zoo's optimizer on Atari games (Quan & Ostrovski 2020).
+
+    >>> from plasticity.agents.settings import CentredRMSProp
+    >>> CentredRMSProp(learning_rate=1e-4).decay
+    0.95
+    """
+
+    learning_rate: float = 0.00025
+    decay: float = 0.95  # of the moments
+    epsilon: float = 0.01 / 32**2  # inside the root
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot learn."""
+        configuration.check(self)
+        configuration.require_positive(self, "learning_rate", "decay", "epsilon")
+
+    def transformation(self) -> optax.GradientTransformation:
+        """Return the optimizer."""
+        return optax.rmsprop(
+            self.learning_rate, decay=self.decay, eps=self.epsilon, centered=True
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class GameDQN:
+    """Settings of double DQN on games: dqn_zoo's ``double_q`` where A.3 has no others.
+
+    Durations are in frames of the game, as in dqn_zoo and in the paper: an agent that acts every
+    fourth frame and learns every 16 frames learns once in four actions.
+
+    >>> from plasticity.agents.settings import GameDQN
+    >>> GameDQN().actions_per_step(frame_skip=4)
+    4
+    """
+
+    discount: float = 0.99
+    batch_size: int = 32  # transitions
+    learn_period: int = 16  # frames; "once every 4 environment steps"
+    target_period: int = 120_000  # frames
+    capacity: int = 100_000  # transitions; A.3, against 1,000,000 in dqn_zoo
+    warmup: int = 5_000  # random actions before the first update: a twentieth of the capacity
+    epsilon_start: float = 1.0  # probability of a random action after the warm-up
+    epsilon: float = 0.1  # the same in the end; A.3, against 0.01 in dqn_zoo
+    epsilon_frames: int = 4_000_000  # frames over which it falls, linearly
+    error_bound: float = 1.0  # of temporal-difference errors
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot learn; `plasticity.agents.dqn.Agent` refuses the rest."""
+        configuration.check(self)
+        configuration.require_positive(
+            self, "learn_period", "target_period", "epsilon_frames", "error_bound"
+        )
+        for name in ("epsilon_start", "epsilon"):
+            value = getattr(self, name)
+            configuration.require(0 <= value <= 1, f"{name} = {value}: must lie in [0, 1]")
+        configuration.require(
+            self.target_period % self.learn_period == 0,
+            f"target_period = {self.target_period}: must be a multiple of learn_period = "
+            f"{self.learn_period}",
+        )
+
+    def actions_per_step(self, frame_skip: int) -> int:
+        """Return how many actions there are for each update, if each lasts so many frames."""
+        configuration.require(
+            self.learn_period % frame_skip == 0,
+            f"learn_period = {self.learn_period}: must be a multiple of frame_skip = {frame_skip}",
+        )
+        return self.learn_period // frame_skip
+
+    def exploration(self, frame_skip: int) -> dqn.Exploration:
+        """Return the probability of a random action, so many actions after the warm-up."""
+
+        def epsilon(actions: Int[Array, ...]) -> Float[Array, ...]:
+            share = jnp.clip(actions * (frame_skip / self.epsilon_frames), 0, 1)
+            return self.epsilon_start + (self.epsilon - self.epsilon_start) * share
+
+        return epsilon
