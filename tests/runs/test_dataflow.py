@@ -55,7 +55,8 @@ def advance(world: World, state: State) -> tuple[State, dict[str, Any]]:
 def hashes(
     advance: Callable[..., Any] = advance, start: Callable[..., Any] = start
 ) -> dict[str, str]:
-    return dataflow.recorded(start, advance, WORLD, lambda function: function.__name__)
+    found = dataflow.recorded(start, advance, WORLD, lambda function: function.__name__)
+    return {name: quantity.hash for name, quantity in found.items()}
 
 
 class Learner(NamedTuple):
@@ -215,7 +216,7 @@ def test_what_is_called_on_the_host_counts() -> None:
         found = dataflow.recorded(
             start, advance, WORLD, lambda f: getattr(f, "callback_func", f).__name__
         )
-        return found["seen"]
+        return found["seen"].hash
 
     assert program("a") == program("a") != program("b")
 
@@ -236,3 +237,9 @@ def test_programs_are_what_jax_says_they_are() -> None:
     assert isinstance(closed, core.ClosedJaxpr)
     (scan,) = closed.jaxpr.eqns
     assert {"jaxpr", "num_consts", "num_carry", "length", "reverse"} <= scan.params.keys()
+
+
+def test_shapes_and_types_are_those_of_the_record() -> None:
+    found = dataflow.recorded(start, advance, WORLD, lambda function: function.__name__)
+    shapes = {name: (quantity.shape, quantity.dtype) for name, quantity in found.items()}
+    assert shapes == {"loss": ((), "float32"), "late": ((), "float32"), "steps": ((), "int32")}

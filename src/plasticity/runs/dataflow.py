@@ -35,13 +35,21 @@ Program = Any
 """A ``Jaxpr`` or ``ClosedJaxpr`` of `jax.extend.core`."""
 
 
+class Quantity(NamedTuple):
+    """What a program makes, unmade."""
+
+    hash: str  # of its dataflow
+    shape: tuple[int, ...]
+    dtype: str
+
+
 def recorded(
     start: Callable[..., Any],
     advance: Callable[..., Any],
     world: Any,
     of_callback: Callable[[Any], str],
-) -> dict[str, str]:
-    """Return the hash of each quantity that ``advance`` records, by its name.
+) -> dict[str, Quantity]:
+    """Return each quantity that ``advance`` records, by its name.
 
     Quantities are functions of the world and the random key: ``state = start(world, key)``, then
     ``state, record = advance(world, state)`` as often as there are chunks. Nothing is computed.
@@ -67,7 +75,10 @@ def recorded(
     labels = flow.refined(stepped, read, begun, [])
     made = flow.outputs(stepped, [*read, *labels])[len(begun) :]
     names = sorted(record)  # as jax orders the leaves of a dict
-    return dict(zip(names, made, strict=True))
+    return {
+        name: Quantity(hashed, record[name].shape, str(record[name].dtype))
+        for name, hashed in zip(names, made, strict=True)
+    }
 
 
 def _hash(*parts: object) -> str:
