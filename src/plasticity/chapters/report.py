@@ -69,7 +69,7 @@ def scale(run: Run, paper: object) -> str:
     config = configuration.from_dict(type(paper), run.config)
     ours, theirs = (configuration.flat(configuration.to_dict(c)) for c in (config, paper))
     changed = [
-        f"{_spaced(path)} {value:,} instead of {theirs[path]:,}"
+        f"{_in_words(path)} {value:,} instead of {theirs[path]:,}"
         for path, value in ours.items()
         if isinstance(value, int) and not isinstance(value, bool)
         if value != theirs.get(path, value)
@@ -79,8 +79,17 @@ def scale(run: Run, paper: object) -> str:
     return f"**Scaled down** from the `paper` study: {', '.join(changed)}."
 
 
-def _spaced(path: str) -> str:
-    return path.replace(".", " ").replace("_", " ")
+GROUPS = {
+    "problem", "network", "networks", "output", "outputs", "optimizer", "algorithm", "preprocessing"
+}  # fmt: skip
+"""Groups of settings, which go without saying before the name of one."""
+
+
+def _in_words(path: str) -> str:
+    """Return how a sentence calls a setting: ``networks.mlp.width`` is the MLP width."""
+    group, *rest = path.split(".")
+    parts = rest if rest and group in GROUPS else [group, *rest]
+    return " ".join(_NAMES.get(part, part.replace("_", " ")) for part in parts)
 
 
 def table(frame: pd.DataFrame) -> str:
@@ -150,7 +159,7 @@ def _beyond(config: object, recorded: Sequence[Mapping[str, Any]]) -> str:
             new = [str(kind) for kind in map(_kind, values) if kind not in known]
             if new:
                 said = ", ".join(new) if len(new) <= MANY else f"{len(new)} more"
-                parts.append(f"{_spaced(name)}: {said}")
+                parts.append(f"{_in_words(name)}: {said}")
     return "; ".join(parts) or "size and length alone"
 
 
