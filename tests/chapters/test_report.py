@@ -379,6 +379,7 @@ def test_what_is_not_run_names_what_no_run_has_and_the_command(runs: Path) -> No
     longer = Sweep(widths=(2,), steps=30)
     studies: Any = {
         "quick": small, "laptop": small, "gpu": large, "paper": many, "longer": longer,
+        "smoke": Sweep(networks=(CNN(),), widths=(3,), steps=1),
     }  # fmt: skip
     experiment: Any = SimpleNamespace(studies=studies)
     frame = pd.DataFrame({"arm": ["a"], "seed": 0, "step": 0, "metric": "m", "value": 1.0})
@@ -387,6 +388,7 @@ def test_what_is_not_run_names_what_no_run_has_and_the_command(runs: Path) -> No
     # of a size at which nothing is learned
     own = configuration.to_dict(Sweep(networks=(CNN(),), widths=(3,), steps=1))
     results.write("toy", "gpu-0badc0de", frame, {}, {"study": "gpu", "config": own})
+    results.write("toy", "smoke", frame, {}, {"study": "smoke", "config": own})
     table = report.not_run({"toy": experiment})
     assert table.to_dict("records") == [
         {
@@ -405,4 +407,4 @@ def test_what_is_not_run_names_what_no_run_has_and_the_command(runs: Path) -> No
             "command": "`plasticity run toy --study longer`",
         },
     ]  # fmt: skip
-    assert len(report.not_run({"new": experiment})) == 4
+    assert len(report.not_run({"new": experiment})) == 5

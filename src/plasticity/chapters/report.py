@@ -126,15 +126,17 @@ MANY = 8
 def not_run(experiments: Mapping[str, Experiment]) -> pd.DataFrame:
     """Return what no recorded run covers, a row per experiment and study, and how to run it.
 
-    A run with settings of its own covers nothing, for it may be too small to learn anything.
+    Runs of other studies than those that go from quick to the paper's cover nothing, for they may
+    be too small to learn anything, such as ``smoke``.
     Columns: experiment, study, what the study has that no recorded run of the experiment has
     (of networks, data sets and whatever else a run goes through), and the command.
     """
     rows = []
     for name, module in experiments.items():
-        runs = [run for run in results.recorded(name) if run.label == run.study]
+        recorded = results.recorded(name)
+        runs = [run for run in recorded if run.label in results.FIDELITY]
         for study, config in module.studies.items():
-            if study == "quick" or study in {run.label for run in runs}:
+            if study == "quick" or study in {run.label for run in recorded}:
                 continue
             rows.append(
                 {
