@@ -1,6 +1,6 @@
 """Our ways to train and probe agents: `dqn.train` and `probe.fit_all` as the experiments call them.
 
-`plasticity.chapters.probing.probed_agent` makes the agents, so that what is timed is what is run.
+`plasticity.chapters.probing.probed_agent` makes the agents, so that the code timed is the code run.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def config_of(case: Case) -> probed_agent.Config:
 
 
 def make_world(case: Case) -> World:
-    """Return standardised MNIST digits, fresh parameters, and a probe's targets if it is one."""
+    """Return standardised MNIST digits, fresh parameters, and targets if the case is a probe."""
     config = config_of(case)
     found, _ = probed_agent.load([config])
     images = found.images[mdp_agent.image_key(config)]
@@ -69,7 +69,7 @@ def make_world(case: Case) -> World:
 def double_precision() -> Iterator[None]:
     """Let jax keep float64."""
     with jax.enable_x64(True), warnings.catch_warnings():
-        # The replay buffer casts indices, which are wider by default now, to what it stores.
+        # The replay buffer casts indices, which are wider by default here, to the type it stores.
         warnings.filterwarnings("ignore", "scatter inputs have incompatible types", FutureWarning)
         yield
 
@@ -77,7 +77,7 @@ def double_precision() -> Iterator[None]:
 def given(case: Case, world: World) -> np.ndarray:
     """Return the minibatches of a check, drawn as ours draw them.
 
-    For training (steps, 4, batch): observation, action, reward and following, listened to while
+    For training (steps, 4, batch): observation, action, reward and following, recorded while
     `dqn.train` samples its buffer. For a probe (targets, steps, batch): indices of inputs.
     """
     if case.targets:
@@ -150,7 +150,7 @@ class Agents:
         return self.agents * self.case.steps
 
     def check(self, given: np.ndarray) -> list[np.ndarray]:
-        """See `Task`; of several the first agent draws the very minibatches of `given`."""
+        """See `Task`; the first agent draws exactly the minibatches of `given`."""
         self.reset()
         self.advance(replace(self.agent, target_period=CHECK_PERIOD), len(given))
         params = self.state.params
@@ -160,7 +160,7 @@ class Agents:
 
 
 class Periods(Agents):
-    """One agent with a target period of so many times ``case.steps``, in calls of twice those."""
+    """One agent with a target period of ``multiple * case.steps``; a block takes 2 case.steps."""
 
     def __init__(self, case: Case, world: World, multiple: int) -> None:
         super().__init__(case, world)
@@ -172,9 +172,9 @@ class Periods(Agents):
 
 
 class Updates(Agents):
-    """The bare update: minibatches are given, by index, and nobody acts.
+    """The bare update: minibatches are given, by index, and no agent acts.
 
-    The target network's values are computed batch by batch, as the peers do it.
+    The target network's values are computed batch by batch, as its peers compute them.
     """
 
     def __init__(self, case: Case, world: World, native: bool = False) -> None:
@@ -228,7 +228,7 @@ class Updates(Agents):
 
 
 class Fits:
-    """`probe.fit_all`; with ``batched`` in the form that it has on an accelerator, vmap."""
+    """`probe.fit_all`; with ``batched`` in the form used on an accelerator, vmap."""
 
     def __init__(self, case: Case, world: World, batched: bool = False) -> None:
         self.case, self.batched, self.config = case, batched, config_of(case)

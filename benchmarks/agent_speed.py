@@ -2,7 +2,7 @@
 
     python benchmarks/agent_speed.py [--toy] [--output FOLDER]
 
-Contenders take turns as `rounds` describes. Writes agent_speed.csv (one rate a row) and
+Contenders take turns as `rounds` describes. Writes agent_speed.csv (one rate per row) and
 agent_speed.json (machine, date, versions, settings, what was checked); the book's page Speed shows
 both.
 """
@@ -30,7 +30,7 @@ AGREEMENTS = {
 AGENTS = (
     Case("mlp", 512, 0, 32, 5_000, steps=1_000, block=50),
     # A call is a tenth as long, so our table of target values is made ten times as often as in an
-    # experiment: 5,000 images for 51,200 rows, no larger a part than at batch 32.
+    # experiment: 5,000 images for 51,200 rows, no larger a share than at batch 32.
     Case("mlp", 512, 0, 512, 5_000, steps=100, block=10),
 )
 PROBE = Case("mlp", 512, 0, 32, 5_000, steps=500, block=0, targets=2)
@@ -46,7 +46,7 @@ class Sizes(NamedTuple):
     cnn: Case = CNN
     copies: Case = COPIES
     rounds: int = 5
-    seconds: float = 1.5  # a turn, at least
+    seconds: float = 1.5  # per turn, at least
     contenders: tuple[str, ...] = tuple(comparisons.names("agent_speed"))
 
 

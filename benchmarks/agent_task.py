@@ -18,13 +18,13 @@ class Case(NamedTuple):
     """An agent, or probes of one, at some size."""
 
     network: str  # "mlp" or "cnn"
-    width: int  # units of each hidden layer, in the CNN of the fully connected ones
+    width: int  # units of each hidden layer (in the CNN of each fully connected one)
     channels: int  # of each convolution
     batch_size: int  # transitions, or a probe's inputs
     n_images: int
     steps: int  # of a call of `dqn.train`, or of one fit
-    block: int  # steps of whoever trains step by step, between two looks at the clock
-    targets: int = 0  # that a process fits in a row; 0: this is training and no probe
+    block: int  # steps between two looks at the clock, for contenders that train step by step
+    targets: int = 0  # how many a process fits in a row; 0: this is training, not a probe
 
     @property
     def name(self) -> str:
@@ -48,7 +48,7 @@ class World(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What of an agent stands in `World.settings`, in this order."""
+    """The settings of an agent that are in `World.settings`, in this order."""
 
     discount: float
     epsilon: float
@@ -153,9 +153,9 @@ TABLES = {
         entries=(
             Entry("copies", "a copy and a new table of target values every 1,000 steps",
                   "agent_jax.Periods", {"multiple": 1}),
-            # Beyond any run. What a call and the period have in common decides how often the table
-            # of target values is made: once per `case.steps` if the multiple is odd, as with
-            # copies, and once per call if it is even.
+            # Longer than any run. The greatest common divisor of call and period decides how often
+            # the table of target values is made: once per `case.steps` if the multiple is odd, as
+            # with copies, and once per call if it is even.
             Entry("no_copies", "no copy, the table made as often",
                   "agent_jax.Periods", {"multiple": 1_000_001}),
             Entry("one_table", "no copy, the table made half as often",
@@ -163,4 +163,4 @@ TABLES = {
         ),
     ),
 }  # fmt: skip
-"""What is compared: each contender with its words, and with the code that does its work."""
+"""What is compared: each contender with its description and the code that does its work."""

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 STATES = 10
 BATCHES = 16
-"""Minibatches that bare updates take in turn: few enough to stay in a cache."""
+"""Minibatches that bare updates cycle through: few enough to stay in a cache."""
 
 
 class Learner:
@@ -90,7 +90,7 @@ class Learner:
 
 
 class Updates(Learner):
-    """The bare update: minibatches lie ready, nobody acts, no target is copied."""
+    """The bare update: minibatches are prepared, no agent acts, no target is copied."""
 
     def __init__(self, case: Case, world: World, **options: Any) -> None:
         super().__init__(case, world, **options)
@@ -111,7 +111,7 @@ class Updates(Learner):
 
 
 class Environment:
-    """The true-label problem in NumPy, as `gymnasium_api` has it, without checks."""
+    """The true-label problem in NumPy, as in `gymnasium_api`, without checks."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, draw: np.random.Generator) -> None:
         self.images, self.draw = images, draw
@@ -123,7 +123,7 @@ class Environment:
         return self.images[members[self.draw.integers(len(members))]]
 
     def step(self, action: int) -> tuple[np.ndarray, float]:
-        """Return the next observation and the reward, which depends on the state left."""
+        """Return the next observation, and the reward for the action in the old state."""
         reward = float(action == self.state)
         return self.reset(), reward
 
@@ -162,10 +162,10 @@ class Agent(Learner):
     """
 
     def reset(self) -> None:
-        """Start anew, with random transitions in the buffer."""
+        """Restart, with random transitions in the buffer."""
         super().reset()
         self.draw = np.random.default_rng(0)
-        # As the experiments' buffer is filled before a first step.
+        # The experiments' buffer is filled before the first step too.
         self.environment = Environment(self.images.numpy(), self.world.labels, self.draw)
         self.seen, self.steps = self.environment.reset(), 0
         self.ring = Ring(int(self.settings.capacity), self.seen)
@@ -195,7 +195,7 @@ class Agent(Learner):
 
 
 class Fits:
-    """A probe: one fit after the other, each from the world's parameters with a fresh Adam."""
+    """A probe: one fit after another, each from the world's parameters with a fresh Adam."""
 
     def __init__(
         self, case: Case, world: World, *, fused: bool | None = None, compiled: bool = False
@@ -219,7 +219,7 @@ class Fits:
         return functional.mse_loss(self.model(self.inputs[batch]), goal[batch])
 
     def fit(self, target: Tensor, steps: int, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the loss over all inputs at the end, and that of each minibatch."""
+        """Return the loss over all inputs at the end, and the loss of each minibatch."""
         self.reset()
         with torch.no_grad():
             goal = target + self.model(self.inputs).mean()

@@ -3,11 +3,11 @@
     python benchmarks/atari_device.py [--toy] [--output FOLDER]
 
 Agents of one process are batched as the driver batches seeds, with buffers of the paper's size;
-processes beside each other are what jobs of a workflow are. Beside the frames a second of whole
-agents stand those of their emulators alone, and those that calls from the device to the host would
-allow if emulators took no time; on an NVIDIA GPU also the share of the time in which it is at work.
-Writes atari_device.csv (a turn a row) and atari_device.json; the book's page Speed shows both. It
-runs where jax runs; the committed record is of a GPU.
+concurrent processes stand for jobs of a workflow. Frames per second are measured for whole agents,
+for their emulators alone, and for calls from the device to the host with emulators that take no
+time; on an NVIDIA GPU the share of time in which it is at work is measured too. Writes
+atari_device.csv (one turn per row) and atari_device.json; the book's page Speed shows both. It runs
+where jax runs; the committed record is from a GPU.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ HERE = Path(__file__).parent
 
 
 class Sizes(NamedTuple):
-    """How many agents in how many processes, and how long to look at them."""
+    """How many agents in how many processes, and how long to measure them."""
 
-    # agents of a process: how many such processes are at work at once, one after the other
+    # (agents per process, numbers of such processes that run at once), measured one after another
     layouts: tuple[tuple[int, tuple[int, ...]], ...] = ((1, (1, 8)), (16, (1, 4)))
     case: Case = Case(1, 32, updates=25, capacity=100_000, filled=1_000)
     turns: int = 3
-    seconds: float = 2.0  # a turn, at least
+    seconds: float = 2.0  # per turn, at least
 
 
 TOY = Sizes(
@@ -55,7 +55,7 @@ TOY = Sizes(
 
 
 class Instant:
-    """Games that take no time, in place of `plasticity.worlds.atari.Environments`."""
+    """Games that take no time, instead of `plasticity.worlds.atari.Environments`."""
 
     def __init__(self, game: str, copies: int, preprocessing: atari.Preprocessing) -> None:
         emulators = atari.Environments(game, copies, preprocessing)
@@ -104,7 +104,7 @@ def serve(job: Any, receive: Callable[[], Any], answer: Callable[[Any], None]) -
 
 
 def rate(block: Callable[[], int], seconds: float) -> float:
-    """Return the frames a second of whole blocks that take at least so many seconds."""
+    """Return frames per second over whole blocks that take at least ``seconds``."""
     frames, began = 0, perf_counter()
     while perf_counter() - began < seconds:
         frames += block()
@@ -116,7 +116,7 @@ def rate(block: Callable[[], int], seconds: float) -> float:
 
 @contextlib.contextmanager
 def processes(agents: int, count: int, toy: bool) -> Iterator[list[subprocess.Popen[str]]]:
-    """Start so many processes, and wait until all are ready; end them when the caller is done."""
+    """Start ``count`` processes and wait until all are ready; end them when the caller is done."""
     own = {"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "")}  # whatever jax runs on
     with contextlib.ExitStack() as stack:
         started = [
@@ -135,7 +135,7 @@ def processes(agents: int, count: int, toy: bool) -> Iterator[list[subprocess.Po
 
 
 def answer(process: subprocess.Popen[str]) -> float:
-    """Return the number that a process says. Raises RuntimeError if it ended instead."""
+    """Return the number that a process answers. Raises RuntimeError if it ended instead."""
     try:
         return float(child.hear(process))
     except EOFError:
@@ -143,7 +143,7 @@ def answer(process: subprocess.Popen[str]) -> float:
 
 
 def turn(working: list[subprocess.Popen[str]], kind: str) -> float:
-    """Let these work at the same time; return their frames a second, all together."""
+    """Let these work at the same time; return their total frames per second."""
     for process in working:
         child.tell(process, kind)
     return sum(answer(process) for process in working)
@@ -158,7 +158,7 @@ def watched() -> Iterator[list[float]]:
 
         pynvml.nvmlInit()
         device = pynvml.nvmlDeviceGetHandleByIndex(0)
-    except Exception:  # no such GPU, or nothing to ask it with
+    except Exception:  # no such GPU, or no library to query it
         yield shares
         return
     over = threading.Event()
@@ -177,7 +177,7 @@ def watched() -> Iterator[list[float]]:
 
 
 def measure(sizes: Sizes, toy: bool) -> tuple[list[dict[str, float]], dict[str, str]]:
-    """Return the turns of all layouts, and why those that failed did."""
+    """Return the turns of all layouts, and the reasons of those that failed."""
     rows: list[dict[str, float]] = []
     failed: dict[str, str] = {}
     for agents, counts in sizes.layouts:
@@ -190,7 +190,7 @@ def measure(sizes: Sizes, toy: bool) -> tuple[list[dict[str, float]], dict[str, 
                             found = turn(working, "agents")
                         rates = {
                             "frames_per_second": found,
-                            # The first samples look back to before the turn.
+                            # The first samples cover time from before the turn.
                             "busy": np.mean(shares[len(shares) // 4 :]) if shares else np.nan,
                             "emulators_per_second": turn(working, "emulators"),
                             "calls_per_second": turn(working, "calls"),

@@ -1,11 +1,11 @@
-"""The same games as gymnasium has them: its own wrappers, its own vector environment.
+"""The same games in gymnasium: its own wrappers, its own vector environment.
 
-gymnasium shrinks frames by OpenCV, the package opencv-python-headless.
+gymnasium shrinks frames with OpenCV, the package opencv-python-headless.
 """
 
 from __future__ import annotations
 
-# Pixels and points have no other precision.
+# Pixels and scores have only one precision.
 from contextlib import nullcontext as double_precision  # noqa: F401
 
 import gymnasium
@@ -33,7 +33,7 @@ def make(case: Case, no_ops: int = 30) -> SyncVectorEnv:
 
 
 class Stepping:
-    """Random actions, one call after the other."""
+    """Random actions, one call after another."""
 
     def __init__(self, case: Case, world: World) -> None:
         self.case = case

@@ -1,6 +1,6 @@
 """Our ways to step Atari games and to train on them: `dqn.train` as the experiment calls it.
 
-`plasticity.agents.atari_agent` makes the agents, so that what is timed is what is run.
+`plasticity.agents.atari_agent` makes the agents, so that the code timed is the code run.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SEED = 0
 def config_of(case: Case) -> atari_agent.AgentConfig:
     """Return the settings of the experiment's agents at the size of the case.
 
-    They are timed as they are for most of a run, in which exploration has come to its end.
+    Agents are timed as in most of a run, after exploration has fallen to its end.
     """
     algorithm = GameDQN(epsilon_start=GameDQN().epsilon)
     if case.batch_size:
@@ -42,7 +42,7 @@ def config_of(case: Case) -> atari_agent.AgentConfig:
 
 
 def without_no_ops(config: atari_agent.AgentConfig) -> atari_agent.AgentConfig:
-    """Return settings by which episodes begin at once, as those of peers in checks."""
+    """Return settings under which episodes begin at once, like the peers' in checks."""
     return replace(config, preprocessing=replace(config.preprocessing, no_ops=0))
 
 
@@ -60,7 +60,7 @@ def initialise(config: atari_agent.AgentConfig, actions: int) -> Any:
 
 
 def make_world(case: Case) -> World:
-    """Return fresh parameters, where somebody learns, and the settings."""
+    """Return fresh parameters, if the case learns, and the settings."""
     config, params = config_of(case), []
     if case.batch_size:
         actions = atari_agent.emulators(config).actions
@@ -78,7 +78,7 @@ def make_world(case: Case) -> World:
 def double_precision() -> Iterator[None]:
     """Let jax keep float64."""
     with jax.enable_x64(True), warnings.catch_warnings():
-        # The replay buffer casts actions, which are wider by default now, to what it stores.
+        # The replay buffer casts actions, which are wider by default here, to the type it stores.
         warnings.filterwarnings("ignore", "scatter inputs have incompatible types", FutureWarning)
         yield
 
@@ -86,7 +86,7 @@ def double_precision() -> Iterator[None]:
 def given(case: Case, world: World) -> np.ndarray:
     """Return what a check takes: actions, or minibatches drawn as ours draw them.
 
-    These are listened to while `dqn.train` samples its buffer.
+    Minibatches are recorded while `dqn.train` samples its buffer.
     """
     if not case.batch_size:
         actions = atari_agent.emulators(config_of(case)).actions
@@ -116,7 +116,7 @@ def given(case: Case, world: World) -> np.ndarray:
 
 
 class Hosted:
-    """Random actions in `atari.Environments`, one call after the other; stacks by NumPy."""
+    """Random actions in `atari.Environments`, one call after another; stacks by NumPy."""
 
     def __init__(self, case: Case, world: World) -> None:
         self.case, self.config = case, config_of(case)
@@ -159,7 +159,7 @@ def draw(calls: int, environments: int, actions: int) -> np.ndarray:
 
 
 class Jitted:
-    """The same by `atari_callback` in one scan, a call of `block`; it keeps ``stack`` frames."""
+    """The same through `atari_callback`, one scan per `block`; it keeps ``stack`` frames."""
 
     def __init__(self, case: Case, world: World, stack: int = STACK) -> None:
         self.case, self.stack = case, stack
@@ -177,7 +177,7 @@ class Jitted:
 
     @staticmethod
     def play(games: atari_callback.Emulators, keep: bool, begun: Any, actions: Any) -> Any:
-        """Take the actions; return what is seen at each step too, if it is to be kept."""
+        """Take the actions; with ``keep`` also return what is seen at each step."""
 
         def step(carry: Any, action: Any) -> Any:
             ticket, seen = games.step(carry[0], action)
@@ -187,7 +187,7 @@ class Jitted:
         return jax.lax.scan(step, begun, actions)
 
     def reset(self) -> None:
-        """Begin anew: few emulators are kept alive, and these may have had to make room."""
+        """Restart: only a few emulators are kept alive, and these may have been dropped."""
         self.begin(self.config)
 
     def block(self) -> int:
@@ -204,7 +204,7 @@ class Jitted:
 
 
 def pushed(stacks: Any, seen: atari_callback.Step) -> Any:
-    """Return the stacks with a new frame each; those of a new episode begin with zeros."""
+    """Return the stacks with a new frame each; stacks of a new episode begin with zeros."""
     before = jnp.where(seen.first[:, None, None, None], 0, stacks[:, 1:])
     return jnp.concatenate([before, seen.frame[:, None]], axis=1)
 
@@ -224,7 +224,7 @@ class Learner:
         self.params = jax.tree.structure(params).unflatten(map(jnp.asarray, world.params))
 
     def fresh(self) -> tuple[learning.Learner, Any]:
-        """Return a learner before its first step and the target's parameters: copies to donate."""
+        """Return a learner before its first step, and the target's parameters: copies to donate."""
         params, target = (jax.tree.map(jnp.copy, self.params) for _ in range(2))
         return learning.start(self.agent.optimizer, params), target
 
@@ -249,7 +249,7 @@ class Agents(Learner):
         return function if self.agents == 1 else jax.vmap(function)
 
     def begin(self, seed: Any) -> tuple[dqn.State, atari_callback.State]:
-        """Return an agent without networks that has seen what came of random actions."""
+        """Return an agent without networks, after random actions."""
         state = dqn.start(self.agent, self.task, {}, jax.random.key(seed))
         return state, self.games.state(state.experience.ticket)
 
@@ -267,7 +267,7 @@ class Agents(Learner):
         jax.block_until_ready(self.state)
 
     def reset(self) -> None:
-        """Begin to learn anew; the game goes on, and the buffer stays."""
+        """Restart learning; the game goes on, and the buffer stays."""
         each = [self.fresh() for _ in range(self.agents)]
         networks = each[0]
         if self.agents > 1:
@@ -282,7 +282,7 @@ class Agents(Learner):
         return self.agents * frames_of(self.case)
 
     def check(self, given: np.ndarray) -> list[np.ndarray]:
-        """See `Task`; of several the first agent draws the very minibatches of `given`."""
+        """See `Task`; the first agent draws exactly the minibatches of `given`."""
         self.advance(replace(self.agent, target_period=CHECK_PERIOD), len(given))
         params = self.state[0].params
         if self.agents > 1:
@@ -291,7 +291,7 @@ class Agents(Learner):
 
 
 class Updates(Learner):
-    """The bare update: minibatches are given, and nobody acts."""
+    """The bare update: minibatches are given, and no agent acts."""
 
     def __init__(self, case: Case, world: World) -> None:
         super().__init__(case, world)
@@ -340,11 +340,11 @@ def random_batches(case: Case, actions: int) -> np.ndarray:
 
 
 def as_batches(batches: np.ndarray) -> frame_replay.Batch:
-    """Return minibatches as `frame_replay.sample` draws them, one more axis in front."""
+    """Return minibatches as `frame_replay.sample` draws them, with one more axis in front."""
     return frame_replay.Batch(*(jnp.asarray(batches[name]) for name in frame_replay.Batch._fields))
 
 
-# What a whole agent does, part by part; rates are of the frames that each part is enough for.
+# What a whole agent does, part by part; a rate counts the frames that need this much of the part.
 
 
 class Learning(Updates):
@@ -356,7 +356,7 @@ class Learning(Updates):
 
 
 class Acting(Learner):
-    """The choices of a block: by what the buffer held at one time after the other."""
+    """The choices of actions in a block, from what the buffer held at successive times."""
 
     def __init__(self, case: Case, world: World) -> None:
         super().__init__(case, world)
@@ -373,7 +373,7 @@ class Acting(Learner):
         return jax.lax.scan(choose, jnp.zeros(1, jnp.int32), calls)[0]
 
     def reset(self) -> None:
-        """Nothing to do: nobody learns."""
+        """Nothing to do: nothing is learned."""
 
     def block(self) -> int:
         jax.block_until_ready(self.choose(self.params, self.buffer))
@@ -395,13 +395,13 @@ class Replay:
             buffer, batch = carry[0], frame_replay.sample(carry[0], uniform)
             frame_skip = self.config.preprocessing.frame_skip
             for k in range(self.config.algorithm.actions_per_step(frame_skip)):
-                # Of what was drawn, so that drawing comes first, as in a whole agent.
+                # Made from what was drawn, so that drawing comes first, as in a whole agent.
                 one = tuple(leaf[k % len(leaf)][None] for leaf in batch[1:])
                 frame = batch.frames[k % len(batch.frames), -1][None]
                 buffer = frame_replay.add(buffer, frame, *one, jnp.zeros(1, bool))
             return (buffer, batch), None
 
-        # The last minibatch is handed on: nobody can leave out to gather its frames.
+        # The last minibatch is carried along, so that XLA cannot skip gathering its frames.
         begun = (buffer, frame_replay.sample(buffer, uniform[0]))
         return jax.lax.scan(cycle, begun, uniform)[0]
 
@@ -415,7 +415,7 @@ class Replay:
 
 
 def full_buffer(config: atari_agent.AgentConfig) -> frame_replay.Buffer:
-    """Return the buffer of an agent that has played for long, full of noise."""
+    """Return the full buffer of an agent that has played for long, filled with noise."""
     size, capacity = config.preprocessing.size, config.algorithm.capacity
 
     def put(buffer: frame_replay.Buffer, call: Any) -> tuple[frame_replay.Buffer, None]:

@@ -2,7 +2,7 @@
 
     python benchmarks/atari_speed.py [--toy] [--output FOLDER]
 
-Contenders take turns as `rounds` describes. Writes atari_speed.csv (one rate a row) and
+Contenders take turns as `rounds` describes. Writes atari_speed.csv (one rate per row) and
 atari_speed.json (machine, date, versions, settings, what was checked); the book's page Speed shows
 both.
 """
@@ -25,21 +25,21 @@ AGREEMENTS = {
 }
 
 EVENTFUL = "breakout"
-"""The game of checks."""
+"""The game used in checks."""
 
 
 class Sizes(NamedTuple):
     """How long to measure, and what; the sizes are those of the paper and of the experiment.
 
-    But for the buffer, whose capacity is a tenth of the experiment's: with every stack stored,
-    as CleanRL has it, several agents beside each other do not fit a laptop.
+    Only the buffer's capacity is a tenth of the experiment's: with every stack stored, as in
+    CleanRL, several agents at once do not fit on a laptop.
     """
 
-    # As many as an agent has, and so many that all cores are busy.
+    # As many as an agent has, and enough to keep all cores busy.
     stepping: tuple[Case, ...] = (Case(1, 0, updates=25), Case(8, 0, updates=5))
     agent: Case = Case(1, 32, updates=25)
     rounds: int = 5
-    seconds: float = 1.5  # a turn, at least
+    seconds: float = 1.5  # per turn, at least
     contenders: tuple[str, ...] = tuple(comparisons.names("atari_speed"))
 
 

@@ -17,9 +17,9 @@ STACK = 4
 class Case(NamedTuple):
     """Environments that only step, or one with an agent that learns."""
 
-    environments: int  # that step together; an agent has one
-    batch_size: int  # transitions; 0: nobody learns
-    updates: int  # between two looks at the clock; who only steps takes as many frames as these
+    environments: int  # how many step together; an agent has one
+    batch_size: int  # transitions; 0: no learning
+    updates: int  # between two looks at the clock; without learning, the frames that these need
     capacity: int = 10_000  # transitions in the buffer
     filled: int = 1_000  # random actions in it before an agent is timed
     size: int = 84  # pixels: height and width of a frame
@@ -39,12 +39,12 @@ class Case(NamedTuple):
 class World(NamedTuple):
     """What every contender starts from, bit for bit."""
 
-    params: list[np.ndarray]  # (bias, kernel) of each layer; of the last one kernel, shared bias
+    params: list[np.ndarray]  # (bias, kernel) of each layer; of the last: (kernel, shared bias)
     settings: np.ndarray  # see `Settings`
 
 
 class Settings(NamedTuple):
-    """What of an agent stands in `World.settings`, in this order."""
+    """The settings of an agent that are in `World.settings`, in this order."""
 
     discount: float
     epsilon: float
@@ -54,11 +54,11 @@ class Settings(NamedTuple):
     error_bound: float  # of Huber's loss
     learning_rate: float  # this and the next two are centred RMSProp's
     decay: float
-    optimizer_epsilon: float  # inside the root, as dqn_zoo and optax have it
+    optimizer_epsilon: float  # inside the root, as in dqn_zoo and optax
 
 
 def batch_type(case: Case) -> np.dtype:
-    """Return the type of a minibatch: one array of these holds all that a check learns from."""
+    """Return the type of a minibatch: an array of this type holds all that a check learns from."""
     frames = (case.batch_size, STACK + 1, case.size, case.size)  # observation, and the frame after
     return np.dtype(
         [
@@ -147,4 +147,4 @@ TABLES = {
         ),
     ),
 }  # fmt: skip
-"""What is compared: each contender with its words, and with the code that does its work."""
+"""What is compared: each contender with its description and the code that does its work."""

@@ -1,7 +1,7 @@
 """The same agent in PyTorch and gymnasium, in the manner of CleanRL's dqn_atari.py.
 
-What differs from that script is what double DQN differs in: targets, loss, optimizer, and the one
-bias of all actions.
+It differs from that script only where double DQN does: targets, loss, optimizer, and one bias
+shared by all actions.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from torch.nn import functional
 
 
 class Network(nn.Module):
-    """The network of Mnih et al. (2015) with one bias for all actions, made for a world's leaves.
+    """The network of Mnih et al. (2015) with one bias for all actions, with a world's parameters.
 
-    ``layout``: in which order images and kernels of convolutions lie in memory.
+    ``layout``: the memory order of images and of the kernels of convolutions.
     """
 
     def __init__(self, params: list[np.ndarray], layout: torch.memory_format) -> None:
@@ -71,10 +71,10 @@ class Network(nn.Module):
 
 
 def to_torch(kernel: Tensor, maps: int) -> Tensor:
-    """Return flax's kernel as PyTorch has it; ``maps``: as many channels were flattened before."""
+    """Return flax's kernel in PyTorch's form; ``maps``: how many channels were flattened before."""
     if kernel.ndim == 4:
         return kernel.permute(3, 2, 0, 1)
-    if maps:  # rows are (position, channel) there, (channel, position) here
+    if maps:  # rows are (position, channel) in flax, (channel, position) here
         kernel = kernel.reshape(-1, maps, kernel.shape[1]).transpose(0, 1).reshape(kernel.shape)
     return kernel.T
 
@@ -90,7 +90,7 @@ def from_torch(weight: Tensor, maps: int) -> Tensor:
 
 
 class CentredRMSProp(torch.optim.Optimizer):
-    """`torch.optim.RMSprop` with ``centered``, but ε inside the root: as many operations."""
+    """`torch.optim.RMSprop` with ``centered``, but ε inside the root: equally many operations."""
 
     def __init__(self, params: Iterable[Any], lr: float, decay: float, eps: float) -> None:
         super().__init__(params, {"lr": lr, "decay": decay, "eps": eps})
@@ -180,7 +180,7 @@ def as_tensors(batch: np.ndarray) -> tuple[Tensor, ...]:
 
 
 class Updates(Learner):
-    """The bare update: minibatches of noise lie ready, nobody acts, no target is copied."""
+    """The bare update: minibatches of noise are prepared, no agent acts, no target is copied."""
 
     def __init__(self, case: Case, world: World, **options: Any) -> None:
         super().__init__(case, world, **options)
@@ -201,7 +201,7 @@ class Updates(Learner):
 class Ring:
     """A replay buffer of NumPy arrays that stores each stack once, as CleanRL's is set to.
 
-    What followed a stack is the next one; where an episode ends its value counts for nothing.
+    A stack is followed by the next one stored; where an episode ends, that one's value is ignored.
     """
 
     def __init__(self, capacity: int, stack: np.ndarray) -> None:
@@ -221,7 +221,7 @@ class Ring:
 
     def sample(self, batch_size: int, draw: np.random.Generator) -> tuple[Tensor, ...]:
         """Return a minibatch, drawn with replacement."""
-        # Of a full ring the slot that comes next is half overwritten.
+        # In a full ring the next slot is half overwritten.
         known = min(self.added, self.capacity - 1)
         chosen = (self.added - 1 - draw.integers(0, known, batch_size)) % self.capacity
         columns = (
@@ -257,7 +257,7 @@ class Agent(Learner):
     def interact(self, action: np.ndarray) -> None:
         following, reward, terminated, truncated, found = self.games.step(action)
         if not self.over[0]:  # this call began an episode
-            # As ours: to lose a life is an end to what can be hoped for, not of the episode.
+            # As in ours: losing a life ends the return, not the episode.
             goes_on = not (terminated[0] or found["lives"][0] < self.lives[0])
             self.ring.add(self.seen[0], action[0], reward[0], goes_on, following[0])
         self.seen, self.lives, self.over = following, found["lives"], terminated | truncated

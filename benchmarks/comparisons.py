@@ -1,7 +1,7 @@
-"""All tables of `benchmarks/`, and by how much ours should be faster.
+"""All tables of `benchmarks/`, and how much faster ours should be.
 
-Contenders are declared beside the problems that they solve, in the modules ``*_task``. What was
-measured of them is read and shown by `speed`.
+Contenders are declared with the problems that they solve, in the modules ``*_task``. `speed` reads
+and shows what was measured.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ NAMES = {name: entry.words for name, entry in ENTRIES.items()}
 
 
 class Aim(NamedTuple):
-    """By how much ours should be faster than its peers; set before anything was measured."""
+    """How much faster ours should be than its peers; set before anything was measured."""
 
     table: str
     batch_size: int
     ours: str
     peers: str  # in words
-    contenders: tuple[str, ...]  # the peers: first as it comes, then in forms that may be faster
+    contenders: tuple[str, ...]  # the peers: first the default, then forms that may be faster
     least: float
     network: str = ""  # any, if none is named
 
@@ -62,19 +62,19 @@ AIMS = (
 )  # fmt: skip
 
 COPIES_AT_MOST = 0.02
-"""What target updates should cost at most, of all time."""
+"""The largest share of all time that target updates should cost."""
 
 LOGGING_AT_MOST = 0.1
-"""What logging λ₁ should cost at most, of the time that training takes without it."""
+"""The most that logging λ₁ should cost, as a share of the training time without it."""
 
 RISE_AT_MOST = 1.0
-"""GiB of memory that a Gram matrix layer by layer should take at most."""
+"""The most memory, in GiB, that a Gram matrix should take layer by layer."""
 
 FRAMES_AT_LEAST = 30_000
-"""Frames a second that Atari agents on one GPU should play and learn from, all together."""
+"""Frames per second that all Atari agents on one GPU together should play and learn from."""
 
 APART_AT_MOST = 1e-5
-"""How far apart the two ways to a cosine of gradients may be at most, in single precision."""
+"""The largest difference between two ways to a cosine of gradients, in single precision."""
 
 
 def names(benchmark: str) -> list[str]:

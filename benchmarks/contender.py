@@ -1,7 +1,7 @@
-"""One contender of a benchmark: a process of its own that works only when it is told to.
+"""One contender of a benchmark: a separate process that works only when it is told to.
 
 It is told first what it is, then what to do, and answers each order. Between two turns it waits and
-should take no core; what it takes all the same it reports.
+should use no core; it reports any time that it does use.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Server:
         self.tasks: dict[Any, Task] = {}
 
     def obey(self, order: Mapping[str, Any]) -> dict[str, Any]:
-        """Become somebody, prepare a case, train for a check, or take a turn; return the answer."""
+        """Become a contender, prepare a case, compute a check or take a turn; return the answer."""
         if order["do"] == "start":
-            # What the contender needs, and nothing that it does not.
+            # Import what this contender needs, and nothing else.
             self.entry = ENTRIES[order["contender"]]
             self.module = importlib.import_module(self.entry.module)
             return {}
@@ -57,7 +57,7 @@ def serve(job: Any, receive: Callable[[], Any], answer: Callable[[Any], None]) -
     answered = time.process_time()
     while True:
         order = receive()
-        # What was computed since the last answer disturbed the others' measurements.
+        # Anything computed since the last answer disturbed the others' measurements.
         idle = time.process_time() - answered
         try:
             found = server.obey(order)

@@ -1,6 +1,6 @@
 """Our ways to take curvature: `plasticity.measure.curvature`, `plasticity.measure.inner_products`.
 
-And their peers in JAX: Lanczos' method of matfree, and gradients by example from vmap.
+And their peers in JAX: matfree's Lanczos method, and per-example gradients by vmap.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PIECES = 5
 
 
 def config_of(case: Case) -> probed_agent.Config:
-    """Return the settings of the agent whose network this is."""
+    """Return the settings of the agent with this network."""
     return replaced(
         agent_jax.config_of(case),
         {"network.layer_norm": case.layer_norm, "sharpness_order": case.order},
@@ -56,7 +56,7 @@ def make_world(case: Case) -> World:
 
 
 def given(case: Case, world: World) -> np.ndarray:
-    """Return what a check is about: a start vector of signs, or as many zeros as steps to train."""
+    """Return what a check takes: a start vector of signs, or as many zeros as steps to train."""
     if case.steps:
         return np.zeros(CHECK_STEPS)
     signs: np.ndarray = np.random.default_rng(SEED).choice([-1.0, 1.0], dimension(world))
@@ -68,7 +68,7 @@ def dimension(world: World) -> int:
 
 
 class Network:
-    """A network, its parameters and a batch, as arguments of what is compiled."""
+    """A network, its parameters and a batch, as arguments of compiled functions."""
 
     def __init__(self, case: Case, world: World) -> None:
         self.case, self.world, self.config = case, world, config_of(case)
@@ -129,9 +129,9 @@ def exact(case: Case, world: World, given: np.ndarray) -> list[np.ndarray]:
 
 
 class Matfree(Spectra):
-    """matfree's Lanczos with full reorthogonalisation, on the product that ours has.
+    """matfree's Lanczos with full reorthogonalisation, on our product with the Hessian.
 
-    It knows no Hessians, so the product is not compared: Lanczos' method is.
+    matfree has no Hessians, so only Lanczos' method is compared, not the product.
     """
 
     def spectrum(self, params: Any, batch: Any, key: Any) -> curvature.Spectrum:
@@ -173,12 +173,12 @@ class Grams(Network):
         return 1
 
     def check(self, given: np.ndarray) -> list[np.ndarray]:
-        """Return the Gram matrix; ``given`` is of no use."""
+        """Return the Gram matrix; ``given`` is not used."""
         return [np.asarray(self.run())]
 
 
 class NaiveGrams(Grams):
-    """Every example's gradient by vmap, held at once, and then their products.
+    """Every example's gradient by vmap, all held at once, and then their products.
 
     Compiled as two functions, which is faster than one. ``native``: with XLA's own convolution.
     """
@@ -214,7 +214,7 @@ class NaiveGrams(Grams):
 class Logged(agent_jax.Agents):
     """An agent whose λ₁ is measured every ``case.steps`` steps, in one compiled call.
 
-    With ``logged=False`` the same agent in the same pieces, and nothing is measured.
+    With ``logged=False`` the same agent trains in the same pieces, and nothing is measured.
     """
 
     def __init__(self, case: Case, world: World, logged: bool = True) -> None:

@@ -1,9 +1,9 @@
-"""One Gram matrix in a process of its own, which then says how much memory it took.
+"""One Gram matrix in a separate process, which then says how much memory it took.
 
     python benchmarks/curvature_memory.py CASE CONTENDER WORLD OUTPUT
 
-CASE is a JSON list. The cosines go to OUTPUT; standard output gets by how many bytes the process
-grew at most while it computed what was compiled before. Linux only.
+CASE is a JSON list. The cosines go to OUTPUT. Standard output gets the number of bytes by which the
+process grew at most during the computation, after compiling. Linux only.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ def resident() -> int:
 
 
 def main(case: str, contender: str, world: str, output: str) -> None:
-    """Compute it, write the cosines, print the rise."""
+    """Compute the matrix, write the cosines, print the rise."""
     one = Case(*json.loads(case))
     task = ENTRIES[contender].task(one, read_world(world, World))
     assert isinstance(task, curvature_jax.Grams)
     task.prepare()
     before = resident()
     gram = task.run()
-    # The largest size ever: if compiling took more than computing, the rise is overstated.
+    # The peak since the start: if compiling took more than computing, the rise is overstated.
     rise = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
     np.save(output, np.asarray(gradients.covariance(gram).cosines))
     print(json.dumps({"rise": rise}))

@@ -2,7 +2,7 @@
 
     python benchmarks/curvature_speed.py [--toy] [--output FOLDER]
 
-Contenders take turns as `rounds` describes. Writes curvature_speed.csv (one rate a row) and
+Contenders take turns as `rounds` describes. Writes curvature_speed.csv (one rate per row) and
 curvature_speed.json (machine, date, versions, settings, what was checked, the errors of densities,
 the memory of Gram matrices); the book's page Speed shows both.
 """
@@ -40,11 +40,11 @@ NETWORKS = (
     Case("cnn", 512, 64, EXAMPLES, EXAMPLES, ORDER),
 )
 SMALL = Case("mlp", 16, 0, 64, 64, ORDER, dataset="noise")
-"""Its Hessian can be stored."""
+"""Small enough to store its Hessian."""
 
 
 def agents() -> tuple[Case, ...]:
-    """Return the agents of the falsification chapter at its laptop study; CIFAR-10 if given."""
+    """Return the agents of the falsification chapter's laptop study; on CIFAR-10 if available."""
     laptop = falsification.studies["laptop"]
     return tuple(
         Case(
@@ -65,7 +65,7 @@ class Sizes(NamedTuple):
     agents: tuple[Case, ...] = agents()
     small: Case = SMALL
     rounds: int = 5
-    seconds: float = 1.5  # a turn, at least
+    seconds: float = 1.5  # per turn, at least
     contenders: tuple[str, ...] = tuple(comparisons.names("curvature_speed"))
 
 
@@ -87,7 +87,7 @@ def measure(toy: bool, folder: Path) -> tuple[Benchmark, dict[str, Any]]:
 def run(sizes: Sizes, folder: Path) -> tuple[Benchmark, dict[str, Any]]:
     """Return the benchmark of these sizes, run, and its settings."""
     benchmark = Benchmark(curvature_jax, AGREEMENTS, sizes.contenders, sizes.seconds, folder)
-    # In float64 all of it would take longer than what is measured.
+    # In float64 the full size would take longer than the measurement itself.
     few = [case._replace(batch_size=16, n_images=16, order=8) for case in sizes.networks]
     groups = (
         Group(("spectra",), sizes.networks, sizes.rounds, few),
@@ -109,10 +109,10 @@ def run(sizes: Sizes, folder: Path) -> tuple[Benchmark, dict[str, Any]]:
 
 
 def accuracy(benchmark: Benchmark, case: Case) -> dict[str, Any]:
-    """Return how far densities in single precision are from the dense Hessian's, relatively.
+    """Return the relative errors of densities in single precision against the dense Hessian.
 
-    All from one start vector, for which both moments are exact. What Lanczos' method lacks after so
-    many steps stands there too, from ours in float64.
+    All start from one vector, for which both moments are exact. The error of Lanczos' method itself
+    after this many steps is included too, from ours in float64.
     """
     world = read_world(benchmark.world(case), curvature_jax.World)
     given = curvature_jax.given(case, world)

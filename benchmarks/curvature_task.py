@@ -11,16 +11,16 @@ OUTPUTS = 10
 
 
 class Case(NamedTuple):
-    """A network of some size, with images: for its density, its Gram matrix, or its agent's λ₁."""
+    """A network of some size with images, for its density, its Gram matrix or its agent's λ₁."""
 
     network: str  # "mlp" or "cnn"
-    width: int  # units of each hidden layer, in the CNN of the fully connected ones
+    width: int  # units of each hidden layer (in the CNN of each fully connected one)
     channels: int  # of each convolution
-    batch_size: int  # examples; of an agent, transitions
+    batch_size: int  # examples; for an agent, transitions
     n_images: int
     order: int  # products with the Hessian; unused by a Gram matrix
     steps: int = 0  # optimizer steps between two measurements of λ₁; 0: nothing is trained
-    dataset: str = "mnist_5k"  # or "noise": 20 pixels an image
+    dataset: str = "mnist_5k"  # or "noise": 20 pixels per image
     layer_norm: bool = False
     targets: int = 0  # nothing is probed
 
@@ -54,10 +54,10 @@ class Density(NamedTuple):
 
 
 def density(nodes: np.ndarray, weights: np.ndarray, dimension: int) -> Density:
-    """Return it from Ritz values and their weights for one start vector.
+    """Return `Density` from Ritz values and their weights for one start vector.
 
-    The two moments are exact after two steps of Lanczos' method, the two ends as soon as they have
-    converged; single Ritz values in between mean nothing, and depend on every rounding.
+    The two moments are exact after two steps of Lanczos' method, the two ends once they have
+    converged. Single Ritz values in between mean nothing: they change with every rounding.
     """
     nodes, weights = nodes.astype(np.float64), weights.astype(np.float64)
     mean, square = weights @ nodes, weights @ nodes**2
@@ -75,7 +75,7 @@ TABLES = {
         entries=(
             Entry("spectrum", "ours: `curvature.spectrum`", "curvature_jax.Spectra"),
             Entry("matfree", "matfree's Lanczos on our product", "curvature_jax.Matfree"),
-            # It adds 1e-6 to every norm that it divides by.
+            # PyHessian adds 1e-6 to every norm that it divides by.
             Entry("torch_pyhessian", "PyHessian", "curvature_torch.PyHessian", tolerance=1e-4),
             Entry("torch_lanczos",
                   "PyTorch: Lanczos on double-backward products, as we would write it",
@@ -107,4 +107,4 @@ TABLES = {
         ),
     ),
 }  # fmt: skip
-"""What is compared: each contender with its words, and with the code that does its work."""
+"""What is compared: each contender with its description and the code that does its work."""

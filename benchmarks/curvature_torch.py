@@ -1,4 +1,4 @@
-"""The same spectral densities in PyTorch: PyHessian's, and as fast as we can write them."""
+"""The same spectral densities in PyTorch: PyHessian's, and the fastest that we can write."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.nn import functional
 
 
 class Spectra:
-    """A network and a batch whose loss has a Hessian."""
+    """A network and a batch, whose loss gives the Hessian."""
 
     def __init__(self, case: Case, world: World) -> None:
         pytorch.use_all_cores()
@@ -34,7 +34,7 @@ class Spectra:
         """Nothing to do: nothing is trained."""
 
     def start(self, given: np.ndarray) -> list[Tensor]:
-        """Return a vector in flax's order as one that fits the parameters here."""
+        """Return a vector in flax's order, rearranged to fit the parameters here."""
         ends = np.cumsum([leaf.size for leaf in self.world.params])[:-1]
         leaves = [
             part.reshape(leaf.shape).astype(leaf.dtype)
@@ -58,9 +58,9 @@ class Spectra:
 
 
 class DoubleBackward(Spectra):
-    """Lanczos' method on products by backward through the gradient, whose graph is kept.
+    """Lanczos' method with products by backward through the gradient; its graph is kept.
 
-    Two passes of classical Gram-Schmidt as matrix products, against the rows that are there.
+    Two passes of classical Gram-Schmidt as matrix products, against the rows made so far.
     """
 
     def nodes_and_weights(self, start: list[Tensor] | None = None) -> tuple[Any, Any]:
@@ -105,11 +105,11 @@ class PyHessian(Spectra):
     def nodes_and_weights(self, start: list[Tensor] | None = None) -> tuple[Any, Any]:
         # PyHessian calls torch.eig, which PyTorch 1.13 removed; its matrix is symmetric.
         patches = [mock.patch.object(torch, "eig", _eig, create=True)]
-        if start is not None:  # it draws its own, of zeros and ones that it turns into signs
+        if start is not None:  # PyHessian draws its own, zeros and ones that it turns into signs
             bits = iter([(leaf + 1) / 2 for leaf in start])
             drawn = mock.patch.object(torch, "randint_like", lambda *_, **__: next(bits))
             patches.append(drawn)
-        self.model.zero_grad()  # its gradients add to what is there
+        self.model.zero_grad()  # PyHessian adds its gradients to what is there
         with warnings.catch_warnings(), _all(patches):
             # backward(create_graph=True) leaks the graph, until the next `zero_grad` here
             warnings.simplefilter("ignore", UserWarning)

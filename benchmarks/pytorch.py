@@ -19,7 +19,7 @@ def use_all_cores() -> None:
 
 @contextmanager
 def double_precision() -> Iterator[None]:
-    """Make float64 PyTorch's default, that of Adam's step count included."""
+    """Make float64 PyTorch's default, also for Adam's step count."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
@@ -45,11 +45,11 @@ def network(params: Sequence[np.ndarray]) -> nn.Sequential:
 
 
 def load(model: nn.Sequential, params: Sequence[np.ndarray]) -> None:
-    """Copy flax's parameters into ``model``; in place, so that nothing is compiled anew.
+    """Copy flax's parameters into ``model``, in place, so that nothing is recompiled.
 
-    For an even size and a stride of two flax's SAME pads one pixel more at the end than at the
-    start, PyTorch's symmetric padding effectively the other way round. So the images are mirrored
-    (`mirrored`) and with them the kernels, and nobody pays for padding by hand.
+    For an even size and a stride of two, flax's SAME pads one pixel more at the end than at the
+    start; PyTorch's symmetric padding has the opposite effect. So images (`mirrored`) and kernels
+    are mirrored, and no contender pays for padding by hand.
     """
     leaves = [torch.from_numpy(leaf) for leaf in params]
     with torch.no_grad():
@@ -73,7 +73,7 @@ def inputs(network: str, images: np.ndarray) -> Tensor:
 
 
 def mirrored(images: np.ndarray) -> Tensor:
-    """Return images (n, h, w, c) as PyTorch has them, (n, c, h, w), mirrored both ways."""
+    """Return images (n, h, w, c) in PyTorch's form, (n, c, h, w), mirrored both ways."""
     return torch.from_numpy(images.transpose(0, 3, 1, 2)[:, :, ::-1, ::-1].copy())
 
 
@@ -107,7 +107,7 @@ def _maps_before(model: nn.Sequential, layer: nn.Module) -> int:
 def _to_torch(kernel: Tensor, maps: int) -> Tensor:
     if kernel.ndim == 4:
         return kernel.permute(3, 2, 0, 1).flip(2, 3)
-    if maps:  # rows are (height, width, channels) there, mirrored (channels, height, width) here
+    if maps:  # rows are (height, width, channels) in flax, mirrored (channels, height, width) here
         positions = kernel.reshape(-1, maps, kernel.shape[1]).flip(0)
         kernel = positions.transpose(0, 1).reshape(kernel.shape)
     return kernel.T

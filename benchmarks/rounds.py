@@ -1,8 +1,7 @@
-"""What all benchmarks share: contenders in processes of their own, rounds, checks, the record.
+"""What all benchmarks share: contenders in separate processes, rounds, checks, the record.
 
-Machines drift and neighbours come and go, so contenders take turns round by round, each in a
-process of its own that rests while another works, and what is reported are medians of the ratios
-within a round.
+Machines drift and neighbours come and go. So contenders take turns round by round, each in its own
+process that rests while another works, and the results are medians of the ratios within a round.
 """
 
 from __future__ import annotations
@@ -39,17 +38,17 @@ HERE = Path(__file__).parent
 class Group(NamedTuple):
     """Contenders that take turns with each other."""
 
-    tables: tuple[str, ...]  # of `comparisons.TABLES`: each contender of theirs takes part
+    tables: tuple[str, ...]  # of `comparisons.TABLES`: all their contenders take part
     cases: Sequence[Case]
     rounds: int
     checks: Sequence[Case] = ()  # on which contenders must agree, if not on the cases themselves
 
 
 class Agreement(NamedTuple):
-    """With whom the contenders of a table must compute the same."""
+    """With which contender the others of a table must agree."""
 
     reference: str
-    moved: bool  # what they return are parameters: differences are relative to how far they went
+    moved: bool  # results are parameters: differences are relative to how far these moved
 
 
 class DifferentComputations(RuntimeError):
@@ -57,7 +56,7 @@ class DifferentComputations(RuntimeError):
 
 
 class Contender:
-    """An entry at work: one process, or one pinned to each core, whose rates add up."""
+    """An entry at work: one process, or one pinned to each core with rates added up."""
 
     def __init__(self, table: str, entry: Entry, folder: Path) -> None:
         self.table, self.entry, self.name = table, entry, entry.name
@@ -89,7 +88,7 @@ class Contender:
         return {name: sum(answer[name] for answer in answers) for name in answers[0]}
 
     def check(self, case: Case, double: bool, **files: str) -> dict[str, Any]:
-        """Let the first process, whose work the others repeat, do what is checked."""
+        """Let the first process do what is checked; the others would only repeat it."""
         order = {"do": "check", "case": case, "double": double, **files}
         child.tell(self.processes[0], order)
         return self._hear(self.processes[0])
@@ -110,7 +109,7 @@ class Contender:
 
 
 class Benchmark:
-    """Contenders, what was measured of them, and what went wrong.
+    """Contenders, their measurements, and what went wrong.
 
     ``ours`` is the benchmark's module of contenders in JAX. It also has ``make_world(case)`` and
     ``given(case, world)``, the minibatches of a check.
@@ -152,14 +151,14 @@ class Benchmark:
                 self.check(contenders, case)
             for number in range(group.rounds if contenders else 0):
                 for case in group.cases:
-                    # Nobody comes first, or after the same neighbour, every time.
+                    # No contender comes first, or follows the same neighbour, every time.
                     first = number % len(contenders)
                     for contender in contenders[first:] + contenders[:first]:
                         self.turn(contender, case, number)
                 say(f"{', '.join(group.tables)}: round {number + 1} of {group.rounds}")
 
     def world(self, case: Case) -> Path:
-        """Return the file of what every contender starts from."""
+        """Return the file with what every contender starts from."""
         path = self.folder / f"world {case.name}.npz"
         if not path.exists():
             write_world(path, self.ours.make_world(case))
@@ -173,7 +172,7 @@ class Benchmark:
         return "failed" not in answer
 
     def prepare(self, contender: Contender, case: Case) -> bool:
-        """Compile, by a first block; return whether the contender can take part."""
+        """Compile by running a first block; return whether the contender can take part."""
         answer = contender.ask("prepare", case, world=str(self.world(case)))
         if not self.takes_part(contender, answer):
             return False
@@ -203,7 +202,7 @@ class Benchmark:
                 )
 
     def computed(self, contender: Contender, case: Case, double: bool = True) -> list[np.ndarray]:
-        """Return what a contender makes of what is given."""
+        """Return what a contender computes from the given minibatches."""
         given, out = self.folder / "given.npy", self.folder / "out.npz"
         files = {"world": str(self.world(case)), "given": str(given), "out": str(out)}
         answer = contender.check(case, double, **files)
@@ -225,7 +224,7 @@ class Benchmark:
         return found
 
     def turn(self, contender: Contender, case: Case, number: int) -> None:
-        """Let one contender work, all others resting; note its rate."""
+        """Let one contender work while all others rest; note its rate."""
         began = perf_counter()
         answer = contender.ask("turn", case, seconds=self.seconds)
         if "failed" in answer:
@@ -233,7 +232,7 @@ class Benchmark:
         self.turn_seconds += perf_counter() - began
         self.idle_seconds += answer["idle_cpu_seconds"]
         if number == 0:
-            # What the very first block took beyond its steps; rates and times of processes add up.
+            # Extra time of the very first block; rates and times of processes add up.
             seconds, steps = self.first_blocks[contender.name, case.name]
             beyond = seconds - len(contender.processes) * steps / answer["steps_per_second"]
             found = self.compile_seconds.setdefault(contender.name, {})
@@ -248,7 +247,7 @@ class Benchmark:
         self.rows.append(row)
 
     def document(self) -> dict[str, Any]:
-        """Return what the JSON file says of contenders and turns."""
+        """Return what the JSON file says about contenders and turns."""
         return {
             "idle_cpu_share": round(self.idle_seconds / self.turn_seconds, 5),
             "compile_seconds": self.compile_seconds,
@@ -266,20 +265,20 @@ class Benchmark:
 
 
 def say(text: str) -> None:
-    """Tell whoever waits how far it has come."""
+    """Report progress to whoever waits."""
     print(text, file=sys.stderr, flush=True)
 
 
 def beginning(peers: Iterable[str] = ()) -> dict[str, Any]:
-    """Return machine, commit and versions, those of ``peers`` too, before anything is measured.
+    """Return machine, commit and versions, also of ``peers``, before anything is measured.
 
-    A commit in the meantime is not what ran.
+    Taken at the start, because a commit made during the run is not what ran.
     """
     machine = environment()
     for peer in peers:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             machine["packages"][peer] = importlib.metadata.version(peer)
-    # The load: runnable processes, average of the last minute.
+    # The load: runnable processes, averaged over the last minute.
     return {**machine, "began": now(), "load_before": round(os.getloadavg()[0], 2)}
 
 
@@ -292,7 +291,7 @@ def record(
 ) -> None:
     """Write the rows to ``name``.csv and all else to ``name``.json, atomically, the table first.
 
-    ``begun`` is what `beginning` returned, ``found`` what belongs to this benchmark.
+    ``begun`` is what `beginning` returned, ``found`` what is specific to this benchmark.
     """
     table = pd.DataFrame(rows).to_csv(index=False).encode()
     machine = {
@@ -311,9 +310,9 @@ def main(
 ) -> None:
     """Measure, record, print.
 
-    ``measure(toy, folder)`` returns a benchmark that was run, with a folder for its files, and the
-    settings to record. Writes ``name``.csv, one rate a row, and ``name``.json: machine, date,
-    versions, those of the packages ``peers`` too, settings, what was checked.
+    ``measure(toy, folder)`` runs a benchmark with a folder for its files, and returns it with the
+    settings to record. Writes ``name``.csv, one rate per row, and ``name``.json: machine, date,
+    versions (also of the packages ``peers``), settings, what was checked.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--toy", action="store_true", help="tiny, one round: does it work at all?")

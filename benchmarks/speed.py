@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 def read(
     folder: Path = HERE, benchmark: str = "training_speed"
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return the recorded rates, and what the JSON file says of machine, date and checks.
+    """Return the recorded rates, and what the JSON file says about machine, date and checks.
 
     Columns: table, contender, those of the case (batch_size and width or network), round,
     steps_per_second. Raises FileNotFoundError if nothing is recorded in ``folder``, `ResultsError`
@@ -47,7 +47,7 @@ def ratios(table: pd.DataFrame, name: str) -> pd.DataFrame:
     """Return, for each contender of table ``name``, its median rate and ours divided by it.
 
     Columns: those of the case, contender, steps_per_second, ratio (median over rounds of the ratio
-    within a round), low, high (the smallest and the largest of them).
+    within a round), low, high (the smallest and the largest ratio).
     """
     measured = ("table", "contender", "round", "steps_per_second")
     case = [str(column) for column in table if column not in measured]
@@ -70,7 +70,7 @@ def ratios(table: pd.DataFrame, name: str) -> pd.DataFrame:
 def step_flops(width: int, batch_size: int) -> int:
     """Return the floating-point operations of a step's matrix products, 2 m n k each.
 
-    Forward, gradient of the weights and, but for the first layer, gradient of the inputs.
+    Forward, gradient of the weights and, except in the first layer, gradient of the inputs.
     """
     return 2 * batch_size * (2 * 784 * width + 3 * width * width + 3 * width * 10)
 
@@ -93,7 +93,7 @@ def as_markdown(table: pd.DataFrame, name: str) -> str:
 
 
 def findings(table: pd.DataFrame) -> str:
-    """Return what the ratios of a benchmark say, one Markdown bullet a matter."""
+    """Return what the ratios of a benchmark say, one Markdown bullet per topic."""
     measured = set(table.table)
     lines: list[str] = []
     if "training" in measured:
@@ -252,9 +252,9 @@ def accuracies(machine: dict[str, Any]) -> str:
 
 
 def compiling(machine: dict[str, Any], name: str) -> str:
-    """Return what the first block of each contender of a table took beyond its steps, in seconds.
+    """Return the extra seconds that the first block of each contender in a table took.
 
-    That is compiling, and whatever else is done once. As a Markdown table.
+    These are for compiling and whatever else is done once. As a Markdown table.
     """
     found = {
         entry.name: machine["compile_seconds"][entry.name]
@@ -285,13 +285,13 @@ def memories(machine: dict[str, Any]) -> str:
 
 
 NOTES = {"accuracy": accuracies, "memory": memories}
-"""How to show what a benchmark found beside rates, by its name in the JSON file."""
+"""How to show a benchmark's results other than rates, by their name in the JSON file."""
 
 
 def on_device(table: pd.DataFrame) -> str:
     """Return what ``benchmarks/atari_device.py`` recorded, medians over turns, as Markdown.
 
-    In columns frames/s, with the smallest and the largest.
+    Columns are in frames/s, with the smallest and the largest.
     """
     heads = ["agents", "processes", "whole agents", "emulators alone", "calls alone", "GPU at work"]
     lines = [f"| {' | '.join(heads)} |", "|--:" * len(heads) + "|"]

@@ -1,4 +1,4 @@
-"""What a benchmark compares: tables of contenders, each with its words and its code."""
+"""What a benchmark compares: tables of contenders, each with its description and its code."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from task import TOLERANCE, Task
 
 
 class Entry(NamedTuple):
-    """A contender: what it is called, who does its work, and how.
+    """A contender: its name, the code that does its work, and how.
 
-    It is declared beside the problem that it solves and not in the module of its code, because its
-    words are read where PyTorch is not installed.
+    It is declared with the problem that it solves and not in the module of its code, because its
+    description is read where PyTorch is not installed.
     """
 
     name: str  # in the recorded tables
     words: str  # in the tables that are shown
     code: str  # of its `Task`: module and class
     options: Mapping[str, Any] = MappingProxyType({})  # of the class
-    pinned: bool = False  # a process pinned to each core, whose rates add up; else one on all cores
-    checked: bool = True  # not where another one that is checked does the same work
+    pinned: bool = False  # a process pinned to each core, rates added up; else one on all cores
+    checked: bool = True  # False if a checked contender does the same work
     tolerance: float = TOLERANCE  # in a check; larger for one that rounds more than others
 
     @property
@@ -31,7 +31,7 @@ class Entry(NamedTuple):
         return self.code.partition(".")[0]
 
     def task(self, case: Any, world: Any) -> Task:
-        """Return its work on a case, from a world on; imports what it needs."""
+        """Return its work on a case, starting from a world; imports what it needs."""
         kind = getattr(importlib.import_module(self.module), self.code.partition(".")[2])
         made: Task = kind(case, world, **self.options)
         return made
@@ -41,15 +41,15 @@ class Table(NamedTuple):
     """Contenders that are compared with each other."""
 
     benchmark: str  # the script that measures it, and its files' name
-    ours: str  # whose rate stands above the others' in the ratios
+    ours: str  # whose rate is the numerator of the ratios
     heading: str  # of the rates and of the ratios
     entries: tuple[Entry, ...]  # in the order in which they are shown
     form: str = "{:.2f} ×"  # of a ratio
-    rate: str = "steps"  # what of two contenders is compared, in sentences
-    seconds: bool = False  # show what one takes, not how many there are in a second
-    size: str = "batch"  # what of a case ``batch_size`` counts
+    rate: str = "steps"  # what sentences call the thing that is counted
+    seconds: bool = False  # show how long one takes, not how many there are per second
+    size: str = "batch"  # what ``batch_size`` counts
 
     @property
     def peers(self) -> tuple[str, ...]:
-        """Return those in PyTorch; as it comes, eager on all cores, stands first."""
+        """Return those in PyTorch, the default (eager on all cores) first."""
         return tuple(entry.name for entry in self.entries if entry.module.endswith("_torch"))

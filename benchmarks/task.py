@@ -13,7 +13,7 @@ CHECK_STEPS = 20
 """Optimizer steps after which contenders must have the same parameters."""
 
 LONG_BLOCK = 0.5
-"""Seconds of a block that counts even if it is the first of a turn: waking up is no part of it."""
+"""Seconds from which a turn's first block counts: waking up is then negligible."""
 
 Named = TypeVar("Named", bound=tuple[Any, ...])
 """A NamedTuple whose fields are arrays or lists of arrays."""
@@ -28,7 +28,7 @@ class Case(Protocol):
 
     @property
     def columns(self) -> dict[str, str | int]:
-        """What the table says of it."""
+        """Its columns in the table."""
 
 
 class Task(Protocol):
@@ -69,8 +69,8 @@ def read_world(path: Path | str, kind: type[Named]) -> Named:
 def in_double(world: Named) -> Named:
     """Return the same world in float64, for a check.
 
-    In float32 equal computations part within a few steps: of a million inputs to ReLUs some lie
-    within rounding of zero, fall on different sides of it, and have another gradient.
+    In float32 equal computations diverge within a few steps: of a million inputs to ReLUs some lie
+    within rounding of zero, fall on different sides of it, and get different gradients.
     """
 
     def double(value: Any) -> Any:
@@ -84,7 +84,7 @@ def in_double(world: Named) -> Named:
 def turn(task: Task, seconds: float) -> float:
     """Return steps per second from the initial state on, measured for at least ``seconds``.
 
-    A first block, which wakes threads and caches up, is not counted unless it is a long one.
+    The first block, which wakes threads and fills caches, is not counted unless it is long.
     """
     task.reset()
     began = time.perf_counter()
@@ -108,10 +108,10 @@ def distance(
 
 
 TOLERANCE = CHECK_STEPS * float(np.finfo(np.float64).eps) ** 0.5
-"""How far apart equal computations may end, in float64, relative to how far they went.
+"""How far apart equal computations may end, in float64, relative to how far they moved.
 
 Sums in another order differ by about eps of their terms' size. Adam divides each entry of the
-gradient by that entry's own size, so the error of an entry that is small by cancellation is
-magnified: a share x of the entries lies below x times the usual size and gets an error of eps / x,
-at most about 1. The root mean square over all entries is then about the root of eps, at each step.
+gradient by that entry's own size, which magnifies the error of an entry that is small by
+cancellation. A share x of the entries lies below x times the usual size and gets an error of
+eps / x, at most about 1. The root mean square over all entries is then about √eps, at each step.
 """

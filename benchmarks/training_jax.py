@@ -87,7 +87,7 @@ class Scan:
         return self.seeds * self.case.block
 
     def check(self, given: np.ndarray) -> list[np.ndarray]:
-        """See `Task`; the key draws the very minibatches of `given`."""
+        """See `Task`; the key draws exactly the minibatches of `given`."""
         self.reset()
         self.advance(len(given), jax.random.key(SEED))
         return [np.asarray(leaf) for leaf in jax.tree.leaves(self.learner.params)]
@@ -142,7 +142,7 @@ class Vmap(Scan):
 class Dot:
     """The eight matrix products of a step, in a step's order, and nothing between them.
 
-    That is the gradient of the network without biases, ReLUs and softmax. The first layer's
+    That is the gradient of the network without biases, ReLUs and softmax; the first layer's
     inputs need no gradient.
     """
 
@@ -150,7 +150,7 @@ class Dot:
         self.case = case
         self.arrays = [jnp.asarray(world.inputs[: case.batch_size])]
         self.arrays += [jnp.asarray(kernel) for kernel in world.params[1::2]]
-        # As in training, the results go into memory that is there already.
+        # As in training, the results go into memory that is already allocated.
         self.run = jax.jit(self.products, donate_argnums=4, keep_unused=True)
         self.reset()
 

@@ -2,7 +2,7 @@
 
     python benchmarks/training_speed.py [--toy] [--output FOLDER]
 
-Contenders take turns as `rounds` describes. Writes training_speed.csv (one rate a row) and
+Contenders take turns as `rounds` describes. Writes training_speed.csv (one rate per row) and
 training_speed.json (machine, date, versions, settings, what was checked); the book's page Speed
 shows both.
 """
@@ -32,7 +32,7 @@ class Settings:
     against_pytorch: tuple[Case, ...] = (Case(1_024, 128, 5_000, 25), Case(1_024, 512, 5_000, 10))
     several_seeds: tuple[Case, ...] = (Case(256, 128, 1_000, 100),)
     rounds: int = 7
-    seconds: float = 2.5  # a turn, at least
+    seconds: float = 2.5  # per turn, at least
     contenders: tuple[str, ...] = tuple(comparisons.names("training_speed"))
 
 

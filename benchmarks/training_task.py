@@ -11,7 +11,7 @@ from table import Entry, Table
 class Case(NamedTuple):
     """What is trained: Fig. 1's network, at some width, on minibatches of some size."""
 
-    width: int  # units a hidden layer
+    width: int  # units per hidden layer
     batch_size: int  # images
     n_images: int
     block: int  # optimizer steps between two looks at the clock
@@ -41,7 +41,7 @@ TABLES = {
         heading="steps/s | ours is faster by",
         entries=(
             Entry("scan", "ours: one jitted scan", "training_jax.Scan"),
-            # It trains too, on other minibatches.
+            # It trains as well, on other minibatches.
             Entry("python_loop", "ours: a jitted step in a Python loop",
                   "training_jax.PythonLoop", checked=False),
             # fused=None is torch.optim.Adam's own default.
@@ -79,4 +79,4 @@ TABLES = {
         ),
     ),
 }  # fmt: skip
-"""What is compared: each contender with its words, and with the code that does its work."""
+"""What is compared: each contender with its description and the code that does its work."""

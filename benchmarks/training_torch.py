@@ -72,7 +72,7 @@ class Mm:
         self.x = torch.from_numpy(world.inputs[: case.batch_size])
         self.kernels = [torch.from_numpy(kernel) for kernel in world.params[1::2]]
         b, (w1, w2, w3) = len(self.x), self.kernels
-        # As in training, the results go into memory that is there already.
+        # As in training, the results go into memory that is already allocated.
         sizes = ((b, w1.shape[1]), (b, w2.shape[1]), (b, w3.shape[1]))
         self.h1, self.h2, self.d3 = (torch.empty(size) for size in sizes)
         self.d1, self.d2 = torch.empty_like(self.h1), torch.empty_like(self.h2)

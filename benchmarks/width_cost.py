@@ -2,10 +2,9 @@
 
     python benchmarks/width_cost.py [--toy] [--output FOLDER]
 
-Every width runs in a process of its own on one core, as in a recorded run, and they take turns. The
-memory is what the compiled program says that it takes: state, data and temporary arrays.
-Writes width_cost.csv (a turn a row) and width_cost.json; the chapter on scaling shows both. Linux
-only.
+Every width runs in its own process on one core, as in a recorded run, and they take turns. The
+memory is what the compiled program reports: state, data and temporary arrays. Writes width_cost.csv
+(one turn per row) and width_cost.json; the chapter on scaling shows both. Linux only.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ def arms(toy: bool) -> list[str]:
 
 
 def turn(arm: str, toy: bool) -> dict[str, Any]:
-    """Train for a while in a process of its own, on one core; return what it measured."""
+    """Train for a while in a separate process, on one core; return what it measured."""
     core = str(min(os.sched_getaffinity(0)))
     order = ["taskset", "-c", core, sys.executable, __file__, "--arm", arm]
     process = subprocess.run(
@@ -65,12 +64,12 @@ def turn(arm: str, toy: bool) -> dict[str, Any]:
 
 
 def measured(arm: str, toy: bool) -> dict[str, Any]:
-    """Return milliseconds an update, and the mebibytes that the compiled training takes."""
+    """Return milliseconds per update, and the mebibytes that the compiled training takes."""
     whole = configuration(toy)
     config = scaling.arm(whole, arm)
     steps = 20 if toy else STEPS
     alone = mdp_agent.AgentConfig(problem=config.problem)
-    world, _ = probed_agent.load([alone])  # without targets of a probe
+    world, _ = probed_agent.load([alone])  # without a probe's targets
     images = world.images[mdp_agent.image_key(config)]
     started = jax.jit(scaling.start, static_argnums=0)(config, world, jax.random.key(0))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(started.agent.params))

@@ -1,8 +1,8 @@
 """Run the experiments of the companion, resume them, prove and reproduce what is recorded.
 
-Each command imports what it needs when it is called, so that help and typing errors are answered at
-once. ``run`` needs neither plotting nor notebook packages: a GPU node gets by with the package's
-core dependencies, and its data in ``PLASTICITY_DATA``.
+Each command imports what it needs when it is called, so that help and typos are answered at once.
+``run`` needs neither plotting nor notebook packages: a GPU node gets by with the package's core
+dependencies, and its data in ``PLASTICITY_DATA``.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _reproduce(options: argparse.Namespace) -> None:
     chosen = experiment(options.name)
     from plasticity.runs import reproduction, results
 
-    configuration.resolve(chosen.studies, options.study.partition("-")[0])  # names them if not
+    configuration.resolve(chosen.studies, options.study.partition("-")[0])  # refuses unknown ones
     found = reproduction.reproduce(
         chosen, options.study, fresh=options.fresh, workers=options.workers
     )
@@ -119,7 +119,7 @@ def _resolve(options: argparse.Namespace) -> tuple[Experiment, Any]:
     chosen = experiment(options.name)
     overrides = {} if options.seeds is None else {"seeds": options.seeds}
     config = configuration.resolve(chosen.studies, options.study, options.set, **overrides)
-    for arm in chosen.arms(config):  # an arm may be out of range where its base is not
+    for arm in chosen.arms(config):  # an arm may be out of range though its base is not
         chosen.arm(config, arm)
     return chosen, config
 
@@ -148,7 +148,7 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _cost(chosen: Experiment, config: Any, found: dict[str, Run]) -> str:
-    """Write what a study costs: measured if it is recorded, else scaled from one that is."""
+    """Write what a study costs: measured if it is recorded, else scaled from one that was."""
     from plasticity.runs import cost, progress
 
     work = cost.operations(chosen, config)
@@ -175,7 +175,7 @@ def _record(chosen: Experiment, study: str, found: dict[str, Run]) -> str:
 
 def _status(options: argparse.Namespace) -> None:
     if options.name is not None:
-        experiment(options.name)  # names them if it is none
+        experiment(options.name)  # if unknown, raises and names the known ones
     from functools import partial
 
     from plasticity.runs import checkpoints, progress, results
@@ -209,7 +209,7 @@ def _unfinished(name: str | None, label: str | None, width: int, height: int | N
         except (FileNotFoundError, checkpoints.CheckpointError):
             if not checkpoints.in_use(work) and work.exists():
                 raise
-            continue  # it has finished a moment ago, and is being tidied away
+            continue  # it finished a moment ago, and is being tidied away
         if name is not None:
             texts.append(progress.table(arms, width, height))
     return "\n".join(texts)
@@ -234,7 +234,7 @@ def _probe(options: argparse.Namespace) -> None:
         print(told)
 
 
-# What `argparse` takes for one of a command's words: names, and settings.
+# What `argparse` takes for one argument of a command: names, and settings.
 Word = tuple[tuple[str, ...], dict[str, Any]]
 
 STUDY: dict[str, Any] = {"required": True, "metavar": "STUDY"}
@@ -245,7 +245,7 @@ SETTINGS: list[Word] = [
     (("--set",), {"action": "append", "default": [], "metavar": "FIELD=VALUE",
                   "help": "change a setting; the run then gets a folder of its own"}),
 ]  # fmt: skip
-"""The words that name a run, as `_resolve` reads them."""
+"""The arguments that name a run, as `_resolve` reads them."""
 
 RECORDED: list[Word] = [
     (("name",), {"help": "the experiment"}),
@@ -296,7 +296,7 @@ COMMANDS: dict[str, tuple[Any, str, list[Word]]] = {
                       "help": "change a setting, such as probe_steps or probe_batch_size"}),
     ]),
 }  # fmt: skip
-"""Each command: what it does, in code and in words, and its own words."""
+"""Each command: its function, its help text and its own arguments."""
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,8 +4,8 @@ An experiment's ``Config`` is a frozen dataclass. Every value that reaches a run
 `check`, so that a misspelt field, a string where a number belongs or a width of zero is refused
 before any work begins.
 
-A field may hold another frozen dataclass, or one of several, a union: these are told apart by their
-field ``kind``, a Literal with a default. A path such as ``network.width`` leads to a field of it.
+A field may hold another frozen dataclass, or one of several (a union), told apart by their field
+``kind``, a Literal with a default. A path such as ``network.width`` leads to an inner field.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def check(config: Any) -> None:
     """Raise `ConfigError` unless every field of ``config`` has its declared type.
 
     Call it first in ``__post_init__``. Types understood: bool, int, float (an int passes, NaN and
-    infinity do not), str, Literal, dataclasses and unions of them, and tuples of these.
+    infinity do not), str, Literal, dataclasses and unions of dataclasses, and tuples of all these.
 
     >>> from dataclasses import dataclass
     >>> from plasticity import configuration
@@ -118,8 +118,8 @@ def resolve(
 def replaced(config: C, changes: Mapping[str, Any]) -> C:
     """Return ``config`` with other values at these paths, checked.
 
-    Where an object and fields of it are changed, the fields are those of the new one. Raises
-    `ConfigError` for a path that leads nowhere or a value that no run can have.
+    If an object and some of its fields are both changed, the field changes apply to the new object.
+    Raises `ConfigError` for a path that leads nowhere or a value that no run can have.
 
     >>> from dataclasses import dataclass
     >>> from plasticity import configuration
@@ -150,7 +150,7 @@ def replaced(config: C, changes: Mapping[str, Any]) -> C:
 
 
 def parse(config: Any, assignments: Iterable[str]) -> dict[str, Any]:
-    """Return the changes to ``config`` that texts ``path=value`` ask for, as declared types.
+    """Return the changes to ``config`` that texts ``path=value`` ask for, in the declared types.
 
     An object is written as its kind, or as its kind with fields: ``network=cnn(channels=16)``.
     Raises `ConfigError` for an unknown path or an unreadable value; ranges are not checked here.
@@ -208,9 +208,9 @@ def to_dict(config: Any) -> dict[str, Any]:
 def from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
     """Inverse of `to_dict`.
 
-    A field that ``values`` lack takes its default: it was added later, and its default stands for
-    what was done before (`plasticity.runs.freshness` proves it). Raises `ConfigError` for a
-    field that ``cls`` does not have, and if one without a default is missing.
+    A field that ``values`` lack takes its default: it was added later, and its default does what
+    the code did before (`plasticity.runs.freshness` proves it). Raises `ConfigError` for a field
+    that ``cls`` does not have, and for a missing field that has no default.
 
     >>> from dataclasses import dataclass
     >>> from plasticity import configuration
@@ -235,7 +235,7 @@ def from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
 
 
 def _restored(value: Any, kind: Any) -> Any:
-    """Return a stored value as what its field declares: lists as tuples, objects by their kind."""
+    """Return a stored value in its field's declared type: lists as tuples, objects by kind."""
     if isinstance(value, list):
         return tuple(_restored(item, typing.get_args(kind)[0]) for item in value)
     if isinstance(value, dict):
@@ -255,7 +255,7 @@ def _of_kind(name: Any, kind: Any) -> type:
 
 
 def _classes(kind: Any) -> tuple[type, ...]:
-    """Return the dataclasses that a field may hold, none if it holds something else."""
+    """Return the dataclasses that a field may hold; empty if it holds something else."""
     members = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     return tuple(cls for cls in members if dataclasses.is_dataclass(cls) and isinstance(cls, type))
 
@@ -287,7 +287,7 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
 
 
 def flat(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a stored configuration with a path for each value; objects in lists by their kind.
+    """Return a stored configuration as path → value, with objects in lists named by their kind.
 
     >>> from plasticity.configuration import flat
     >>> flat({"seeds": 3, "network": {"width": 64}, "networks": [{"kind": "mlp", "width": 8}]})
@@ -330,7 +330,7 @@ def _matches(value: Any, kind: Any) -> bool:
 
 
 def _parse(name: str, text: str, kind: Any) -> Any:
-    """Read ``text`` as the declared type of field ``name``; `check` judges what comes out."""
+    """Read ``text`` as the declared type of field ``name``; `check` judges the result."""
     if typing.get_origin(kind) is tuple:
         (inner,) = typing.get_args(kind)[:1]
         if _classes(inner):

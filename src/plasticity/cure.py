@@ -5,8 +5,8 @@
     decay = Cure("l2_init", init=lambda key, params: params,
                  penalty=lambda origin, params, aux: 1e-2 * distance(params, origin))
 
-A cure that is a network (normalisation, CReLU) is a field of the network instead, and one that is
-an optimizer an optax transformation. Where a function is missing nothing is computed: learning
+A cure that changes the network (normalisation, CReLU) is a field of the network instead, and one
+that changes the optimizer is an optax transformation. A missing function computes nothing: learning
 without a cure is the same program, to the bit, as learning that never heard of cures.
 """
 
@@ -23,7 +23,7 @@ from plasticity.shapes import Array, Float, Key
 
 
 class Seen(NamedTuple):
-    """What an event sees of the network at work."""
+    """What an event is shown of the network."""
 
     inputs: Any  # a batch of what the network learns from, (batch, ...)
     hidden: tuple[Float[Array, "_ _"], ...]  # the activations of each hidden layer on it
@@ -31,10 +31,10 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True)
 class Cure:
-    """Four functions, what they are called and where they come from.
+    """Four functions, their common name and the paper they come from.
 
-    ``learner`` is a `plasticity.learner.Learner`. ``cure_state`` is the cure's own: whatever arrays
-    `init` returns, ``()`` without one. Two cures are the same if their functions are.
+    ``learner`` is a `plasticity.learner.Learner`. ``cure_state`` belongs to the cure: the arrays
+    that `init` returns, or ``()`` without `init`. Two cures are equal if their functions are.
 
     >>> import jax, jax.numpy as jnp
     >>> from plasticity.cure import Cure
@@ -50,7 +50,7 @@ class Cure:
     # (key, params) → cure_state
     init: Callable[[Key[Array, ""], Any], Any] | None = None
     # (cure_state, params, aux) → a scalar that is added to the loss; aux is what the loss returns
-    # beside its value
+    # besides its value
     penalty: Callable[[Any, Any, Any], Float[Array, ""]] | None = None
     # (cure_state, params) → params, after each step
     project: Callable[[Any, Any], Any] | None = None
@@ -76,11 +76,11 @@ NONE = Cure()
 
 
 def combined(*cures: Cure) -> Cure:
-    """Return the cure that does what each of these does, in this order.
+    """Return one cure that applies each of these, in this order.
 
-    Each keeps its own state and its own period. Penalties are added up, projections and events
-    follow each other. Keys are folded with the place of the cure, so that a cure draws other
-    numbers in another place.
+    Each keeps its own state and its own period. Penalties are added up; projections and events run
+    one after another. Each key is folded with the cure's place in the list, so that the same cure
+    in another place draws other numbers.
 
     >>> import jax.numpy as jnp
     >>> from plasticity.cure import Cure, combined
@@ -132,7 +132,7 @@ def combined(*cures: Cure) -> Cure:
 
 
 def _own(cure: Cure, place: int, key: Key[Array, ""], learner: Any, seen: Seen) -> Any:
-    """Let one of several cures act, if it is due, on the learner with that cure's own state."""
+    """Let one of several cures act, if it is due, on the learner and that cure's own state."""
     states = learner.cure_state
 
     def act(learner: Any) -> Any:
@@ -145,7 +145,7 @@ def _own(cure: Cure, place: int, key: Key[Array, ""], learner: Any, seen: Seen) 
 
 
 def is_due(cure: Cure, learner: Any) -> Array:
-    """Return whether it is time for the cure's event: not before the first step.
+    """Return whether the cure's event is due; it never is before the first step.
 
     >>> import jax.numpy as jnp, optax
     >>> from plasticity import cure, learner

@@ -1,7 +1,7 @@
-"""Which of several forms that compute the same is the fastest on this kind of device.
+"""Which of several equivalent forms of a computation is the fastest on this kind of device.
 
 Measured, not guessed (`benchmarks/`). What a function returns does not depend on the choice, up to
-rounding; tests hold the forms against each other.
+rounding; tests compare the forms with each other.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def is_cpu() -> bool:
 def map_lanes(function: Callable[..., Any], *lanes: Any) -> Any:
     """Apply ``function`` to each slice along the leading axis of ``lanes``; stack what it returns.
 
-    One after the other on a CPU, where batched small matrix products are slower than single ones,
-    and all at once by `jax.vmap` on an accelerator. Raises ValueError if the leading axes differ.
+    One at a time on a CPU, where batched small matrix products are slower than single ones; all at
+    once (`jax.vmap`) on an accelerator. Raises ValueError if the leading axes differ.
 
     >>> import jax.numpy as jnp
     >>> from plasticity import devices

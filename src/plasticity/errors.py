@@ -4,6 +4,6 @@ from __future__ import annotations
 
 
 class Told(Exception):
-    """An error that its message explains. ``status`` is what the command line exits with."""
+    """An error whose message explains it. ``status`` is what the command line exits with."""
 
     status = 1

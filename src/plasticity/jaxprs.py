@@ -10,7 +10,7 @@ CALLS = (
     "jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2", "custom_jvp_call",
     "custom_vjp_call", "custom_vmap_call",
 )  # fmt: skip
-"""Primitives that do nothing but call a program: its operations count as if they stood there."""
+"""Primitives that only call a program: its operations count as if they stood in their place."""
 
 
 def called(eqn: Any) -> Any | None:

@@ -20,25 +20,25 @@ from plasticity.cure import NONE, Cure, Seen, is_due
 from plasticity.shapes import Array, Float, Int, Key
 
 Loss = Callable[[Any, Any], tuple[Float[Array, ""], Any]]
-"""(params, batch) → the loss and whatever else is wanted of it, None for nothing."""
+"""(params, batch) → the loss, and whatever else it should return (None for nothing)."""
 
 
 class Learner(NamedTuple):
-    """A network that learns, with all that changes while it does."""
+    """A network that learns, with everything that changes as it learns."""
 
     params: Any  # any pytree, such as flax's variables
     opt_state: Any
-    cure_state: Any  # () without a cure that has one
+    cure_state: Any  # () if the cure has none
     steps: Int[Array, ""]  # optimizer steps taken
 
 
 class Taken(NamedTuple):
-    """What a step saw, before it changed the parameters."""
+    """What a step computed, at the parameters before it."""
 
     loss: Float[Array, ""]  # without the cure's penalty
-    aux: Any  # what the loss returned beside its value
-    gradient: Any  # the penalty's included
-    update: Any  # that the optimizer made of it, as it was added to the parameters
+    aux: Any  # what the loss returned besides its value
+    gradient: Any  # of the loss and the cure's penalty
+    update: Any  # what the optimizer made of the gradient and added to the parameters
 
 
 def start(
@@ -50,8 +50,8 @@ def start(
 ) -> Learner:
     """Return a learner before its first step.
 
-    ``key`` is for cures that draw something at the start; ``opt_state`` is one to go on from,
-    instead of a fresh one. Raises ValueError if the cure needs a key and there is none.
+    ``key`` is for cures that draw something at the start; ``opt_state`` continues from an earlier
+    state instead of a fresh one. Raises ValueError if the cure needs a key and there is none.
 
     >>> import jax.numpy as jnp, optax
     >>> from plasticity import learner
@@ -71,8 +71,8 @@ def step(
 ) -> tuple[Learner, Taken]:
     """Take one optimizer step on the loss of a batch, with a cure's penalty and projection.
 
-    Events are apart, `intervene`: they are rare, see activations and need a key. Jittable; any
-    ``params`` will do.
+    Events are separate (`intervene`): they are rare, see activations and need a key. Jittable;
+    ``params`` may be any pytree.
 
     >>> import jax.numpy as jnp, optax
     >>> import plasticity as pl

@@ -1,4 +1,4 @@
-"""Array annotations: jaxtyping's where it is installed, inert ones where it is not.
+"""Array annotations: from jaxtyping where it is installed, inert where it is not.
 
 Tests check shapes against these annotations. A GPU node needs no jaxtyping to run.
 """

@@ -1,7 +1,7 @@
 """Intervals over seeds, and contrasts between arms that share them.
 
-Thin words over SciPy. With the handful of seeds that deep learning affords, Student's t is the
-honest interval of a mean: a percentile bootstrap of five seeds covers about four times in five
+Thin wrappers over SciPy. With the handful of seeds that deep learning affords, Student's t gives
+the honest interval for a mean: a percentile bootstrap of five seeds covers about four times in five
 where it promises nineteen in twenty (`tests/test_statistics.py` measures both).
 """
 
@@ -92,8 +92,8 @@ def sign_stability(
 ) -> pd.DataFrame:
     """Return how each statistic correlates with ``target`` in every stratum: does its sign hold?
 
-    The falsification test of Lyle et al. (2023, §5.2) for anybody's table of runs. A quantity that
-    explains the target should go with it everywhere; one whose sign turns cannot be the cause.
+    The falsification test of Lyle et al. (2023, §5.2) for any table of runs. A quantity that
+    explains the target should go with it everywhere; if the sign turns, it cannot be the cause.
 
     Args:
         table: one row per run; rows with a value that is not finite are left out and counted.
@@ -107,9 +107,9 @@ def sign_stability(
 
     One row per statistic, stratum and adjustment, with columns ``n``, ``left_out``, ``spearman``,
     ``low``, ``high``, and ``low_all``, ``high_all``: an interval that holds for all strata of the
-    statistic at once (Bonferroni), as it takes to speak of the highest or the lowest of them. A
-    statistic that is constant in a stratum has no correlation: NaN, in an infinite interval. Raises
-    KeyError for a column that is missing, ValueError for an empty table.
+    statistic at once (Bonferroni). Only that one allows a statement about the highest or the lowest
+    stratum. A statistic that is constant in a stratum has no correlation: NaN, in an infinite
+    interval. Raises KeyError for a column that is missing, ValueError for an empty table.
 
     >>> import pandas as pd
     >>> from plasticity.statistics import sign_stability
@@ -139,7 +139,7 @@ def sign_stability(
                 bounds = [-np.inf, np.inf] * 2
                 if np.isfinite(estimate):
                     chosen = resampled(codes, resamples, np.random.default_rng(seed))
-                    # a resample in which one of the two is constant carries no correlation
+                    # a resample in which one of the two is constant counts as uncorrelated
                     drawn = np.nan_to_num(_spearman(x[chosen], y[chosen], inside))
                     bounds = np.quantile(drawn, levels).tolist()
                 counts = len(kept), len(group) - len(kept)
@@ -152,9 +152,9 @@ def sign_stability(
 def extremes(rows: pd.DataFrame) -> tuple[Interval, Interval]:
     """Return the highest and the lowest correlation over strata, with simultaneous intervals.
 
-    ``rows`` are those of one statistic and adjustment from `sign_stability`. Where all intervals of
-    the strata hold at once, the highest correlation lies between the highest lower and the highest
-    upper bound, and the lowest likewise. A stratum where it is undefined could have had any.
+    ``rows`` come from `sign_stability`, for one statistic and one adjustment. As the intervals of
+    all strata hold at once, the highest correlation lies between the highest lower and the highest
+    upper bound; the lowest likewise. Where a stratum's correlation is undefined it could be any.
 
     >>> import pandas as pd
     >>> from plasticity.statistics import extremes
@@ -172,11 +172,11 @@ def extremes(rows: pd.DataFrame) -> tuple[Interval, Interval]:
 
 
 def human_normalised(score: ArrayLike, random: ArrayLike, human: ArrayLike) -> np.ndarray:
-    """Return (score - random) / (human - random): 0 plays as a random player, 1 as a human one.
+    """Return (score - random) / (human - random): 0 plays like a random player, 1 like a human one.
 
-    The measure of Mnih et al. (2015), for scores of a game, or of many at once; those of the two
-    players are `plasticity.worlds.atari.scores`. Raises ValueError where the human player is
-    not the better one, for which it says nothing.
+    The measure of Mnih et al. (2015), for scores of one game or of many at once. For the scores of
+    the two players see `plasticity.worlds.atari.scores`. Raises ValueError where the human player
+    is not the better one: the measure says nothing there.
 
     >>> from plasticity.statistics import human_normalised
     >>> human_normalised([5.0, 30.0], random=0.0, human=20.0).tolist()
@@ -191,11 +191,11 @@ def human_normalised(score: ArrayLike, random: ArrayLike, human: ArrayLike) -> n
 def human_normalised_improvement(
     new: ArrayLike, old: ArrayLike, random: ArrayLike, human: ArrayLike
 ) -> np.ndarray:
-    """Return (new - old) / (max(human, old) - random), by how much one agent is above another.
+    """Return (new - old) / (max(human, old) - random): how far one agent is above another.
 
-    The measure of Fig. 7, from Wang et al. (2016), as a fraction and not in percent. It is in units
-    of the old agent's score or of the human one, the higher of the two, so that a large change of a
-    bad agent does not count for much. Arguments and errors as of `human_normalised`.
+    The measure of Fig. 7, from Wang et al. (2016), as a fraction and not in percent. Its unit is
+    the old agent's score or the human's, whichever is higher, so that a large change in a bad agent
+    does not count for much. Arguments and errors are as for `human_normalised`.
 
     >>> from plasticity.statistics import human_normalised_improvement
     >>> float(human_normalised_improvement(new=30.0, old=25.0, random=0.0, human=20.0))
@@ -219,7 +219,7 @@ def spearman_interval(
 
     Runs are drawn inside ``groups`` where these are fixed by design, such as the widths of a sweep.
     A constant has no correlation: NaN, in an infinite interval. Raises ValueError unless both have
-    one finite value a run.
+    one finite value per run.
 
     >>> from plasticity.statistics import spearman_interval
     >>> found = spearman_interval([64, 128, 256, 512, 1024], [0.2, 0.1, 0.4, 0.3, 0.5])
@@ -243,12 +243,12 @@ def spearman_interval(
 def detectable_difference(
     differences: ArrayLike, power: float = 0.8, confidence: float = CONFIDENCE
 ) -> float:
-    """Return the mean difference that so many seeds, scattered like these, show with ``power``.
+    """Return the mean difference that as many seeds, scattered like these, detect with ``power``.
 
-    A two-sided paired t test at 1 - ``confidence`` rejects with that probability if this is the
-    true mean (the noncentral t distribution, with the scatter taken from ``differences``): an
-    effect smaller than this could well be there and not be seen. Raises ValueError for fewer than
-    two values, and unless ``power`` lies between 1 - ``confidence`` and 1.
+    If this is the true mean, a two-sided paired t test at 1 - ``confidence`` rejects with
+    probability ``power`` (noncentral t, with the scatter of ``differences``). A smaller effect
+    could well be there and not be seen. Raises ValueError for fewer than two values, and unless
+    ``power`` lies between 1 - ``confidence`` and 1.
 
     >>> from plasticity.statistics import detectable_difference
     >>> round(detectable_difference([0.1, 0.3, 0.2, 0.4, 0.2]), 2)
@@ -275,10 +275,10 @@ def detectable_difference(
 
 
 class SignTest(NamedTuple):
-    """How many of several paired differences are above zero, and whether chance would do that."""
+    """How many of several paired differences are above zero, and whether chance explains it."""
 
-    share: Interval  # of those that are not zero; by Clopper & Pearson (1934), which is exact
-    p_value: float  # two-sided, of as many or more on one side if both are equally likely
+    share: Interval  # among the nonzero ones; Clopper & Pearson (1934), which is exact
+    p_value: float  # two-sided: of a split at least this uneven if both sides are equally likely
 
 
 def sign_test(differences: ArrayLike, confidence: float = CONFIDENCE) -> SignTest:
@@ -309,10 +309,10 @@ def trials_needed(
     """Return how many differences it takes to tell that more than ``threshold`` are above zero.
 
     If ``share`` of them truly are, the lower end of `sign_test`'s interval is above the threshold
-    with probability ``power``, for this many and for all larger numbers up to twice as many: with
-    whole numbers the power goes up and down a little. Raises ValueError unless threshold and power
-    lie between 0 and 1, the share above the threshold and not above 1, and if it takes more than
-    10,000.
+    with probability ``power``. This holds for the number returned and for all numbers up to twice
+    it: with whole numbers the power goes up and down a little. Raises ValueError unless threshold
+    and power lie between 0 and 1 and the share above the threshold and not above 1, and if more
+    than 10,000 are needed.
 
     >>> from plasticity.statistics import trials_needed
     >>> trials_needed(share=0.8)
@@ -324,7 +324,7 @@ def trials_needed(
             "share <= 1 and 0 < power < 1"
         )
     n = np.arange(1, 10_001)
-    # The lower end is above the threshold if so many or more would be rare at the threshold.
+    # The lower end is above the threshold if this many or more would be rare at the threshold.
     least = stats.binom.isf((1 - confidence) / 2, n, threshold) + 1
     reached = np.asarray(stats.binom.sf(least - 1, n, share) >= power)
     if not reached[-1]:
@@ -352,9 +352,9 @@ def resampled(codes: np.ndarray, resamples: int, rng: np.random.Generator) -> np
 
 
 def _spearman(x: np.ndarray, y: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Return the correlation of the rows' ranks, taken and centred inside each group of columns.
+    """Return each row's correlation of ranks, taken and centred inside each group of columns.
 
-    With one group this is Spearman's; NaN where either is constant.
+    With one group this is Spearman's; NaN where x or y is constant.
     """
     centred = []
     for values in (x, y):

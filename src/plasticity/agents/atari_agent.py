@@ -1,6 +1,6 @@
-"""An agent that plays an Atari game by its settings: preprocessing, network, double DQN (A.3).
+"""An agent that plays an Atari game, built from settings: preprocessing, network, double DQN (A.3).
 
-What `plasticity.agents.dqn` trains on `plasticity.agents.atari_task`.
+`plasticity.agents.dqn` trains it on `plasticity.agents.atari_task`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def emulators(
 
 
 def agent(config: AgentConfig, outputs: int) -> dqn.Agent:
-    """Return the agent of ``config`` for a game of so many actions.
+    """Return the agent of ``config`` for a game with ``outputs`` actions.
 
     >>> import jax, jax.numpy as jnp
     >>> from plasticity.agents import atari_agent

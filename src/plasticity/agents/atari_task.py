@@ -1,10 +1,10 @@
 """Atari games as a task of `plasticity.agents.dqn` (Lyle et al. 2023, A.3).
 
-An action is sent to the emulators before a batch is learned from, and its outcome received
+An action is sent to the emulators before a batch is learned from, and its outcome is received
 afterwards: emulators and device do not wait for each other, and nothing is stale. The whole is one
-jitted scan that calls the emulators, `plasticity.worlds.atari_callback`. On a CPU that plays two
-fifths more frames a second than a loop on the host that dispatches each part without waiting;
-overlapping itself makes no difference there, for nine tenths are learning.
+jitted scan that calls the emulators (`plasticity.worlds.atari_callback`). On a CPU it plays two
+fifths more frames per second than a host loop that dispatches each part without waiting. The
+overlap itself makes no difference there, because nine tenths of the time is learning.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ Observation = UInt8[Array, "batch height width frames"]
 class Tally(NamedTuple):
     """Scores of the games played."""
 
-    score: Float[Array, ""]  # of the episode that is going on, so far
-    total: Float[Array, ""]  # of the episodes that ended, together
+    score: Float[Array, ""]  # of the current episode, so far
+    total: Float[Array, ""]  # sum over the episodes that ended
     episodes: Int[Array, ""]  # how many ended
 
 
 class Experience(NamedTuple):
-    """Everything of the task that changes, but for the emulators."""
+    """Everything in the task that changes, except the emulators."""
 
     buffer: frame_replay.Buffer
     tally: Tally
@@ -93,7 +93,7 @@ class GameTask:
         return experience._replace(ticket=ticket, action=action)
 
     def settle(self, experience: Experience, after: Array | None = None) -> Experience:
-        """Wait for what came of the action, once ``after`` is computed, and remember it."""
+        """Wait for the outcome of the action, once ``after`` is computed, and remember it."""
         ticket, seen = self.games.receive(experience.ticket, after)
         return _remember(experience._replace(ticket=ticket), seen)
 
@@ -111,7 +111,7 @@ class GameTask:
     def bootstrap(
         self, agent: Agent, target_params: Any, batches: int
     ) -> Callable[[frame_replay.Batch], Float[Array, "batch actions"]]:
-        """Return what gives the target network's values after drawn transitions."""
+        """Return a function from drawn transitions to the target network's values after them."""
         return lambda drawn: agent.values(target_params, frames_last(drawn.following))
 
     def report(self, experience: Experience, taken: Taken) -> dict[str, Float[Array, ""]]:
@@ -120,7 +120,7 @@ class GameTask:
 
 
 def _remember(experience: Experience, seen: Step) -> Experience:
-    """Store what came of the last action, and count its score."""
+    """Store the outcome of the last action, and count its score."""
     buffer, tally, action, ticket = experience
     score = tally.score + seen.score[0]
     over = seen.last[0]
@@ -159,7 +159,7 @@ class Episodes(NamedTuple):
 def evaluate(
     agent: Agent, games: Emulators, params: Any, key: Key[Array, ""], epsilon: float
 ) -> Episodes:
-    """Play one episode in each copy by the ε-greedy policy; the copies begin anew.
+    """Play one episode in each copy by the ε-greedy policy; the copies are reset first.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> from plasticity.agents import atari_task, dqn

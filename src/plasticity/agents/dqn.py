@@ -1,14 +1,14 @@
-"""Deep Q-learning: act, remember, learn, and now and then copy the target (Mnih et al. 2015).
+"""Deep Q-learning: act, remember, learn, and now and then update the target (Mnih et al. 2015).
 
-The loop is the same whatever is played. A `Task` is an environment with the buffer that remembers
-it: `plasticity.agents.mdp_task` for the classification MDPs of §5.1, `plasticity.agents.atari_task`
+The loop is the same for every environment. A `Task` is an environment with its replay buffer:
+`plasticity.agents.mdp_task` for the classification MDPs of §5.1, `plasticity.agents.atari_task`
 for games. The whole is one jitted scan::
 
     task = mdp_task.ImageTask(mdp, images)
     state = dqn.start(agent, task, params, key)
     state, metrics = dqn.train(agent, task, state, steps=1_000)
 
-What Q-learning is, values, targets and loss, is in `plasticity.agents.q_learning`.
+Q-learning itself (values, targets and loss) is in `plasticity.agents.q_learning`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from plasticity.learner import Learner, Taken
 from plasticity.shapes import Array, Bool, Float, Int, Key
 
 Exploration = Callable[[Int[Array, "..."]], Float[Array, "..."]]
-"""How many actions were taken since the warm-up → the probability of a random one."""
+"""The number of actions since the warm-up → the probability of a random one."""
 
 Experience = Any
 """A task's state, a pytree: where its environment is, and what its buffer holds."""
@@ -37,7 +37,7 @@ Experience = Any
 
 @dataclass(frozen=True, kw_only=True)
 class Agent(QLearning):
-    """A `QLearning` agent and how it trains.
+    """A `QLearning` agent with the settings of its training loop.
 
     >>> import jax.numpy as jnp, optax
     >>> from plasticity.agents import dqn
@@ -48,7 +48,7 @@ class Agent(QLearning):
     (2, 10)
     """
 
-    target_period: int  # optimizer steps between two copies of the network to its target
+    target_period: int  # optimizer steps between two copies of the network to the target network
     epsilon: float | Exploration  # probability of a random action
     warmup: int  # random transitions before the first optimizer step
     capacity: int  # transitions in the replay buffer
@@ -69,13 +69,13 @@ class Agent(QLearning):
             )
 
     def exploration(self, actions: Int[Array, ...]) -> float | Float[Array, ...]:
-        """Return the probability of a random action, ``actions`` after the warm-up."""
+        """Return the probability of a random action, ``actions`` actions after the warm-up."""
         return self.epsilon(actions) if callable(self.epsilon) else self.epsilon
 
 
 @runtime_checkable
 class Task(Protocol):
-    """An environment and the buffer that remembers it: what a `dqn.Agent` can learn from."""
+    """An environment and its replay buffer: what a `dqn.Agent` can learn from."""
 
     @property
     def actions(self) -> int:
@@ -88,31 +88,31 @@ class Task(Protocol):
         """Return what the network is shown now, with a batch axis of length 1."""
 
     def act(self, experience: Experience, action: Int[Array, ""], key: Any) -> Experience:
-        """Take an action. What comes of it may be still to come: see `settle`."""
+        """Take an action. Its outcome may arrive later: see `settle`."""
 
     def settle(self, experience: Experience, after: Array | None = None) -> Experience:
-        """Wait for what came of the action, once ``after`` is computed, and remember it."""
+        """Wait for the outcome of the action, once ``after`` is computed, and remember it."""
 
     def sample(self, experience: Experience, uniform: Float[Array, " batch"]) -> Any:
         """Draw transitions from the buffer by numbers in [0, 1)."""
 
     def batch(self, drawn: Any) -> q_learning.Batch:
-        """Return what was drawn as the network takes it."""
+        """Return what was drawn in the form that the network takes."""
 
     def bootstrap(
         self, agent: Agent, target_params: Any, batches: int
     ) -> Callable[[Any], Float[Array, "batch actions"]]:
-        """Return what gives the target network's values after drawn transitions.
+        """Return a function from drawn transitions to the target network's values after them.
 
-        It is called for so many batches before the target changes.
+        It is called for ``batches`` batches before the target changes.
         """
 
     def report(self, experience: Experience, taken: Taken) -> dict[str, Float[Array, ""]]:
-        """Return what else is to be known of a step; means of it are kept."""
+        """Return further metrics of a step; their means are kept."""
 
 
 class State(NamedTuple):
-    """Everything of an agent that changes."""
+    """Everything in an agent that changes."""
 
     learner: Learner
     target_params: Any
@@ -127,10 +127,10 @@ class State(NamedTuple):
 
 
 Metrics = dict[str, Float[Array, "*stretches"]]
-"""What is seen from inside of training; an entry per stretch between two looks at the target.
+"""What training reports, one entry per stretch of steps with a fixed target network.
 
-``td_loss``, the mean over its steps of the squared error of values, ``td_loss_max``, the largest of
-a single batch, and means of what `Task.report` returns.
+``td_loss`` is the mean squared error of values over the stretch, ``td_loss_max`` the largest in a
+single batch; the rest are means of what `Task.report` returns.
 """
 
 
@@ -152,21 +152,21 @@ def start(agent: Agent, task: Task, params: Any, key: Key[Array, ""]) -> State:
     """
     reset_key, walk_key, key = jax.random.split(key, 3)
     experience = task.begin(agent, reset_key, walk_key)
-    # Keys 0 and 1 of this one are those of the first update of the target.
+    # Folds 0 and 1 of this key are taken by the first update of the target.
     learner = learning.start(agent.optimizer, params, agent.cure, jax.random.fold_in(key, 2))
-    # A copy: training donates its state, and one array cannot be given away twice.
+    # A copy: training donates its state, and one array cannot be donated twice.
     target_params = jax.tree.map(jnp.copy, params)
     event_key = jnp.copy(key)  # each target update draws another
     return State(learner, target_params, experience, key, event_key)
 
 
 def train(agent: Agent, task: Task, state: State, steps: int) -> tuple[State, Metrics]:
-    """Take ``steps`` optimizer steps, ``agent.actions_per_step`` actions with each.
+    """Take ``steps`` optimizer steps, with ``agent.actions_per_step`` actions each.
 
     Every ``agent.target_period`` steps of the agent's life the target network becomes a copy of the
-    network. Before the step after its own period the cure's event may intervene, for example reset
-    a layer: training that ends there ends before the event, so that what is measured then is the
-    network that was trained. Raises ValueError unless there is at least one step.
+    network. The cure's event, for example a reset of a layer, happens just before the step that
+    follows its period: training that ends there ends before the event, and the network measured
+    then is the one that was trained. Raises ValueError unless there is at least one step.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> from plasticity.agents import dqn, mdp_task
@@ -185,7 +185,7 @@ def train(agent: Agent, task: Task, state: State, steps: int) -> tuple[State, Me
     """
     if steps < 1:
         raise ValueError(f"steps = {steps}: must be above 0")
-    # The longest stretch that ends at every target update and event, whatever was before.
+    # The longest stretch that ends at every target update and event, wherever training began.
     stretch = math.gcd(agent.target_period, steps, agent.cure.every)
 
     def advance(state: State, _: None) -> tuple[State, Metrics]:
@@ -204,12 +204,12 @@ def _intervene(agent: Agent, task: Task, state: State) -> State:
     if agent.cure.event is None:
         return state
     key = state.event_key
-    if agent.cure.every % agent.target_period:  # there may be several between two of these keys
+    if agent.cure.every % agent.target_period:  # several events may share one of these keys
         key = jax.random.fold_in(jax.random.fold_in(key, 3), state.learner.steps)
-    # Apart from what cures make of their key: a split of it is its folds with 0, 1, ...
+    # Distinct from what cures derive from their key: splitting a key is folding it with 0, 1, ...
     own_key = jax.random.fold_in(key, 2**31 - 1)
     uniform = jax.random.uniform(own_key, (agent.batch_size,))
-    # Drawn, happen or not: XLA may copy all of a buffer that is an operand of a conditional.
+    # Drawn even if no event happens: XLA may copy a whole buffer that a conditional takes.
     inputs = task.batch(task.sample(state.experience, uniform)).observation
 
     def seen(learner: Learner) -> Seen:
@@ -219,11 +219,11 @@ def _intervene(agent: Agent, task: Task, state: State) -> State:
 
 
 def _update_target(state: State, due: bool | Bool[Array, ""]) -> State:
-    """Copy the network to its target if it is due, and draw the key of the next events."""
+    """Copy the network to the target if that is due, and draw the key of the next events."""
     now = (state.params, state.target_params, state.key, state.event_key)
 
     def copy(now: Any) -> Any:
-        # A key for an event, happen or not: agents that differ in it share their other numbers.
+        # Drawn even without an event: agents that differ only in events share all other draws.
         return now[0], *jax.random.split(now[2])
 
     found = copy(now) if due is True else jax.lax.cond(due, copy, lambda now: now[1:], now)
@@ -249,7 +249,7 @@ def _stretch(agent: Agent, task: Task, state: State, steps: int) -> tuple[State,
         experience = act(learner.params, experience, first)
         drawn = task.sample(experience, uniform)
         learner, taken = q_learning.learn(agent, learner, task.batch(drawn), bootstrap(drawn))
-        # Wait for what came of the action only when nothing is left to do.
+        # Wait for the outcome of the action only when nothing else is left to do.
         experience = task.settle(experience, after=taken.loss)
         if others is not None:
             experience, _ = jax.lax.scan(
@@ -268,9 +268,9 @@ def _stretch(agent: Agent, task: Task, state: State, steps: int) -> tuple[State,
 
 
 def _draws(agent: Agent, task: Task, state: State, key: Key[Array, ""], steps: int) -> Any:
-    """Return the random numbers of each step: of its first action, the others, and its batch.
+    """Return the random numbers of each step: for its first action, the others, and its batch.
 
-    Drawn at once: many small draws inside the scan would cost as much as a small network.
+    All are drawn at once: many small draws inside the scan would cost as much as a small network.
     """
     *choice_keys, sample_key = jax.random.split(key, 4)
     taken = agent.actions_per_step * (state.learner.steps + jnp.arange(steps))
@@ -282,7 +282,7 @@ def _draws(agent: Agent, task: Task, state: State, key: Key[Array, ""], steps: i
 
 
 def _choices(agent: Agent, task: Task, keys: Any, taken: Int[Array, ...]) -> Any:
-    """Return whether to explore, random actions and keys, for actions after so many others."""
+    """Return whether to explore, random actions and keys; ``taken`` counts the earlier actions."""
     explore_key, choose_key, step_key = keys
     return (
         jax.random.uniform(explore_key, taken.shape) < agent.exploration(taken),
@@ -292,7 +292,7 @@ def _choices(agent: Agent, task: Task, keys: Any, taken: Int[Array, ...]) -> Any
 
 
 def is_finite(params: Any) -> Bool[Array, ""]:
-    """Return whether every parameter is a finite number; an agent that diverged has some not.
+    """Return whether every parameter is finite; in a diverged agent some are not.
 
     >>> import jax.numpy as jnp
     >>> from plasticity.agents import dqn

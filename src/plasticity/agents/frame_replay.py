@@ -1,11 +1,11 @@
 """A replay buffer for stacked frames that stores every frame once.
 
-An observation of an Atari agent is its last few frames, and a transition holds two observations:
-stored as they are, each frame would be kept eight times. Here a call of the environments adds one
-frame each, and `sample` gathers the stacks; 100,000 transitions of 84 × 84 take 0.75 GB. An agent
-acts on the buffer's own frames too: `observe`.
+An Atari agent observes its last few frames, and a transition holds two observations: stored as they
+are, each frame would be kept eight times. Here each call stores one frame per environment, and
+`sample` gathers the stacks; 100,000 transitions of 84 × 84 take 0.75 GB. An agent acts on frames
+from the buffer too: `observe`.
 
-Pure functions, as `plasticity.agents.replay`; jit them with the buffer donated, or each `add`
+Pure functions, as in `plasticity.agents.replay`; jit them with the buffer donated, or each `add`
 copies it.
 """
 
@@ -25,7 +25,7 @@ class Transitions(NamedTuple):
     """Rings over the transitions: where the frames are, and what was done and earned."""
 
     call: Int[Array, "*batch"]  # when the frame that followed was added
-    environment: Int[Array, "*batch"]  # whose it is
+    environment: Int[Array, "*batch"]  # which one it belongs to
     age: Int[
         Array, "*batch"
     ]  # steps from the episode's first frame to it, at most the stack's length
@@ -40,7 +40,7 @@ class Buffer(NamedTuple):
     frames: UInt8[Array, "rows environments height width"]  # a ring: one row per call
     lags: Int[Array, " stack"]  # how many calls ago an observation's frames are, oldest first
     calls: Int[Array, ""]  # rows ever added
-    ages: Int[Array, " environments"]  # of the newest frames, as in Transitions
+    ages: Int[Array, " environments"]  # of the newest frames, counted as in Transitions
     transitions: Transitions
     added: Int[Array, ""]  # transitions ever added
     oldest: Int[Array, ""]  # how many of those are gone
@@ -59,9 +59,9 @@ class Buffer(NamedTuple):
 class Batch(NamedTuple):
     """Transitions; frames from before the episode are zero.
 
-    A stack has the axes (batch, frame, height, width), oldest frame first: putting frames last, as
-    convolutions want their channels, takes ten times as long as the rest of `sample` on a CPU. Do
-    it in the jitted function that convolves, where it is no step of its own.
+    A stack has the axes (batch, frame, height, width), oldest frame first. Convolutions want frames
+    last, as channels, but moving them takes ten times as long as the rest of `sample` on a CPU. Do
+    it in the jitted function that convolves, where it is not a separate step.
     """
 
     frames: Frames  # an observation and the frame after it
@@ -71,7 +71,7 @@ class Batch(NamedTuple):
 
     @property
     def observation(self) -> Frames:
-        """The stack that was seen."""
+        """The stack that the agent saw."""
         return self.frames[:, :-1]
 
     @property
@@ -83,10 +83,10 @@ class Batch(NamedTuple):
 def create(
     capacity: int, environments: int, height: int = 84, width: int = 84, stack: int = 4
 ) -> Buffer:
-    """Return an empty buffer for ``capacity`` transitions, of all environments together.
+    """Return an empty buffer for ``capacity`` transitions from all environments together.
 
-    An episode has one frame more than it has transitions. A sixteenth more rows than transitions
-    are there for that: if episodes end more often than every 16 steps, it holds fewer.
+    An episode has one frame more than it has transitions. The buffer allows a sixteenth more rows
+    for that: if episodes end more often than every 16 steps, it holds fewer transitions.
 
     Raises ValueError unless all numbers are positive and each environment has a place.
 
@@ -110,7 +110,7 @@ def create(
         lags=jnp.arange(stack - 1, -1, -1, dtype=jnp.int32),
         calls=zero,
         ages=jnp.zeros(environments, jnp.int32),
-        # Copies: a donated buffer cannot give one array away twice.
+        # Copies: a donated buffer cannot donate one array twice.
         transitions=jax.tree.map(
             jnp.copy, Transitions(number, number, number, number, real, real)
         ),
@@ -130,7 +130,7 @@ def add(
     """Return the buffer with a new frame of each environment, and the transition that led to it.
 
     ``first`` marks frames that begin an episode. No transition leads to those, whatever the action,
-    reward and discount. The first call of all must mark every environment.
+    reward and discount. The very first call must mark every environment.
 
     >>> import jax, jax.numpy as jnp
     >>> from plasticity.agents import frame_replay
@@ -155,8 +155,8 @@ def add(
         Transitions(call, environments, ages, action, reward, discount),
     )
     added, calls = number[-1], buffer.calls + 1
-    # Gone are those that were overwritten, and those that needed the row that was: these have one
-    # call in common, so they are at most one per environment.
+    # Transitions are gone if they were overwritten, or if their frames' row was: the latter share
+    # one call, so they are at most one per environment.
     oldest = jnp.maximum(buffer.oldest, added - capacity)
     suspect = oldest + environments
     lost = transitions.call[suspect % capacity] - stack < calls - rows
@@ -167,8 +167,8 @@ def add(
 def sample(buffer: Buffer, uniform: Float[Array, " batch"]) -> Batch:
     """Return a batch, drawn with replacement by numbers in [0, 1).
 
-    Raises ValueError for an empty buffer where that is known, outside of jit. Inside, whoever fills
-    the buffer has to see to it.
+    Outside jit, raises ValueError for an empty buffer. Inside jit the size is unknown: the caller
+    must not sample from an empty one.
 
     >>> import jax, jax.numpy as jnp
     >>> from plasticity.agents import frame_replay
@@ -192,7 +192,7 @@ def sample(buffer: Buffer, uniform: Float[Array, " batch"]) -> Batch:
 
 
 def observe(buffer: Buffer) -> Frames:
-    """Return what each environment shows now, shape (environments, stack, height, width).
+    """Return each environment's current stack, shape (environments, stack, height, width).
 
     >>> import jax, jax.numpy as jnp
     >>> from plasticity.agents import frame_replay
@@ -211,9 +211,9 @@ def observe(buffer: Buffer) -> Frames:
 def screens(
     buffer: Buffer, lags: Int[Array, " screens"]
 ) -> UInt8[Array, "environments screens height width"]:
-    """Return the frames of each environment so many calls ago, whatever episode they are of.
+    """Return each environment's frames from so many calls ago, whichever episode they belong to.
 
-    Where there were no calls yet they are zero.
+    Frames from before the first call are zero.
 
     >>> import jax, jax.numpy as jnp
     >>> from plasticity.agents import frame_replay
@@ -237,7 +237,7 @@ def _stacks(
     age: Int[Array, " batch"],
     lags: Int[Array, " frames"],
 ) -> Frames:
-    """Gather the frames ``lags`` calls before ``call``, zeros for those before the episode."""
+    """Gather the frames ``lags`` calls before ``call``; those from before the episode are zero."""
     rows = (call[:, None] - lags[None, :]) % buffer.frames.shape[0]
     found = buffer.frames[rows, environment[:, None]]
     inside = lags[None, :] <= age[:, None]

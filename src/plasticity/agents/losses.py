@@ -1,7 +1,7 @@
 """Targets of Q-learning, for one transition; batch them with `jax.vmap`.
 
-Time stands in the name: ``q_tm1`` are the values where the action was taken, ``q_t`` those where it
-led. What a network loses against a target is said by its head: `plasticity.networks.heads`.
+Names carry the time: ``q_tm1`` are the values where the action was taken, ``q_t`` those where it
+led. A network's loss against a target is defined by its head: `plasticity.networks.heads`.
 """
 
 from __future__ import annotations

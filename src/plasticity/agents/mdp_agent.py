@@ -1,8 +1,8 @@
-"""An agent of the classification MDPs by its settings: problem, network, optimizer, cures.
+"""An agent for the classification MDPs, built from settings: problem, network, optimizer, cures.
 
-What `plasticity.agents.dqn` trains on `plasticity.agents.mdp_task`, and what
-`plasticity.chapters.probing.probed_agent` measures (A.2, §6.2). Where the paper is silent a field's
-comment says so.
+`plasticity.agents.dqn` trains it on `plasticity.agents.mdp_task`, and
+`plasticity.chapters.probing.probed_agent` measures it (A.2, §6.2). Where the paper is silent a
+field's comment says so.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class AgentConfig:
 
 
 def network(config: AgentConfig, learning: bool = False) -> nn.Module:
-    """Return the network; ``learning`` as the loss sees it: a ViT's dropout is for learning alone.
+    """Return the network, with ``learning`` as the loss sees it: only learning has a ViT's dropout.
 
     >>> from plasticity.agents import mdp_agent
     >>> mdp_agent.network(mdp_agent.AgentConfig()).widths
@@ -85,7 +85,7 @@ def n_outputs(config: AgentConfig) -> int:
 def forward(
     config: AgentConfig, params: Any, images: Images, learning: bool = False
 ) -> architectures.Forward:
-    """Return the outputs and hidden activations of a batch of images.
+    """Return the outputs and hidden activations for a batch of images.
 
     >>> import jax, jax.numpy as jnp
     >>> from plasticity.agents import mdp_agent
@@ -138,7 +138,7 @@ def agent(config: AgentConfig, shape: tuple[int, ...] | None = None) -> dqn.Agen
 
 
 def learning(config: AgentConfig) -> Callable[[Any, Array], Array] | None:
-    """Return the network's outputs as the loss sees them, where that differs: with dropout.
+    """Return the network's outputs as the loss sees them, with dropout; None if it has no dropout.
 
     >>> from plasticity.agents import mdp_agent
     >>> from plasticity.networks.settings import MLP, ViT
@@ -152,7 +152,7 @@ def learning(config: AgentConfig) -> Callable[[Any, Array], Array] | None:
 
 
 def optimizer(config: AgentConfig) -> optax.GradientTransformation:
-    """Return the optimizer, of learning and of the probe alike.
+    """Return the optimizer, for learning and for the probe alike.
 
     >>> import jax.numpy as jnp
     >>> from plasticity.agents import mdp_agent
@@ -168,7 +168,7 @@ def optimizer(config: AgentConfig) -> optax.GradientTransformation:
 
 
 def cure(config: AgentConfig, shape: tuple[int, ...]) -> Cure:
-    """Return what happens after each target update to networks on images of ``shape`` (h, w, c).
+    """Return what happens after each target update to a network for images of ``shape`` (h, w, c).
 
     >>> from plasticity.agents import mdp_agent
     >>> from plasticity.cures.settings import ResetLastLayer
@@ -190,14 +190,14 @@ def cure(config: AgentConfig, shape: tuple[int, ...]) -> Cure:
 
 
 class ImageKey(NamedTuple):
-    """What images an agent sees."""
+    """The images that an agent sees."""
 
     dataset: str
     n_images: int
 
 
 class NetworkKey(NamedTuple):
-    """What decides a network's probe targets: its images, the module with every field, its head."""
+    """What determines a network's probe targets: images, module (with all its fields) and head."""
 
     images: ImageKey
     network: nn.Module
@@ -205,7 +205,7 @@ class NetworkKey(NamedTuple):
 
 
 def image_key(config: AgentConfig) -> ImageKey:
-    """Return the key of the images of this arm, for all arms that share them.
+    """Return the key of this arm's images; arms with the same images share it.
 
     >>> from plasticity.agents import mdp_agent
     >>> mdp_agent.image_key(mdp_agent.AgentConfig())
@@ -215,7 +215,7 @@ def image_key(config: AgentConfig) -> ImageKey:
 
 
 def network_key(config: AgentConfig) -> NetworkKey:
-    """Return the key of the targets that this network is probed with.
+    """Return the key of this network's probe targets.
 
     >>> from plasticity.agents import mdp_agent
     >>> from plasticity.agents.settings import Optimizer
@@ -229,7 +229,7 @@ def network_key(config: AgentConfig) -> NetworkKey:
 
 
 def multiplications(config: AgentConfig) -> float:
-    """Return about how many multiplications a forward pass takes for one image.
+    """Return roughly how many multiplications a forward pass takes per image.
 
     >>> from plasticity.agents import mdp_agent
     >>> mdp_agent.multiplications(mdp_agent.AgentConfig())  # of 28 × 28 pixels

@@ -1,8 +1,8 @@
 """The classification MDPs as a task of `plasticity.agents.dqn`: what the paper probes (§5.1, A.2).
 
-The buffer stores images by their index. The target network is frozen between two copies, so its
-values are computed once for every image, a table that the steps of the period look up: fewer rows
-than computing them batch by batch, and the target network is no part of the inner loop.
+The buffer stores images by their index. The target network is frozen between two updates, so its
+values are computed once per image, as a table that the steps until the next update look up. That
+computes fewer rows than going batch by batch, and keeps the target network out of the inner loop.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Transition(NamedTuple):
 
 
 class Experience(NamedTuple):
-    """Everything of the task that changes."""
+    """Everything in the task that changes."""
 
     buffer: replay.Buffer
     environment: classification_mdp.State
@@ -83,19 +83,19 @@ class ImageTask(NamedTuple):
         return Experience(buffer, environment, jnp.zeros(()))
 
     def observe(self, experience: Experience) -> Images:
-        """Return the image that is shown now, (1, ...)."""
+        """Return the current image, (1, ...)."""
         return self.images[experience.environment.observation][None]
 
     def act(
         self, experience: Experience, action: Int[Array, ""], key: Key[Array, ""]
     ) -> Experience:
-        """Take an action and remember what came of it."""
+        """Take an action and remember its outcome."""
         environment, transition = self._interact(experience.environment, action, key)
         buffer = replay.add(experience.buffer, transition)
         return Experience(buffer, environment, transition.reward)
 
     def settle(self, experience: Experience, after: Array | None = None) -> Experience:
-        """Return the experience: nothing is still to come."""
+        """Return the experience as it is: no outcome is outstanding."""
         return experience
 
     def sample(self, experience: Experience, uniform: Float[Array, " batch"]) -> Transition:
@@ -111,7 +111,7 @@ class ImageTask(NamedTuple):
     def bootstrap(
         self, agent: Agent, target_params: Any, batches: int
     ) -> Callable[[Transition], Float[Array, "batch actions"]]:
-        """Return the target network's values of images, by the form that computes less."""
+        """Return the target network's values after transitions, in the form that computes less."""
         if self.images.shape[0] > batches * agent.batch_size:
             return lambda drawn: agent.values(target_params, self.images[drawn.following])
         table = agent.values(target_params, self.images)
@@ -164,7 +164,7 @@ def greedy_accuracy(
     """Return the share of images on which the greedy action is optimal.
 
     ``optimal`` is `plasticity.worlds.classification_mdp.optimal_actions`; in the true- and
-    random-label problems this is the accuracy of a classifier. A diverged network has none.
+    random-label problems this is a classifier's accuracy. A diverged network counts as all wrong.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> from plasticity.agents import dqn, mdp_task

@@ -1,4 +1,4 @@
-r"""The optimizers of the paper by name, and what their moment estimates do at a switch of task.
+r"""The paper's optimizers by name, and what their moment estimates do when the task switches.
 
 Lyle et al. (2023), Eq. (6), write Adam's update as
 
@@ -19,7 +19,7 @@ from plasticity.shapes import Array, Float, Key
 
 
 class AdamSettings(NamedTuple):
-    """Constants of Adam beside the learning rate, in the notation of Eq. (6)."""
+    """Constants of Adam apart from the learning rate, in the notation of Eq. (6)."""
 
     b1: float  # decay of the first moment m
     b2: float  # decay of the second moment v
@@ -48,9 +48,9 @@ def adam(learning_rate: float, settings: AdamSettings) -> optax.GradientTransfor
 def moment_ratio(opt_state: Any, settings: AdamSettings) -> Float[Array, ""]:
     """Return the root mean square over parameters of m̂ / √v̂, the step Adam takes without ε.
 
-    Near 1 where gradients keep their sign, near 0 where they average out; a parameter whose
-    gradient never was anything but zero (v̂ = 0) does not count. ``opt_state`` is any optax state
-    that holds one Adam state. Raises KeyError if it holds none.
+    Near 1 where gradients keep their sign, near 0 where they average out. Parameters whose gradient
+    was always zero (v̂ = 0) do not count. ``opt_state`` is any optax state that holds one Adam
+    state. Raises KeyError if it holds none.
 
     >>> import jax.numpy as jnp
     >>> from plasticity.agents import optimizers
@@ -77,8 +77,8 @@ def ratio_after_jump(
 ) -> Float[Array, " steps"]:
     """Return m̂ / √v̂ after a gradient jumps from (nearly) zero to a constant.
 
-    After k steps of a constant gradient g, m = (1 - b1ᵏ) g and v = (1 - b2ᵏ) g², whatever g is, if
-    both had decayed to zero before and bias correction has worn off:
+    Suppose both moments had decayed to zero and bias correction has worn off. Then after k steps of
+    any constant gradient g, m = (1 - b1ᵏ) g and v = (1 - b2ᵏ) g²:
 
     .. math:: \\frac{1 - b_1^k}{\\sqrt{1 - b_2^k}}
 
@@ -100,8 +100,8 @@ OptimizerName = Literal["adam", "rmsprop", "sgd"]
 def of_name(name: OptimizerName, learning_rate: float) -> optax.GradientTransformation:
     """Return an optimizer by the name that configurations and tables use.
 
-    ``adam`` has A.1's default constants, ``rmsprop`` those of the DQN of dqn_zoo (centred, decay
-    .95, ε 1e-5: Quan & Ostrovski 2020), ``sgd`` no momentum. Raises ValueError for another name.
+    ``adam`` has A.1's default constants, ``rmsprop`` those of dqn_zoo's DQN (centred, decay .95,
+    ε 1e-5: Quan & Ostrovski 2020), ``sgd`` no momentum. Raises ValueError for any other name.
 
     >>> import jax.numpy as jnp
     >>> from plasticity.agents import optimizers
@@ -122,25 +122,25 @@ def of_name(name: OptimizerName, learning_rate: float) -> optax.GradientTransfor
 
 
 class Walk(NamedTuple):
-    """An optimizer's state with that of a random walk beside it, which starts where it starts."""
+    """An optimizer's state, and a random walk from the same starting point."""
 
     optimizer: Any
-    whole: Any  # displacement of the walk whose steps are as long as the optimizer's
-    per_tensor: Any  # of the walk that keeps the length of each tensor's step
+    whole: Any  # displacement of the walk that matches the length of the optimizer's whole step
+    per_tensor: Any  # displacement of the walk that matches the length of each tensor's step
     key: Key[Array, ""]
 
 
 def with_random_walk(
     optimizer: optax.GradientTransformation, key: Key[Array, ""]
 ) -> optax.GradientTransformation:
-    """Return ``optimizer``, unchanged, with the Brownian motion of §4.2 beside it.
+    """Return ``optimizer``, unchanged, accompanied by the Brownian motion of §4.2.
 
     At each step the walk moves in a Gaussian direction, as far as the optimizer moves the network:
-    ‖θ_{t+1} - θ_t‖ is equal, the direction is not. The paper does not say whether the norm is that
-    of all parameters or of each tensor; the state, a `Walk`, has both, as displacements from where
-    the network began. A walk whose steps are c times as long is c times as far away.
+    ‖θ_{t+1} - θ_t‖ is equal, the direction is not. The paper does not say whether the norm is over
+    all parameters or over each tensor; the state, a `Walk`, has both, as displacements from where
+    the network began. A walk with steps c times as long ends c times as far away.
 
-    ``key`` is used by ``init`` alone.
+    Only ``init`` uses ``key``.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> from plasticity.agents import optimizers

@@ -26,7 +26,7 @@ REGRESSION = SquaredError()
 
 @dataclass(frozen=True, kw_only=True)
 class QLearning:
-    """Settings of an agent that learns action values, without those of its training loop.
+    """Settings of an agent that learns action values, apart from its training loop.
 
     >>> import jax.numpy as jnp, optax
     >>> from plasticity.agents.q_learning import QLearning
@@ -44,7 +44,7 @@ class QLearning:
     batch_size: int = 32  # transitions
     head: Head = REGRESSION  # what outputs say of values
     double: bool = False  # double Q-learning: the online network chooses the target's action
-    # The network as the loss sees it, for example with dropout; None: as everybody sees it.
+    # The network as the loss sees it, for example with dropout; None: the same as `apply`.
     learning: Callable[[Any, Array], Array] | None = None
     cure: Cure = NONE
     # (params, observations) → the activations of each hidden layer, for events that look at units
@@ -58,7 +58,7 @@ class QLearning:
             raise ValueError(f"batch_size = {self.batch_size}: must be above 0")
 
     def outputs(self, params: Any, observations: Array) -> Array:
-        """Return what the loss is made of: outputs by action, with bins last if there are any."""
+        """Return what the loss is computed from: outputs per action, with any bins last."""
         return self.head.shaped((self.learning or self.apply)(params, observations))
 
     def values(self, params: Any, observations: Array) -> Float[Array, "batch actions"]:
@@ -70,12 +70,12 @@ class QLearning:
         return self.head.decode(self.head.shaped(found))
 
     def activations(self, params: Any, observations: Array) -> tuple[Array, ...]:
-        """Return the activations of each hidden layer; none if the agent cannot tell."""
+        """Return the activations of each hidden layer; empty without ``hidden``."""
         return () if self.hidden is None else self.hidden(params, observations)
 
 
 class Batch(NamedTuple):
-    """Transitions to learn from, observations as the network takes them."""
+    """Transitions to learn from, with observations as the network takes them."""
 
     observation: Array
     action: Int[Array, " batch"]
@@ -85,7 +85,7 @@ class Batch(NamedTuple):
 
 
 class Errors(NamedTuple):
-    """What the loss says beside its value."""
+    """What the loss returns besides its value."""
 
     squared: Float[Array, ""]  # mean squared error of the values, which all heads share
     value: Float[Array, ""]  # mean over the batch of the largest action value
@@ -96,7 +96,7 @@ def learn(
 ) -> tuple[Learner, Taken]:
     """Take one optimizer step on the temporal-difference loss of Eq. (1).
 
-    ``q_t`` are the target network's values of ``batch.following``; ``Taken.aux`` is `Errors`.
+    ``q_t`` are the target network's values at ``batch.following``; ``Taken.aux`` is `Errors`.
 
     >>> import jax.numpy as jnp, optax
     >>> from plasticity import learner
@@ -121,8 +121,8 @@ def loss(
 ) -> tuple[Float[Array, ""], Errors]:
     """Return the temporal-difference loss of a batch, Eq. (1), and its `Errors`.
 
-    ``q_t`` are the target network's values of ``batch.following``. No gradient flows through the
-    target: of ``params`` it has, if anything, which action is best.
+    ``q_t`` are the target network's values at ``batch.following``. No gradient flows through the
+    target: at most, ``params`` choose which action is best.
 
     >>> import jax.numpy as jnp, optax
     >>> from plasticity.agents import q_learning
@@ -144,7 +144,7 @@ def loss(
 def targets(
     agent: QLearning, params: Any, batch: Batch, q_t: Float[Array, "batch actions"]
 ) -> Float[Array, " batch"]:
-    """Return r + γ q_t(a), of the best action a by ``q_t`` or, if ``double``, by ``params``.
+    """Return r + γ q_t(a), with a the best action by ``q_t`` or, if ``double``, by ``params``.
 
     >>> import jax.numpy as jnp, optax
     >>> from plasticity.agents import q_learning

@@ -1,7 +1,7 @@
 """A replay buffer as a ring of pure functions.
 
-What it stores is any pytree of fixed shapes. The agents store observations as indices of images, 16
-bytes per transition, so that a hundred agents with their buffers fit one device.
+It stores any pytree of fixed shapes. The agents store observations as indices of images, 16 bytes
+per transition, so that a hundred agents with their buffers fit on one device.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def create(capacity: int, item: Any) -> Buffer:
 
 
 def add(buffer: Buffer, item: Any) -> Buffer:
-    """Return the buffer with ``item`` in place of the oldest one if it is full.
+    """Return the buffer with ``item`` added, in place of the oldest item if it is full.
 
     >>> from plasticity.agents import replay
     >>> buffer = replay.create(2, {"reward": 0.0})
@@ -65,10 +65,10 @@ def add(buffer: Buffer, item: Any) -> Buffer:
 def sample(buffer: Buffer, uniform: Float[Array, " batch"]) -> Any:
     """Return a batch, drawn with replacement by numbers in [0, 1).
 
-    Taking the numbers and not a key lets a training loop draw those of many steps at once.
+    Taking numbers and not a key lets a training loop draw them for many steps at once.
 
-    Raises ValueError for a batch larger than the buffer's capacity, and for an empty buffer where
-    that is known, outside of jit. Inside, whoever fills the buffer has to see to it.
+    Raises ValueError for a batch larger than the buffer's capacity and, outside jit, for an empty
+    buffer. Inside jit the size is unknown: the caller must not sample from an empty one.
 
     >>> import jax.numpy as jnp
     >>> from plasticity.agents import replay

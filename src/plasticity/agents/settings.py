@@ -30,14 +30,14 @@ class Problem:
     n_images: int = 5_000  # not in the paper for the MDPs
 
     def __post_init__(self) -> None:
-        """Refuse what is no problem."""
+        """Refuse settings that define no problem."""
         configuration.check(self)
         configuration.require_positive(self, "n_images")
 
 
 @dataclass(frozen=True)
 class DQN:
-    """Settings of Q-learning: the paper gives the target period (§5.1) and none of the others.
+    """Settings of Q-learning: of these the paper gives only the target period (§5.1).
 
     >>> from plasticity.agents.settings import DQN
     >>> DQN(target_period=100).batch_size
@@ -68,7 +68,7 @@ class Optimizer:
 
     name: optimizers.OptimizerName = "adam"
     learning_rate: float = 1e-3
-    weight_decay: float = 0.0  # §6.2's ℓ₂ penalty: added to the gradient, times the parameters
+    weight_decay: float = 0.0  # §6.2's ℓ₂ penalty: this times the parameters joins the gradient
 
     def __post_init__(self) -> None:
         """Refuse what cannot learn."""
@@ -88,7 +88,7 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class CentredRMSProp:
-    """Settings of dqn_zoo's optimizer on Atari games (Quan & Ostrovski 2020).
+    """Settings of dqn_zoo's optimizer for Atari games (Quan & Ostrovski 2020).
 
     >>> from plasticity.agents.settings import CentredRMSProp
     >>> CentredRMSProp(learning_rate=1e-4).decay
@@ -113,7 +113,7 @@ class CentredRMSProp:
 
 @dataclass(frozen=True)
 class GameDQN:
-    """Settings of double DQN on games: dqn_zoo's ``double_q`` where A.3 has no others.
+    """Settings of double DQN on games: those of dqn_zoo's ``double_q`` unless A.3 gives others.
 
     Durations are in frames of the game, as in dqn_zoo and in the paper: an agent that acts every
     fourth frame and learns every 16 frames learns once in four actions.
@@ -130,9 +130,9 @@ class GameDQN:
     capacity: int = 100_000  # transitions; A.3, against 1,000,000 in dqn_zoo
     warmup: int = 5_000  # random actions before the first update: a twentieth of the capacity
     epsilon_start: float = 1.0  # probability of a random action after the warm-up
-    epsilon: float = 0.1  # the same in the end; A.3, against 0.01 in dqn_zoo
+    epsilon: float = 0.1  # this probability in the end; A.3, against 0.01 in dqn_zoo
     epsilon_frames: int = 4_000_000  # frames over which it falls, linearly
-    error_bound: float = 1.0  # of temporal-difference errors
+    error_bound: float = 1.0  # bound on temporal-difference errors
 
     def __post_init__(self) -> None:
         """Refuse what cannot learn; `plasticity.agents.dqn.Agent` refuses the rest."""
@@ -150,7 +150,7 @@ class GameDQN:
         )
 
     def actions_per_step(self, frame_skip: int) -> int:
-        """Return how many actions there are for each update, if each lasts so many frames."""
+        """Return how many actions there are per update, if each lasts ``frame_skip`` frames."""
         configuration.require(
             self.learn_period % frame_skip == 0,
             f"learn_period = {self.learn_period}: must be a multiple of frame_skip = {frame_skip}",
@@ -158,7 +158,7 @@ class GameDQN:
         return self.learn_period // frame_skip
 
     def exploration(self, frame_skip: int) -> dqn.Exploration:
-        """Return the probability of a random action, so many actions after the warm-up."""
+        """Return the probability of a random action by the number of actions since the warm-up."""
 
         def epsilon(actions: Int[Array, ...]) -> Float[Array, ...]:
             share = jnp.clip(actions * (frame_skip / self.epsilon_frames), 0, 1)

@@ -21,11 +21,11 @@ from plasticity.learner import Learner, Loss, Taken
 from plasticity.shapes import Array, Key
 
 Watch = Callable[[Taken, Learner], Any]
-"""(what a step saw, the learner after it) → what is wanted of it."""
+"""(what a step computed, the learner after it) → what to keep of the step."""
 
 
 def loss_of(taken: Taken, learner: Learner) -> Array:
-    """Return the loss of a step, before it: what is watched if nothing else is asked for.
+    """Return the loss just before a step: what is watched by default.
 
     >>> import jax.numpy as jnp, optax
     >>> import plasticity as pl
@@ -57,11 +57,11 @@ def train(
 
     Args:
         optimizer: what moves the parameters.
-        loss: (params, batch) → the loss of a batch and what else there is of it.
+        loss: (params, batch) → the loss of a batch and whatever else it returns.
         learner: see `plasticity.learner.start`.
         batches: what ``loss`` takes, such as indices of images, with a leading axis of steps.
-        cure: what keeps the network plastic. Its event happens after the steps that are due.
-        key: draws what events need; folded with the number of the step.
+        cure: what keeps the network plastic. Its event happens after each step at which it is due.
+        key: draws what events need; folded with the step's number.
         seen: (params, batch) → what an event sees.
         watch: what is kept of each step.
 

@@ -1,1 +1,1 @@
-"""The book's own code: a folder for each chapter, and what chapters share."""
+"""The book's own code: one folder per chapter, and what chapters share."""

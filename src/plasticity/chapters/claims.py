@@ -1,8 +1,8 @@
-"""The claims of the paper, and what our own runs say of each.
+"""The claims of the paper, and what our own runs say about each.
 
-The ledger (`claims.csv`) was written before a run was looked at: what is measured and what would
-speak against the claim are fixed there. A verdict is computed from a recorded run each time it is
-shown; none is stored.
+The ledger (`claims.csv`) was written before any run was looked at. It fixes what is measured and
+what would contradict each claim. A verdict is computed from a recorded run each time it is shown;
+none is stored.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Claim(NamedTuple):
 
 
 class Condition(NamedTuple):
-    """What a claim needs of one measured quantity."""
+    """What a claim requires of one measured quantity."""
 
     name: str
     measured: Interval
@@ -55,7 +55,7 @@ class Condition(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What a run says of a claim, and by what measurements."""
+    """What a run says about a claim, and by what measurements."""
 
     claim: Claim
     status: Status
@@ -63,7 +63,7 @@ class Verdict(NamedTuple):
     run: str = ""  # the run's description
 
     def __str__(self) -> str:
-        """Write the verdict as plain text, one line a condition."""
+        """Write the verdict as plain text, one line per condition."""
         lines = [f"{self.claim.id}: {self.status}", *map(str, self.conditions)]
         return "\n  ".join(lines)
 
@@ -82,8 +82,8 @@ LEDGER = read_ledger()
 def decide(claim_id: str, *conditions: Condition) -> Verdict:
     """Return the verdict: every condition must hold, and one that fails contradicts the claim.
 
-    A condition whose interval contains its threshold decides nothing. Raises KeyError for a claim
-    that is not in the ledger, ValueError without conditions.
+    If an interval contains its threshold, that condition decides nothing. Raises KeyError for a
+    claim that is not in the ledger, ValueError without conditions.
     """
     if not conditions:
         raise ValueError(f"{claim_id}: nothing was measured")
@@ -127,7 +127,7 @@ def as_markdown(verdicts: Iterable[Verdict]) -> str:
 
 
 def _measured(found: Interval) -> str:
-    """Write an estimate with its interval, or that there is none."""
+    """Write an estimate with its interval, or say that there is none."""
     if math.isnan(found.estimate):
         return "**unknown**"
     return f"**{found.estimate:.2f}** [{found.low:.2f}, {found.high:.2f}]"

@@ -1,4 +1,4 @@
-"""What every chapter and the pages around them say of runs and verdicts."""
+"""What every chapter and the pages around them say about runs and verdicts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def readable(*names: str) -> str:
 
 
 def provenance(run: Run) -> str:
-    """Return a note that says which run the numbers beside it come from."""
+    """Return a note that says from which run the numbers near it come."""
     p = run.provenance
     commit = f"commit `{p['commit'][:10]}`" if p["commit"] else "no commit"
     changed = " with uncommitted changes" if p["uncommitted_source"] else ""
@@ -49,7 +49,7 @@ def provenance(run: Run) -> str:
 
 
 def _proved(run: Run) -> str:
-    """Return a sentence on the newest proof that other code gives the same run, if any."""
+    """Return a sentence on the newest proof, if any, that changed code gives the same run."""
     if not run.provenance.get("proofs"):
         return ""
     newest = run.provenance["proofs"][-1]
@@ -82,7 +82,7 @@ def scale(run: Run, paper: object) -> str:
 GROUPS = {
     "problem", "network", "networks", "output", "outputs", "optimizer", "algorithm", "preprocessing"
 }  # fmt: skip
-"""Groups of settings, which go without saying before the name of one."""
+"""Groups of settings; sentences omit them before a setting's name."""
 
 
 def _in_words(path: str) -> str:
@@ -98,14 +98,14 @@ def table(frame: pd.DataFrame) -> str:
 
 
 def in_words(verdicts: Sequence[Verdict]) -> str:
-    """Return how many claims have which verdict, in a sentence."""
+    """Return how many claims have each verdict, in a sentence."""
     counts = Counter(verdict.status for verdict in verdicts)
     parts = [f"{counts[s]} {s}" for s in ("supported", "contradicted", "inconclusive", "not run")]
     return f"Of {len(verdicts)} claims: {', '.join(parts)}."
 
 
 def judged(experiments: Mapping[str, Experiment]) -> list[Verdict]:
-    """Return the verdicts of each experiment's best recorded run, of those that have one."""
+    """Return the verdicts of each experiment's best recorded run, where there is one."""
     found = []
     for name, module in experiments.items():
         with contextlib.suppress(FileNotFoundError):
@@ -114,22 +114,21 @@ def judged(experiments: Mapping[str, Experiment]) -> list[Verdict]:
 
 
 def falsifiers() -> pd.DataFrame:
-    """Return, for each claim of the ledger, what is measured and what would speak against it."""
+    """Return, for each claim in the ledger, what is measured and what would contradict it."""
     rows = [(c.id, c.measure, c.falsified_if) for c in claims.LEDGER.values()]
     return pd.DataFrame(rows, columns=["claim", "measured", "contradicted if"])
 
 
 MANY = 8
-"""More values than these are counted and not named."""
+"""If there are more values than this, they are counted and not named."""
 
 
 def not_run(experiments: Mapping[str, Experiment]) -> pd.DataFrame:
-    """Return what no recorded run covers, a row per experiment and study, and how to run it.
+    """Return what no recorded run covers, one row per experiment and study, and how to run it.
 
-    Runs of other studies than those that go from quick to the paper's cover nothing, for they may
-    be too small to learn anything, such as ``smoke``.
-    Columns: experiment, study, what the study has that no recorded run of the experiment has
-    (of networks, data sets and whatever else a run goes through), and the command.
+    Only studies from quick to the paper's count as coverage: others, such as ``smoke``, may be too
+    small to learn anything. Columns: experiment, study, what the study has that no recorded run of
+    the experiment has (networks, data sets and whatever else a run sweeps), and the command.
     """
     rows = []
     for name, module in experiments.items():
@@ -152,7 +151,7 @@ def not_run(experiments: Mapping[str, Experiment]) -> pd.DataFrame:
 def _beyond(config: object, recorded: Sequence[Mapping[str, Any]]) -> str:
     """Write the values of each swept field of ``config`` that no recorded configuration has.
 
-    Of objects, such as networks, these are their kinds.
+    Objects, such as networks, are written by their kinds.
     """
     parts = []
     for name, values in configuration.to_dict(config).items():
@@ -170,7 +169,7 @@ def _kind(stored: Any) -> Any:
 
 
 def run_table(experiments: Mapping[str, Experiment]) -> pd.DataFrame:
-    """Return one row a recorded run: what it is, where and when it ran, whether it is fresh."""
+    """Return one row per recorded run: what it is, where and when it ran, whether it is fresh."""
     rows = []
     for name, module in experiments.items():
         for run in results.recorded(name):
@@ -196,7 +195,7 @@ PROOFS = {
     "digest": "as it ran", "programs": "the same programs", "reproduction": "reproduced to the bit",
     None: "changed since",
 }  # fmt: skip
-"""What a table says of the code by what proves it: see `plasticity.runs.freshness.proof`."""
+"""What a table says about the code, by kind of proof: see `plasticity.runs.freshness.proof`."""
 
 
 def _freshness(run: Run, experiment: Experiment) -> str:
@@ -243,5 +242,5 @@ def _minutes(seconds: float) -> str:
 
 
 def short(interval: Interval) -> str:
-    """Write an interval without the number of seeds, which the table's caption has."""
+    """Write an interval without the number of seeds, which is in the table's caption."""
     return f"{interval.estimate:.2f} [{interval.low:.2f}, {interval.high:.2f}]"

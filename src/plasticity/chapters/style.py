@@ -1,7 +1,7 @@
 """The one style of the book's figures.
 
-Okabe and Ito's colours, which colour-blind readers can tell apart, a marker for each arm beside its
-colour, and at the foot of each figure the run that it shows.
+Okabe and Ito's colours, which colour-blind readers can tell apart, a marker as well as a colour for
+each arm, and at the foot of each figure the run that it shows.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ GREY = "#6b6b6b"
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "v", "D", "P", "X")
-"""For series that have no colour of their own, in this order."""
+"""Markers for series that have no style of their own, in this order."""
 
 
 def finish(figure: Figure, run: Run) -> Figure:
@@ -72,10 +72,10 @@ def band(
     logs: bool = False,
     seeds: bool = True,
 ) -> None:
-    """Draw each seed thin, and the mean over seeds with its interval where there are two.
+    """Draw a thin line per seed, and the mean with its interval where there are two seeds.
 
-    ``rows`` has columns step, seed and value. With ``logs`` it is the geometric mean, whose
-    interval is that of the logarithms; without ``seeds`` mean and interval stand alone.
+    ``rows`` has columns step, seed and value. With ``logs`` the mean is geometric, with an interval
+    from the logarithms; without ``seeds`` only mean and interval are drawn.
     """
     wide = rows.pivot(index="step", columns="seed", values="value")
     values = np.log(wide.to_numpy()) if logs else wide.to_numpy()

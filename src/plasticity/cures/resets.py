@@ -1,8 +1,8 @@
 """Resets of whole layers, networks and optimizers (Lyle et al. 2023, §6.2, B.1).
 
 Each function returns a `plasticity.cure.Cure` with an event every so many optimizer steps, for any
-parameters and any optimizer. What is reset loses its slots in the optimizer's state with it
-(`plasticity.cures.slots`). The paper's other interventions are no events: layer and spectral
+parameters and any optimizer. The slots of reset parameters in the optimizer's state are reset too
+(`plasticity.cures.slots`). The paper's other interventions are not events: layer and spectral
 normalisation and the two-hot output are fields of a network, weight decay is part of an optimizer.
 """
 
@@ -27,10 +27,10 @@ Init = Callable[[Key[Array, ""]], Any]
 def reset_layer(
     init: Init, optimizer: optax.GradientTransformation, path: Path, every: int
 ) -> Cure:
-    """Draw a layer anew, its parameters and their optimizer slots.
+    """Redraw a layer's parameters and reset their optimizer slots.
 
-    For the last layer this is §6.2's simplified form of Nikishin et al. (2022). Counts of steps,
-    which an optimizer has for all parameters together, go on. Raises ValueError, when the event is
+    For the last layer this is §6.2's simplified form of Nikishin et al. (2022). Step counts, which
+    an optimizer keeps for all parameters together, go on. Raises ValueError, when the event is
     traced, if the network has no such layer.
 
     >>> import jax, jax.numpy as jnp, optax
@@ -60,7 +60,7 @@ def reset_layer(
 def shrink_and_perturb(init: Init, shrink: float, perturb: float, every: int) -> Cure:
     """Make each kernel W into shrink · W + perturb · W′.
 
-    W′ is that of a fresh network, a new draw at each event (Ash & Adams 2020; §6.2: "a perturbation
+    W′ comes from a fresh network, drawn at each event (Ash & Adams 2020; §6.2: "a perturbation
     equal to the weights of a randomly initialized network"). A kernel is a leaf with two or more
     axes, as in `plasticity.measure.snapshot.weight_norm`; biases, scales and the optimizer's state
     stay. With shrink 1 and perturb 0 nothing changes.

@@ -17,9 +17,9 @@ from plasticity.networks.trace import Path
 
 
 class Patient(NamedTuple):
-    """What a cure has to know of the network that it is for."""
+    """What a cure needs to know about the network that it is for."""
 
-    init: resets.Init  # draws it anew
+    init: resets.Init  # draws fresh parameters
     last: Path  # its last layer
     optimizer: optax.GradientTransformation
     every: int  # optimizer steps between two events
@@ -27,7 +27,7 @@ class Patient(NamedTuple):
 
 @dataclass(frozen=True)
 class ResetLastLayer:
-    """Draw the last layer anew.
+    """Redraw the last layer.
 
     >>> from plasticity.cures import settings
     >>> settings.ResetLastLayer().kind
@@ -55,7 +55,7 @@ class ShrinkAndPerturb:
     perturb: float = 1.0  # "equal to the weights of a randomly initialized network"
 
     def __post_init__(self) -> None:
-        """Refuse what is no strength."""
+        """Refuse negative or infinite strengths."""
         configuration.check(self)
         for name in ("shrink", "perturb"):
             value = getattr(self, name)

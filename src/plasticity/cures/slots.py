@@ -1,7 +1,7 @@
-"""Puts fresh numbers into a network and takes what the optimizer remembers of the old ones.
+"""Puts fresh numbers into a network and clears what the optimizer remembers of the old ones.
 
-The only place where an optimizer's state is operated on. Adam's moments of an entry are *slots*, of
-the shape of the parameters; its count of steps is not, and goes on for all of them.
+The only place where an optimizer's state is edited. Adam's moments are *slots*: arrays shaped like
+the parameters. Its count of steps is not a slot, and goes on for all parameters.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def replace(optimizer: optax.GradientTransformation, mask: Any, fresh: Any, lear
 
     ``learner`` is a `plasticity.learner.Learner`. ``mask`` and ``fresh`` are trees like its
     parameters; a leaf of the mask is True or False for a whole leaf, or an array of truth values
-    that broadcasts to it. Entries that the mask leaves out keep every bit, theirs and their slots'.
+    that broadcasts to it. Entries outside the mask, and their slots, keep every bit.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> from plasticity import learner
@@ -67,12 +67,12 @@ def renew_units(
     fresh: Any,
     learner: Any,
 ) -> Any:
-    """Return the learner with units begun anew: what computes them fresh, what reads them zero.
+    """Return the learner with renewed units: incoming weights are fresh, outgoing weights zero.
 
-    ``chosen`` says which of each layer, ``fresh`` are parameters to take incoming weights and
-    biases from. With zero outgoing weights a new unit changes nothing at first; a weight between
-    two renewed units is zero. All these entries get fresh slots, all others keep every bit.
-    Raises KeyError for a path of the wiring that the parameters do not have.
+    ``chosen`` marks the units of each layer; incoming weights and biases come from ``fresh``. With
+    zero outgoing weights a new unit changes nothing at first; a weight between two renewed units is
+    zero. All these entries get fresh slots; all others keep every bit. Raises KeyError for a path
+    in the wiring that the parameters do not have.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> from plasticity import learner

@@ -1,1 +1,1 @@
-"""What is measured of a network: the probe, curvature, units, ranks."""
+"""What is measured about a network: the probe, curvature, units, ranks."""

@@ -1,8 +1,8 @@
-"""What the layers of any JAX network compute, without asking the network.
+"""What the layers of any JAX network compute, found without the network's help.
 
-A layer is a matrix product or convolution with parameters. What it reads, and its parameters did
-not come to alone, are the activations of the layer before it: after the nonlinearity, and after
-normalisation, pooling or dropout if there are any. So a network needs no hook and may be written in
+A layer is a matrix product or convolution of parameters with something that is not made of
+parameters alone. That something is the activations of the layer before it: after the nonlinearity,
+and after any normalisation, pooling or dropout. So a network needs no hook and may be written in
 any framework: linen, NNX, Equinox, Haiku or plain functions.
 """
 
@@ -24,10 +24,10 @@ LAYERS = ("dot_general", "conv_general_dilated")
 def of_layers(
     apply: Callable[[Any, Any], Any], params: Any, x: Any
 ) -> tuple[Float[Array, "batch _"], ...]:
-    """Return what each layer but the first reads of a batch, flattened, in order; jittable.
+    """Return what each layer but the first reads for a batch, flattened, in order; jittable.
 
-    Products of activations with each other, as in attention, are no layers. What two layers read
-    alike, such as the queries and keys of attention, is returned once. Raises ValueError for a
+    Products of activations with each other, as in attention, are no layers. An input that several
+    layers share, as the queries and keys of attention do, is returned once. Raises ValueError for a
     network without hidden layers.
 
     >>> import jax
@@ -47,7 +47,7 @@ def of_layers(
     found = []
     shapes = jax.eval_shape(lambda params, x: _read(apply, params, x), params, more)
     for signal, longer in zip(_read(apply, params, x), shapes, strict=True):
-        # The axis of examples is the one that one more makes longer, wherever vmap put it.
+        # One more example makes the axis of examples longer, wherever vmap put that axis.
         grown = [k for k, m in enumerate(longer.shape) if m != signal.shape[k]]
         if len(grown) == 1 and signal.shape[grown[0]] == n:
             found.append(jnp.moveaxis(signal, grown[0], 0).reshape(n, -1))
@@ -57,7 +57,7 @@ def of_layers(
 
 
 def _read(apply: Callable[[Any, Any], Any], params: Any, x: Any) -> list[Array]:
-    """Return what each layer but the first reads, as it reads it."""
+    """Return what each layer but the first reads, in the shape in which it is read."""
     closed = jax.make_jaxpr(apply)(params, x)
     n_params = len(jax.tree.leaves(params))
     inputs = [*jax.tree.leaves(params), *jax.tree.leaves(x)]
@@ -68,7 +68,7 @@ def _read(apply: Callable[[Any, Any], Any], params: Any, x: Any) -> list[Array]:
 
 
 class _Known:
-    """A value on the way: whether it is made of parameters alone, and whether layers made it."""
+    """An intermediate value: whether it depends on parameters alone, and whether on any layer."""
 
     def __init__(self, value: Any, of_params: bool, of_layers: bool) -> None:
         self.value, self.of_params, self.of_layers = value, of_params, of_layers

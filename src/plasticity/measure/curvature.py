@@ -1,4 +1,4 @@
-"""The curvature of a loss at a network's parameters, by products with its Hessian alone.
+"""The curvature of a loss at a network's parameters, from products with its Hessian only.
 
 A network of d parameters has a Hessian of d² entries (Lyle et al. 2023, Eq. 2), which nobody can
 store. One product with it costs a few gradients. From k such products Lanczos' method makes a
@@ -8,11 +8,11 @@ k × k matrix whose eigenvalues show the spectrum: its extremes exactly, its den
     operator = curvature.hessian(loss, params, batch)
     spectrum = curvature.spectrum(operator, jax.random.key(0), order=64, probes=5)
 
-Any ``loss(params, batch)`` will do that is a mean over the examples of the batch. All functions
+Any ``loss(params, batch)`` that is a mean over the examples of the batch will do. All functions
 are jittable; a linear operator works on flat vectors, the parameters raveled.
 
-Cost: k products a probe vector, each some gradients, and k vectors of d numbers to keep, rounded up
-to whole blocks of 16, of which one is there twice.
+Cost: k products per probe vector, each worth some gradients. Memory: k vectors of d numbers,
+rounded up to whole blocks of 16, plus one more block.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from plasticity.measure.lanczos import (
 from plasticity.shapes import Array, Bool, Float, Int, Key
 
 Loss = Callable[[Any, Any], Array]
-"""(parameters, batch) → the mean of a loss over the batch, whose leaves are (examples, ...)."""
+"""(parameters, batch) → the mean loss over the batch; leaves of a batch are (examples, ...)."""
 
 ORDER = 64
 """Lanczos steps of a spectral density."""
@@ -49,7 +49,7 @@ class Spectrum(NamedTuple):
     """A spectral density as weighted eigenvalue estimates, one row per probe vector."""
 
     nodes: Float[Array, "probes k"]  # Ritz values, ascending
-    weights: Float[Array, "probes k"]  # of each, they add up to one
+    weights: Float[Array, "probes k"]  # of the nodes; each row adds up to one
 
 
 class Extremes(NamedTuple):
@@ -57,13 +57,13 @@ class Extremes(NamedTuple):
 
     smallest: Float[Array, ""]
     largest: Float[Array, ""]
-    error: Float[Array, ""]  # bound: each of the two is this close to an eigenvalue
-    products: Int[Array, ""]  # with the operator that it took
-    converged: Bool[Array, ""]  # whether the error is as small as was asked
+    error: Float[Array, ""]  # bound: each of the two is at least this close to an eigenvalue
+    products: Int[Array, ""]  # how many products with the operator it took
+    converged: Bool[Array, ""]  # whether the error is as small as requested
 
 
 class Estimate(NamedTuple):
-    """A mean over probe vectors and its standard error, NaN for one probe."""
+    """A mean over probe vectors and its standard error, which is NaN for one probe."""
 
     value: Array
     error: Array
@@ -76,11 +76,11 @@ def hessian(loss: Loss, params: Any, batch: Any, chunk_size: int | None = None) 
     """Return the Hessian of ``loss(·, batch)`` at ``params`` (Eq. 2).
 
     The gradient is linearised once, which keeps the activations of the whole batch. With a
-    ``chunk_size`` it is recomputed at every product for so many examples at a time, which takes
+    ``chunk_size`` it is recomputed at every product for that many examples at a time, which takes
     longer but only the memory of a chunk.
 
     Raises ValueError for parameters that are not all floating-point numbers, an empty batch or a
-    loss that is no scalar, and outside of jit also for a loss that is not finite.
+    loss that is not scalar, and outside jit also for a loss that is not finite.
 
     >>> import jax.numpy as jnp
     >>> import plasticity as pl
@@ -121,9 +121,9 @@ def gauss_newton(
 ) -> Operator:
     """Return the Gauss-Newton matrix Jᵀ H J of ``output_loss(predict(params, batch), batch)``.
 
-    J are the derivatives of the predictions by the parameters, H the Hessian of the loss by the
-    predictions: what of the Hessian is left if the network is taken to be linear. Positive
-    semi-definite for a convex loss. ``chunk_size`` and errors are those of `hessian`.
+    J is the Jacobian of the predictions in the parameters, H the Hessian of the loss in the
+    predictions. The product is what remains of the full Hessian if the network is taken as linear.
+    Positive semi-definite for a convex loss. ``chunk_size`` and errors are as in `hessian`.
 
     >>> import jax.numpy as jnp
     >>> from plasticity.measure import curvature
@@ -160,10 +160,10 @@ def gauss_newton(
 
 
 def proxy_loss(apply: Callable[[Any, Array], Array]) -> Loss:
-    """Return the loss (f - stop(f) + ξ)² of §4.2 on batches (inputs, ξ), ξ as f's predictions.
+    """Return the loss (f - stop(f) + ξ)² of §4.2 on batches (inputs, ξ), ξ shaped as predictions.
 
-    It asks how easily the network can move its predictions in random directions. At every
-    parameter its value is the mean of ξ²; what depends on the parameters are its derivatives.
+    It asks how easily the network can move its predictions in random directions. Its value is the
+    mean of ξ² at all parameters; only its derivatives depend on them.
 
     >>> import jax.numpy as jnp
     >>> from plasticity.measure import curvature
@@ -220,7 +220,7 @@ def _check_loss(value: Callable[[Array, Any], Array], flat: Array, batch: Any) -
 def _in_chunks(
     of_part: Callable[[Array, Any], Array], batch: Any, examples: int, size: int
 ) -> Callable[[Array], Array]:
-    """Return the mean over examples of a product whose parts are means over theirs."""
+    """Return the mean over all examples of a product, from parts that are means over a chunk."""
     if size < 1:
         raise ValueError(f"chunk_size = {size}: must be above 0")
     size = min(size, examples)
@@ -240,7 +240,7 @@ def _in_chunks(
     return product
 
 
-# What is made of it.
+# Spectra, traces and eigenvalues.
 
 
 def spectrum(
@@ -248,8 +248,8 @@ def spectrum(
 ) -> Spectrum:
     """Return the spectral density by stochastic Lanczos quadrature (Ghorbani et al. 2019).
 
-    ``probes`` random start vectors, one after the other so that one basis is kept at a time. One is
-    enough to see outliers; the bulk and the trace want five to ten. Raises ValueError unless
+    Takes ``probes`` random start vectors, one after another, so that only one basis is kept. One is
+    enough to see outliers; the bulk and the trace need five to ten. Raises ValueError unless
     1 <= order <= d and probes >= 1.
 
     >>> import jax
@@ -281,7 +281,7 @@ def density(
 ) -> Estimate:
     """Return the spectral density on ``grid``, each node spread as a Gaussian of ``width`` (A.1).
 
-    Its integral is one. The error is that of the mean over probe vectors, by point.
+    Its integral is one. The error is the standard error over probe vectors at each point.
 
     >>> import jax.numpy as jnp
     >>> from plasticity.measure.curvature import Spectrum, density
@@ -309,11 +309,11 @@ def trace(spectrum: Spectrum, dimension: int) -> Estimate:
 def extremes(
     operator: Operator, key: Key[Array, ""], tolerance: float = 1e-4, most: int = 256
 ) -> Extremes:
-    """Return the smallest and the largest eigenvalue, as exactly as asked.
+    """Return the smallest and the largest eigenvalue, as exactly as requested.
 
-    Lanczos' method goes on, `BLOCK` products at a time, until both Ritz values are within
-    ``tolerance`` times the larger of their sizes of an eigenvalue, or ``most`` products (at most d)
-    are made. Keeps as many vectors. Raises ValueError unless tolerance > 0 and most >= 1.
+    Lanczos' method makes `BLOCK` products at a time, up to ``most`` in all (at most d), and keeps
+    ``most`` vectors. It stops early once the error is at most ``tolerance`` times the larger of the
+    two absolute values. Raises ValueError unless tolerance > 0 and most >= 1.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -329,7 +329,7 @@ def extremes(
     begun = _begin(operator, _random_direction(key, operator), most)
 
     def ends(state: _Unfinished, made: Array) -> Extremes:
-        # Couplings of vectors that are not there yet are none of T.
+        # Couplings to vectors that are not computed yet do not belong to T.
         inside = jnp.where(jnp.arange(most - 1) < made - 1, state.coupling[:-1], 0)
         values, vectors = ritz(state.diagonal, inside)
         last = jnp.take(state.coupling, made - 1) * jnp.abs(jnp.take(vectors, made - 1, axis=0))
@@ -359,9 +359,9 @@ def largest_eigenvalue(
     order: int = 16,
     chunk_size: int | None = None,
 ) -> Float[Array, ""]:
-    """Return λ₁ of the Hessian by a fixed number of products, to be logged in training.
+    """Return λ₁ of the Hessian from a fixed number of products, to be logged in training.
 
-    A lower bound, and for the outliers of a network's spectrum a tight one; `extremes` also says
+    A lower bound, and a tight one for the outliers of a network's spectrum; `extremes` also says
     how tight. Raises as `hessian` and `lanczos` do.
 
     >>> import jax

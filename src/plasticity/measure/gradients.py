@@ -3,11 +3,11 @@
 .. math:: C_k[i, j] = \\frac{\\langle g_i, g_j \\rangle}{\\lVert g_i \\rVert \\lVert g_j \\rVert},
     \\qquad g_i = \\nabla_\\theta \\ell(\\theta, x_i)
 
-For k examples and d parameters the gradients are k · d numbers. None of them is needed: of a dense
-layer with inputs H and gradients D at its outputs the inner products are (H Hᵀ + 1) ∘ (D Dᵀ), and
-of a convolution only k small kernels have to be held. `plasticity.measure.inner_products` does that
-for flax networks of dense, convolutional and normalising layers; `naive_gram` takes any loss, and
-all the memory it needs.
+For k examples and d parameters the gradients are k · d numbers. None of them is needed: for a dense
+layer with inputs H and gradients D at its outputs the inner products are (H Hᵀ + 1) ∘ (D Dᵀ), and a
+convolution needs only k small kernels. `plasticity.measure.inner_products` uses this for flax
+networks of dense, convolutional and normalising layers; `naive_gram` takes any loss, but holds all
+gradients.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from plasticity.shapes import Array, Float, Int
 class Covariance(NamedTuple):
     """C_k, and what it was made from."""
 
-    cosines: Float[Array, "k k"]  # C_k; rows and columns of examples without gradient are zero
+    cosines: Float[Array, "k k"]  # C_k; zero in rows and columns of examples without gradient
     norms: Float[Array, " k"]  # of each example's gradient
 
 
 class Summary(NamedTuple):
-    """C_k in a few numbers; pairs are those off the diagonal whose gradients are not zero."""
+    """C_k in a few numbers; pairs are of two different examples with nonzero gradients."""
 
-    negative_share: Float[Array, ""]  # of pairs with a cosine below -0.1: they interfere
+    negative_share: Float[Array, ""]  # of pairs: with a cosine below -0.1 they interfere
     collinearity: Float[Array, ""]  # mean |cosine| of pairs: 1 if all gradients share a line
     mean: Float[Array, ""]  # mean cosine of pairs
     rank: Float[Array, ""]  # of C_k: `plasticity.measure.ranks.effective_rank`
@@ -46,9 +46,9 @@ def gradient_covariance(
 ) -> Covariance:
     """Return C_k (Eq. 3) of any network, holding the gradient of each example.
 
-    ``loss(params, example)`` is the loss of one example, whose leaves lack the leading axis of
-    those of ``batch``. For a linen network `plasticity.measure.inner_products.gram` needs far less
-    memory and time.
+    ``loss(params, example)`` is the loss of one example: a slice of ``batch`` without the leading
+    axis. For a linen network `plasticity.measure.inner_products.gram` needs far less memory and
+    time.
 
     >>> import jax.numpy as jnp
     >>> import plasticity as pl
@@ -77,7 +77,7 @@ def covariance(gram: Float[Array, "k k"]) -> Covariance:
 
 
 def summary(found: Covariance) -> Summary:
-    """Return `Summary`. With fewer than two gradients that are not zero, pairs have NaN.
+    """Return `Summary`; statistics of pairs are NaN with fewer than two nonzero gradients.
 
     >>> import jax.numpy as jnp
     >>> from plasticity.measure import gradients
@@ -104,11 +104,11 @@ def summary(found: Covariance) -> Summary:
 
 
 def kmeans_order(cosines: np.ndarray, clusters: int, seed: int = 0) -> Int[np.ndarray, " k"]:
-    """Return an order of the examples in which those of a cluster stand together (A.1).
+    """Return an order of the examples that keeps those of a cluster together (A.1).
 
-    Rows of C_k are clustered by k-means, the largest cluster comes first; where fewer rows than
-    ``clusters`` differ, each of these is a cluster. Raises ValueError unless 1 <= clusters <= k and
-    for entries that are not finite.
+    Rows of C_k are clustered by k-means, and the largest cluster comes first. If there are fewer
+    distinct rows than ``clusters``, each is a cluster. Raises ValueError unless
+    1 <= clusters <= k, and for entries that are not finite.
 
     >>> import numpy as np
     >>> from plasticity.measure.gradients import kmeans_order
@@ -137,7 +137,7 @@ def naive_gram(
 ) -> Float[Array, "k k"]:
     """Return the inner products of the gradients of ``loss(params, example)``, holding them all.
 
-    For any loss of one example, whose leaves lack the leading axis of those of ``batch``.
+    For any loss of one example: a slice of ``batch`` without the leading axis.
 
     >>> import jax.numpy as jnp
     >>> from plasticity.measure.gradients import naive_gram

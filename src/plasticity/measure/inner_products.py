@@ -16,10 +16,10 @@ from plasticity.networks import convolution
 from plasticity.shapes import Array, Float
 
 ExampleLoss = Callable[[Any, Any], Float[Array, " examples"]]
-"""(what the network returns for a batch, targets) → the loss of each example by itself."""
+"""(what the network returns for a batch, targets) → the loss of each example."""
 
 HELD = 2**26
-"""Entries of gradients that are held at once: 256 MiB of float32."""
+"""Gradient entries that are held at once: 256 MiB of float32."""
 
 
 def gram(
@@ -28,10 +28,10 @@ def gram(
     """Return the inner products of the gradients of each example's loss, layer by layer.
 
     ``example_loss`` takes what ``network.apply(params, inputs)`` returns and ``targets``. Examples
-    must not see each other: no batch normalisation. Layers of other kinds than `flax.linen.Dense`,
+    must not see each other: no batch normalisation. Layers of kinds other than `flax.linen.Dense`,
     `Conv`, `LayerNorm` and `GroupNorm`, and layers that are used more than once, are computed from
-    gradients by example, leaf by leaf: that holds k gradients of the largest such leaf. Raises
-    ValueError for an empty batch or if the losses are not one an example.
+    per-example gradients, leaf by leaf: that holds k gradients of the largest such leaf. Raises
+    ValueError for an empty batch or if there is not one loss per example.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -56,8 +56,8 @@ def gram(
         return jnp.sum(losses), seen
 
     zeros = {path: jnp.zeros(layer.shape, layer.dtype) for path, layer in layers.items()}
-    # The derivative by something added to a layer's output is the gradient at that output, and
-    # that of the sum holds each example's own: examples do not see each other.
+    # The derivative by an offset on a layer's output is the gradient at that output. The sum over
+    # examples keeps each example's gradient apart: examples do not see each other.
     deltas, seen = jax.grad(total, has_aux=True)(zeros)
     parts = [_of_layer(layer.module, seen[path], deltas[path]) for path, layer in layers.items()]
     parts += [
@@ -101,7 +101,7 @@ def _plain_layers(network: nn.Module, params: Any, inputs: Array) -> dict[Path, 
 def _is_plain(module: Any, x: Array, examples: int) -> bool:
     if jnp.ndim(x) < 2 or x.shape[0] != examples:
         return False
-    kind = type(module)  # exactly these: what a subclass does is not known
+    kind = type(module)  # no subclasses: what they do is not known
     if kind is nn.Dense:
         return True
     if kind is nn.LayerNorm:
@@ -157,7 +157,7 @@ def _of_layer(module: Any, x: Array, delta: Array) -> Float[Array, "k k"]:
 
 
 def _patches(module: Any) -> Callable[[Array], Array]:
-    """Return what gives the entries of an image that the kernel sees, (entries, rows, columns)."""
+    """Return a function from an image to what the kernel sees of it, (entries, rows, columns)."""
     strides = np.broadcast_to(module.strides or 1, 2).tolist()
 
     def patches(image: Float[Array, "height width channels"]) -> Array:
@@ -174,9 +174,9 @@ def _of_kernels(
     width: int,
     use_bias: bool,
 ) -> Float[Array, "k k"]:
-    """Return the inner products of the kernels seen(x) delta, one (width, out) an example.
+    """Return the inner products of the kernels seen(x) delta, one (width, out) per example.
 
-    A bias is one more row of the kernel, of an input that is always one.
+    A bias is one more row of the kernel, for an input that is always one.
     """
     k, _, out = delta.shape
     columns = max(1, HELD // (k * (width + use_bias)))
@@ -205,7 +205,7 @@ def _of_leaf(
     network: nn.Module, params: Any, path: Path, inputs: Array, example_loss: ExampleLoss,
     targets: Any,
 ) -> Float[Array, "k k"]:  # fmt: skip
-    """Return the inner products of the gradients of one leaf, from gradients by example."""
+    """Return the inner products of one leaf's gradients, from per-example gradients."""
     flat, structure = jax.tree.flatten(params["params"])
     place = list(_leaves(params)).index(path)
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from plasticity.shapes import Array, Float, Int, Key
 
 BLOCK = 16
-"""Steps of Lanczos' method between two looks at the extremes; vectors are kept by as many."""
+"""Steps of Lanczos' method between two checks of the extremes, and vectors per stored block."""
 
 
 class Operator(NamedTuple):
@@ -45,10 +45,10 @@ def lanczos(operator: Operator, start: Float[Array, " d"], order: int) -> Lanczo
     """Return ``order`` steps of Lanczos' method from ``start``, fully reorthogonalised.
 
     Every new vector is made orthogonal to the last two by the three-term recurrence, then to all
-    before it by classical Gram-Schmidt, and once more if that took a good part of it (Daniel et al.
-    1976: twice is enough). Without, copies of outlying eigenvalues appear after some thirty steps.
-    Where the vectors so far span all that the operator makes of ``start``, what comes after is
-    zero. Raises ValueError unless 1 <= order <= d.
+    earlier ones by classical Gram-Schmidt, and once more if that removed much of it (Daniel et al.
+    1976: twice is enough). Otherwise copies of outlying eigenvalues appear after some thirty steps.
+    Once the vectors span everything that the operator makes of ``start``, all later ones are zero.
+    Raises ValueError unless 1 <= order <= d.
 
     >>> import jax.numpy as jnp
     >>> from plasticity.measure.lanczos import Operator, lanczos
@@ -69,12 +69,12 @@ def lanczos(operator: Operator, start: Float[Array, " d"], order: int) -> Lanczo
 
 
 class _Unfinished(NamedTuple):
-    """Lanczos' method on its way; what is not yet computed is zero."""
+    """Lanczos' method in progress; what is not yet computed is zero."""
 
     diagonal: Float[Array, " k"]
     coupling: Float[Array, " k"]  # of each vector with the next: norms of residuals
     # A loop that writes to an array and reads all of it copies it at every step. So the steps of a
-    # block write to an array of their own, and only read the blocks before.
+    # block write to an array of their own, and only read the earlier blocks.
     blocks: tuple[Float[Array, "rows d"], ...]
     previous: Float[Array, " d"]  # the last vector
     residual: Float[Array, " d"]  # the next, to be normalised
@@ -120,7 +120,7 @@ def _fill_block(
 def _orthogonal_to(
     blocks: tuple[Array, ...], filled: Int[Array, ""], block: Array, vector: Array
 ) -> Array:
-    """Return what of ``vector`` is orthogonal to ``block`` and the first ``filled`` ``blocks``."""
+    """Return ``vector`` made orthogonal to ``block`` and the first ``filled`` of ``blocks``."""
 
     def less(part: Array, vector: Array, rest: Array) -> Array:
         return rest - (part @ vector) @ part
@@ -135,7 +135,7 @@ def _orthogonal_to(
 
     def again(once: Array) -> Array:
         twice = gram_schmidt(once)
-        # What the second pass takes most of was rounding: the vector lies in the span.
+        # If the second pass removes most of it, only rounding was left: the vector is in the span.
         return jnp.where(jnp.linalg.norm(twice) > 0.1 * jnp.linalg.norm(once), twice, 0)
 
     once = gram_schmidt(vector)
@@ -149,7 +149,7 @@ def ritz(
 ) -> tuple[Float[Array, " k"], Float[Array, "k k"]]:
     """Return the eigenvalues of a tridiagonal T, ascending, and its eigenvectors in columns.
 
-    Behind a zero on the off-diagonal, where Lanczos' method ended, the diagonal is taken to be its
+    After a zero on the off-diagonal, where Lanczos' method ended, the diagonal is filled with its
     own first entry: that lies within the spectrum, and has no weight in the first vector.
 
     >>> import jax.numpy as jnp

@@ -1,7 +1,7 @@
 r"""How much can this network still learn? The probe of Lyle et al. (2023, §2.2 and §3.1).
 
-From a copy of the parameters, an optimizer fits functions that are as good as random, and what it
-reaches in a fixed number of steps is compared with the best constant (Eqs. 4 and 5):
+From a copy of the parameters, an optimizer fits functions that are as good as random. The loss that
+it reaches in a fixed number of steps is compared with the best constant's (Eqs. 4 and 5):
 
 .. math:: \mathcal{P}(\theta) = b - \mathbb{E}_{\ell}[\ell(\theta^*)]
 
@@ -34,7 +34,7 @@ Apply = Callable[[Any, Array], Array]
 """(parameters, inputs (batch, ...)) → predictions (batch, ...)."""
 
 Objective = Callable[[Any, Array, Array], tuple[Float[Array, ""], Float[Array, ""]]]
-"""(parameters, inputs, goals) → what a fit descends, and the mean squared error of predictions."""
+"""(parameters, inputs, goals) → what a fit minimises, and the mean squared error of predictions."""
 
 FREQUENCY = 1e5
 """The factor inside the sine of g(x) = a + sin(10⁵ f(x; ω₀)) (§3.1)."""
@@ -43,18 +43,18 @@ STEPS = 2_000
 """Optimizer steps of a probe (A.2)."""
 
 TARGETS = 10
-"""Random functions that a probe fits (A.2)."""
+"""How many random functions a probe fits (A.2)."""
 
 WINDOW = 50
 """Steps over which a point of the learning curve averages."""
 
 
 PART = 500
-"""Inputs at a time when targets are computed."""
+"""Inputs per batch when targets are computed."""
 
 
 class Fits(NamedTuple):
-    """What became of the fits to each target function."""
+    """How the fits to each target function went."""
 
     loss: Float[Array, " targets"]  # mean squared error over all inputs at the end
     curve: Float[Array, "targets windows"]  # minibatch loss, averaged over windows of steps
@@ -62,16 +62,16 @@ class Fits(NamedTuple):
 
 
 class Result(NamedTuple):
-    """The answer of a probe; print it to have it read aloud."""
+    """The answer of a probe; print it to read it in words."""
 
     loss: np.ndarray  # (targets,) mean squared error over all inputs at the end
-    baseline: np.ndarray  # (targets,) that of the best constant: the variance of the target
+    baseline: np.ndarray  # (targets,) loss of the best constant: the variance of the target
     curve: np.ndarray  # (targets, windows) learning curve: see `Fits`
     noise: np.ndarray  # (targets, windows)
 
     @property
     def plasticity(self) -> float:
-        """Eq. (5): the mean over targets of baseline minus loss. Larger is more able to learn."""
+        """Eq. (5): the mean over targets of baseline minus loss. Larger means it learns more."""
         return float(np.mean(self.baseline - self.loss))
 
     def __str__(self) -> str:
@@ -128,14 +128,14 @@ def measure(
         optimizer: "identical to that used by the network on its primary learning objective".
         key: draws the target functions and the minibatches. Probes with equal keys, networks and
             inputs fit the same targets in the same order, so that they can be compared in pairs.
-        objective: what the fits descend; the squared error of ``apply``'s predictions, Eq. (4), if
-            None. `squared_error` makes one of a network as learning sees it, such as with dropout.
+        objective: what the fits minimise; None: the squared error of ``apply``'s predictions,
+            Eq. (4). `squared_error` makes one of the network as learning sees it, say with dropout.
         opt_state: the optimizer's state to start from; a fresh one if None.
         n_targets, steps, batch_size: the size of the probe. Minibatches are drawn with
             replacement; the paper does not give their size.
 
     Raises ValueError for inputs that are empty or not finite, sizes that are not positive, or an
-    ``opt_state`` of another optimizer or network.
+    ``opt_state`` from another optimizer or network.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -172,12 +172,12 @@ def targets(
 ) -> np.ndarray:
     """Return sin(10⁵ f(x; ω₀)) for ``n`` random networks ω₀: float32 (n, inputs, ...).
 
-    The offset a of §3.1 is not in it: it depends on the network probed, and `fit` adds it.
+    The offset a of §3.1 is not included: it depends on the network probed, and `fit` adds it.
 
-    The sine turns a relative error of 1e-5 in f into noise, so this is the one computation that
-    must not be done in float32, or on another device each time: ω₀ is drawn and f computed on the
-    host in float64, once, and the values are stored. Raises ValueError for inputs that are empty or
-    not finite, and warns if the network insists on a narrower type.
+    The sine turns a relative error of 1e-5 in f into noise, so this one computation must neither be
+    in float32 nor change with the device: ω₀ is drawn and f computed once, on the host in float64,
+    and the values are stored. Raises ValueError for inputs that are empty or not finite, and warns
+    if the network insists on a narrower type.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -196,12 +196,12 @@ def targets(
     if n < 1:
         raise ValueError(f"{n} targets: need at least one")
     drawn = []
-    exact = jax.default_matmul_precision("highest")  # a narrower one would hold for float64 as well
+    exact = jax.default_matmul_precision("highest")  # a lower default would apply to float64 too
     with jax.default_device(_host()), jax.enable_x64(True), exact:
         draw, predict = jax.jit(init), jax.jit(apply)
         for target_key in jax.random.split(jax.device_put(key, _host()), n):
             omega = jax.tree.map(_in_double, draw(target_key))
-            # In parts: a convolution's patches in float64 fill the memory otherwise.
+            # In parts: otherwise a convolution's patches in float64 fill the memory.
             parts = [
                 np.asarray(predict(omega, jnp.asarray(values[k : k + PART], jnp.float64)))
                 for k in range(0, len(values), PART)
@@ -239,7 +239,7 @@ def _in_double(leaf: Any) -> Any:
 def baseline(targets: np.ndarray) -> np.ndarray:
     """Return b of Eq. (5) for each target: the loss of the best constant, about .5; (targets,).
 
-    That is the variance over inputs, of each output by itself where there are several.
+    That is the variance over inputs, taken separately for each output where there are several.
 
     >>> import numpy as np
     >>> from plasticity.measure import probe
@@ -266,9 +266,9 @@ def fit(
     """Fit one target function from ``params``; jittable. The fields lack their leading axis.
 
     The target is shifted by a, the mean prediction of ``params`` over all inputs (§3.1). The fit
-    descends its ``objective``; a and the final loss are those of ``apply``'s predictions.
-    Raises ValueError if the target's shape is not the predictions', a size is not positive, or
-    ``opt_state`` is that of another optimizer or network.
+    minimises its ``objective``; a and the final loss are computed from ``apply``'s predictions.
+    Raises ValueError if target and predictions differ in shape, a size is not positive, or
+    ``opt_state`` comes from another optimizer or network.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -305,7 +305,7 @@ def fit(
 
 
 def squared_error(predict: Apply) -> Objective:
-    """Return the objective of Eq. (4), the squared error of what ``predict`` predicts.
+    """Return the objective of Eq. (4), the squared error of ``predict``'s predictions.
 
     >>> import jax.numpy as jnp
     >>> from plasticity.measure import probe

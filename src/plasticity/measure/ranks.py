@@ -11,12 +11,12 @@ import jax.numpy as jnp
 
 from plasticity.shapes import Array, Float
 
-# Two axes. Not said here but checked in each function, so that tests see the error that users see.
+# Two axes: not declared but checked in each function, so that tests see the error that users see.
 Matrix = Float[Array, "..."]
 
 
-# The ranks. All are functions of the singular values σ₁ ≥ σ₂ ≥ … of one matrix. Of a zero matrix
-# each is 0; of a matrix with a NaN or an infinity each is NaN, and so they are where σ₁ overflows.
+# The ranks. All are functions of the singular values σ₁ ≥ σ₂ ≥ … of one matrix. Each is 0 for a
+# zero matrix, and NaN for a matrix with a NaN or an infinity or where σ₁ overflows.
 
 
 def singular_values(matrix: Matrix) -> Float[Array, " values"]:
@@ -32,7 +32,7 @@ def singular_values(matrix: Matrix) -> Float[Array, " values"]:
     [4.0, 2.0, 1.0, 0.0]
     """
     _require_matrix(matrix)
-    # Solvers may answer a NaN with anything, or never (SciPy warns of that): they get none.
+    # Solvers may answer a NaN with anything, or never return (SciPy warns of that): they get none.
     finite = jnp.all(jnp.isfinite(matrix))
     values: Array = jnp.linalg.svd(jnp.where(finite, matrix, 0), compute_uv=False)
     return jnp.where(finite, values, jnp.nan)
@@ -42,8 +42,8 @@ def feature_rank(features: Matrix, epsilon: float = 0.01) -> Float[Array, ""]:
     """Return the number of singular values of Φ/√n above ε, Φ the features of n inputs.
 
     Source: Lyle et al. (2022, Eqs. (4), (5)); Lyle et al. (2023) plot it as the feature rank.
-    ``features`` is (inputs, units). Alone among the ranks it depends on the scale of its matrix and
-    on which axis is which. Raises ValueError as `singular_values` does and if ``epsilon`` < 0.
+    ``features`` is (inputs, units). Of all the ranks only this one depends on the scale of the
+    matrix and on which axis is which. Raises as `singular_values` does, and if ``epsilon`` < 0.
 
     >>> import jax.numpy as jnp
     >>> from plasticity.measure import ranks
@@ -55,7 +55,7 @@ def feature_rank(features: Matrix, epsilon: float = 0.01) -> Float[Array, ""]:
 
 
 def srank(matrix: Matrix, delta: float = 0.01) -> Float[Array, ""]:
-    """Return the least k for which σ₁ + … + σₖ reaches the share 1 - δ of the sum of all.
+    """Return the least k for which σ₁ + … + σₖ is at least 1 - δ of the sum of all.
 
     Source: Kumar et al. (2021, §3), who call it the *effective rank*, srank_δ; others call it the
     stable rank. It is neither `effective_rank` nor `stable_rank`. Raises ValueError as
@@ -71,10 +71,10 @@ def srank(matrix: Matrix, delta: float = 0.01) -> Float[Array, ""]:
 
 
 def approximate_rank(matrix: Matrix, delta: float = 0.01) -> Float[Array, ""]:
-    """Return the least k for which σ₁² + … + σₖ² reaches the share 1 - δ of the sum of all squares.
+    """Return the least k for which σ₁² + … + σₖ² is at least 1 - δ of the sum of all squares.
 
-    Source: Yang et al. (2020, §2), with 99 %: as many principal components, uncentred, as explain
-    that share of the variance. `srank` asks the same of the σ themselves. Raises as `srank` does.
+    Source: Yang et al. (2020, §2), with 99 %: the number of (uncentred) principal components that
+    explain that share of the variance. `srank` does the same with the σ. Raises as `srank` does.
 
     >>> import jax.numpy as jnp
     >>> from plasticity.measure import ranks
@@ -144,7 +144,7 @@ def _stable_rank(values: Array) -> Array:
 
 
 def _relative(values: Array) -> Array:
-    """Divide by the largest: no scale of the matrix then overflows or underflows when squared."""
+    """Divide by the largest: then squares neither overflow nor underflow, whatever the scale."""
     return values / jnp.where(values[0] == 0, 1, values[0])
 
 

@@ -34,13 +34,13 @@ def snapshot(network: Network, params: Any, x: Any) -> dict[str, Float[Array, ""
     """Return every statistic of a network on a batch: norms, shares of units, ranks.
 
     Any network will do. Hidden layers are found by `plasticity.measure.activations.of_layers`,
-    unless the network says itself what they are: by returning predictions together with its
-    activations, a mapping or a sequence of (batch, ...), as the networks of this package do.
+    unless the network returns its activations with its predictions, as a mapping or a sequence of
+    (batch, ...). The networks of this package do.
 
     Args:
         network: a linen module, or a function of parameters and inputs.
-        params: its parameters, any pytree. Of an NNX or Equinox model its arrays (``nnx.split``,
-            ``eqx.partition``), which ``network`` puts together with the rest.
+        params: its parameters, any pytree. For an NNX or Equinox model, pass its arrays
+            (``nnx.split``, ``eqx.partition``), which ``network`` merges with the rest.
         x: a batch of inputs, (batch, ...).
 
     Returns what `of_network` does. Raises ValueError for a network without hidden layers.
@@ -57,7 +57,7 @@ def snapshot(network: Network, params: Any, x: Any) -> dict[str, Float[Array, ""
     """
     apply: Callable[[Any, Any], Any] = network.apply if isinstance(network, nn.Module) else network
     made = apply(params, x)
-    # Two outputs, such as logits and values, are predictions alone.
+    # Two arrays, such as logits and values, are both predictions: no activations.
     if isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], Mapping | Sequence):
         named = made[1]
         hidden = list(named.values()) if isinstance(named, Mapping) else list(named)
@@ -106,9 +106,9 @@ def of_network(
 
     ``hidden`` holds the activations of each hidden layer on one batch, first to last, as in
     `plasticity.networks.architectures.Forward`. The shares of dead, dormant and linearised units
-    count all units of all layers alike, so that a wide layer weighs more. The five ranks are of the
-    last hidden layer, the features, from a single decomposition. Raises ValueError if there is no
-    hidden layer, and as the statistics do.
+    count all units of all layers alike, so that a wide layer weighs more. The five ranks are for
+    the last hidden layer (the features) and share one decomposition. Raises ValueError if there is
+    no hidden layer, and as the statistics do.
 
     >>> import jax.numpy as jnp
     >>> from plasticity.measure.snapshot import of_network

@@ -31,7 +31,7 @@ def dead_units(activations: Float[Array, "batch units"]) -> Float[Array, ""]:
 
 
 def dormant_ratio(activations: Matrix, tau: float = 0.025) -> Float[Array, ""]:
-    """Return the share of units whose mean size is at most τ times the layer's mean of these.
+    """Return the share of units whose mean size is at most τ times the mean over the layer.
 
     Source: Sokar et al. (2023, Definition 3.1). ``activations`` is (batch, units), of one layer.
     The means are compared and not divided, so that in a layer of zeros every unit is dormant.
@@ -55,9 +55,9 @@ def dormant_ratio(activations: Matrix, tau: float = 0.025) -> Float[Array, ""]:
 def linearised_units(activations: Matrix) -> Float[Array, ""]:
     """Return the share of ReLU units that are active, above zero, on every input of the batch.
 
-    Source: the linearised ("zombie") units of Lyle et al. (2024): on these inputs such a unit is a
-    linear one. ``activations`` is (batch, units), after the ReLU. NaN if an activation is not
-    finite. Raises ValueError unless ``activations`` has two axes and at least one entry.
+    Source: the linearised ("zombie") units of Lyle et al. (2024): on these inputs such a unit is
+    linear. ``activations`` is (batch, units), after the ReLU. NaN if an activation is not finite.
+    Raises ValueError unless ``activations`` has two axes and at least one entry.
 
     >>> import jax.numpy as jnp
     >>> from plasticity.measure import units

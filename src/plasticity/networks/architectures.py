@@ -1,13 +1,13 @@
-"""Networks whose hidden activations are part of their output: those of Lyle et al. (2023).
+"""The networks of Lyle et al. (2023), which return hidden activations with their output.
 
-A statistic of the features needs no second forward pass and no hook: a network returns what it
-predicts together with what every hidden layer computed on the way.
+A statistic of the features needs no second forward pass and no hook: a network returns its
+predictions together with the activations of every hidden layer.
 
-Examples do not see each other in any of them: there is no batch normalisation. The interventions
-of §6.2 that are part of a network are its fields ``layer_norm`` and ``spectral_norm``; a two-hot
-encoding is a network with outputs · bins outputs. With ``spectral_norm`` the first linear layer,
-and no other, has the kernel W / σ_max(W) (Gogianu et al. 2021; Miyato et al. 2018); what that takes
-is state beside the parameters: see `plasticity.networks.spectral`.
+No network lets examples see each other: there is no batch normalisation. The interventions of §6.2
+that are part of a network are its fields ``layer_norm`` and ``spectral_norm``; a two-hot encoding
+is a network with outputs · bins outputs. With ``spectral_norm`` the first linear layer, and no
+other, has the kernel W / σ_max(W) (Gogianu et al. 2021; Miyato et al. 2018). This needs state next
+to the parameters: see `plasticity.networks.spectral`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Forward(NamedTuple):
 
 
 LAYER = (-3, -2, -1)
-"""Axes of all units of a convolutional layer: its positions and channels together."""
+"""Axes over all units of a convolutional layer: its positions and channels together."""
 
 
 class MLP(nn.Module):
@@ -74,10 +74,10 @@ class MLP(nn.Module):
 class CNN(nn.Module):
     """Two convolutional and two fully connected ReLU layers (Lyle et al. 2023, A.2).
 
-    The paper gives kernels, channels and widths, but neither stride nor padding: ``strides`` of two
-    by default, one as the other reading. With ``layer_norm`` every hidden layer is normalised
-    before its ReLU, a convolutional one over its positions and channels together (Ba et al. 2016:
-    over all units of the layer), with a scale and a bias a channel.
+    The paper gives kernels, channels and widths, but neither stride nor padding: ``strides`` are
+    two by default; one is the other plausible reading. With ``layer_norm`` every hidden layer is
+    normalised before its ReLU, a convolutional one over its positions and channels together (Ba et
+    al. 2016: over all units of the layer), with a scale and a bias per channel.
 
     >>> import jax, jax.numpy as jnp
     >>> from plasticity.networks import architectures
@@ -100,7 +100,7 @@ class CNN(nn.Module):
     def __call__(self, x: Float[Array, "batch height width channels"]) -> Forward:
         """Return the outputs, shape (batch, outputs), and each hidden layer's activations.
 
-        Those of a convolutional layer are flattened: its units are channels at positions.
+        A convolutional layer's activations are flattened: its units are channels at positions.
         """
         hidden = []
         layers = zip(self.channels, self.kernels, self.strides, strict=True)
@@ -118,13 +118,13 @@ class CNN(nn.Module):
 
 
 class NatureCNN(nn.Module):
-    """The network of DQN (Mnih et al. 2015) as double DQN has it (Lyle et al. 2023, A.3).
+    """The network of DQN (Mnih et al. 2015) in double DQN's form (Lyle et al. 2023, A.3).
 
     Three convolutions, 32 of 8x8 with stride 4, 64 of 4x4 with stride 2, 64 of 3x3, without
-    padding, then 512 units, all ReLU. Of 84x84 pixels that makes 1,684,128 parameters below the
-    output layer, which has weights for each output and, with ``shared_bias``, one bias for all of
-    them (Van Hasselt et al. 2016, the tuned version). Every parameter starts uniform between plus
-    and minus one over the root of the layer's fan-in, biases too, as in dqn_zoo.
+    padding, then 512 units, all ReLU. For 84x84 pixels that makes 1,684,128 parameters below the
+    output layer. That layer has weights for each output and, with ``shared_bias``, one bias for all
+    outputs (Van Hasselt et al. 2016, the tuned version). Every parameter, biases too, starts
+    uniform between plus and minus one over the root of the layer's fan-in, as in dqn_zoo.
 
     With ``layer_norm`` each of the four hidden layers is normalised as in `CNN`.
 
@@ -170,7 +170,7 @@ class NatureCNN(nn.Module):
 
 
 def _uniform(fan_in: int) -> dict[str, Any]:
-    """Return initializers of kernel and bias, uniform within ± 1 / √fan_in."""
+    """Return initializers for kernel and bias, uniform within ± 1 / √fan_in."""
 
     def start(key: Array, shape: Any, dtype: Any = jnp.float32, **_: Any) -> Array:
         return jax.random.uniform(key, shape, dtype, -(fan_in**-0.5), fan_in**-0.5)
@@ -187,7 +187,7 @@ def _conv(spectral: bool) -> type[nn.Conv]:
 
 
 def activations(network: nn.Module) -> Callable[[Any, Array], tuple[Array, ...]]:
-    """Return ``hidden(params, x)`` of one of these networks: what each hidden layer computes.
+    """Return ``hidden(params, x)`` for one of these networks: each hidden layer's activations.
 
     >>> import jax, jax.numpy as jnp
     >>> from plasticity.networks import architectures
@@ -205,7 +205,7 @@ def activations(network: nn.Module) -> Callable[[Any, Array], tuple[Array, ...]]
 
 
 def predictions(network: nn.Module) -> Callable[[Any, Array], Array]:
-    """Return ``apply(params, x)`` of one of these networks that gives its outputs alone.
+    """Return ``apply(params, x)`` for one of these networks, with its outputs only.
 
     That is what `plasticity.measure.probe` takes.
 

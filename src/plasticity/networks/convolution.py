@@ -1,8 +1,8 @@
 """Convolution as patches times a matrix: the same numbers as XLA's, and on a CPU far faster.
 
-Inside a scan XLA's gradient of a convolution by its kernel runs at about a hundredth of a CPU's
-speed. Slices concatenated into patches and one matrix product run at nearly all of it. On an
-accelerator XLA's own convolution is the faster one.
+Inside a scan, XLA's gradient of a convolution by its kernel runs at about a hundredth of a CPU's
+speed. Slices concatenated into patches and one matrix product run at nearly full speed. On an
+accelerator XLA's own convolution is faster.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from plasticity import devices
 from plasticity.shapes import Array, Float
 
 AXES = ("NHWC", "HWIO", "NHWC")
-"""Of images, kernel and result, as flax has them: batch, height, width, channels."""
+"""Axes of images, kernel and result, in flax's convention: batch, height, width, channels."""
 
 
 def convolve(
@@ -27,9 +27,9 @@ def convolve(
     padding: str | Sequence[tuple[int, int]],
     **lax_arguments: Any,
 ) -> Float[Array, "batch out_height out_width features"]:
-    """Return the convolution by the form that is the fastest on this device.
+    """Return the convolution, computed in the form that is fastest on this device.
 
-    The signature is that of `jax.lax.conv_general_dilated`, so that it can stand in for it as
+    Has the signature of `jax.lax.conv_general_dilated`, so that it can replace it in
     ``flax.linen.Conv(conv_general_dilated=convolve)``; the axes are those of flax's ``Conv``.
 
     >>> import jax, jax.numpy as jnp
@@ -53,12 +53,12 @@ def convolve_in_blocks(
     padding: str | Sequence[tuple[int, int]],
     **lax_arguments: Any,
 ) -> Float[Array, "batch out_height out_width features"]:
-    """Return the convolution without padding of a kernel that is a multiple of its stride.
+    """Return the convolution, without padding, for a kernel whose size is a multiple of the stride.
 
     As `convolve`, but where that makes patches, blocks of rows x columns pixels (the stride) become
-    channels first, and the convolution one of stride one: 4 slices instead of 64 for the kernel of
-    eight and stride of four that DQN begins with, fewer to compile and each a longer run of memory.
-    Raises NotImplementedError for padding and kernels of other sizes.
+    channels first, which leaves a convolution of stride one. DQN's first layer (kernel eight,
+    stride four) then takes 4 slices instead of 64: fewer to compile, and each a longer run of
+    memory. Raises NotImplementedError for padding and for kernels of other sizes.
 
     >>> import jax.numpy as jnp
     >>> from plasticity.networks.convolution import convolve_in_blocks
@@ -126,7 +126,7 @@ def by_patches(
         raise ValueError(f"the images have {images.shape[-1]} channels, the kernel {channels}")
     slices = patches(images, (height, width), window_strides, padding)
     matrix = kernel.reshape(height * width * channels, features)
-    # Two axes only: XLA on a CPU takes its fast product for a matrix, not for a batch of them.
+    # Two axes only: on a CPU, XLA has a fast product for a single matrix, not for a batch.
     flat = jnp.matmul(
         matrix.T,
         slices.reshape(height * width * channels, -1),
@@ -144,8 +144,8 @@ def patches(
 ) -> Float[Array, "entries batch out_height out_width"]:
     """Return what a kernel of ``size`` sees at each of its positions.
 
-    Entries are (kernel row, kernel column, channel), as a kernel (kh, kw, channels, features) has
-    them when it is reshaped to a matrix.
+    Entries are ordered (kernel row, kernel column, channel), like the rows of a kernel
+    (kh, kw, channels, features) that is reshaped to a matrix.
 
     >>> import jax.numpy as jnp
     >>> from plasticity.networks.convolution import patches
@@ -161,7 +161,7 @@ def patches(
         if isinstance(padding, str)
         else padding
     )
-    # Channels first, so that slices are long runs of memory and patches their plain succession.
+    # Channels first, so that slices are long runs of memory and patches simply concatenate them.
     planes = images.transpose(3, 0, 1, 2)
     padded = jnp.pad(planes, [(0, 0), (0, 0), *((int(low), int(high)) for low, high in pads)])
     out_height = (padded.shape[2] - height) // rows + 1

@@ -1,4 +1,4 @@
-"""Dropout without a random key: masks are functions of a counter beside the parameters."""
+"""Dropout without a random key: masks are functions of a counter kept with the parameters."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ DROPOUT = "dropout"
 """The collection of counters, one per network."""
 
 OFFSETS = 2**22
-"""Counters start below this: a float32 counts on from there exactly for 12 million steps."""
+"""Counters start below this: from there a float32 counts 12 million steps exactly."""
 
 
 # Dropout.
 
 
 def start_counter(key: Key[Array, ""]) -> Float[Array, ""]:
-    """Return a counter of optimizer steps that begins anywhere below `OFFSETS`.
+    """Return a counter of optimizer steps that starts at a random number below `OFFSETS`.
 
     >>> import jax
     >>> from plasticity.networks import dropout

@@ -1,8 +1,8 @@
-"""Output heads: what a network's outputs say of the value of each action, and how they learn it.
+"""Output heads: how a network's outputs encode the value of each action, and how they learn it.
 
-A head decodes outputs to values and has the loss by which a batch of them learns. `SquaredError`
-and `Huber` are of networks with one output for each action, `TwoHot` of networks that predict a
-distribution over fixed values for each (Lyle et al. 2023, §6.2). All methods are batched.
+A head decodes outputs to values and has the loss from which they learn. `SquaredError` and `Huber`
+are for networks with one output per action, `TwoHot` for networks that predict a distribution over
+fixed values for each action (Lyle et al. 2023, §6.2). All methods are batched.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from plasticity.shapes import Array, Float, Int
 
 
 class Losses(NamedTuple):
-    """What a batch of transitions costs, one entry each."""
+    """The losses of a batch of transitions, one entry each."""
 
-    loss: Float[Array, " batch"]  # what is descended
-    squared: Float[Array, " batch"]  # squared errors of the values, which heads share
+    loss: Float[Array, " batch"]  # what is minimised
+    squared: Float[Array, " batch"]  # squared errors of the values, comparable between heads
 
 
 @runtime_checkable
 class Head(Protocol):
-    """What an agent asks of a head.
+    """What an agent needs from a head.
 
     >>> from plasticity.networks import heads
     >>> head: heads.Head = heads.TwoHot((-1.0, 0.0, 1.0))
@@ -40,7 +40,7 @@ class Head(Protocol):
         """How many outputs there are for each action."""
 
     def shaped(self, found: Float[Array, "batch _"]) -> Array:
-        """Return outputs by action: (batch, actions), with a last axis of bins if there are any."""
+        """Return outputs per action: (batch, actions), with a last axis for any bins."""
 
     def decode(self, outputs: Array) -> Float[Array, "batch actions"]:
         """Return the values that shaped outputs stand for."""
@@ -51,12 +51,12 @@ class Head(Protocol):
     def losses(
         self, outputs: Array, actions: Int[Array, " batch"], targets: Float[Array, " batch"]
     ) -> Losses:
-        """Return what the outputs of these actions cost against targets of their values."""
+        """Return the losses of these actions' outputs against targets for their values."""
 
 
 @dataclass(frozen=True)
 class SquaredError:
-    """Regression: an output is a value, and learns by its squared error (Eq. 1).
+    """Regression: an output is a value, learned by its squared error (Eq. 1).
 
     >>> import jax.numpy as jnp
     >>> from plasticity.networks.heads import SquaredError
@@ -82,17 +82,17 @@ class SquaredError:
     def losses(
         self, outputs: Array, actions: Int[Array, " batch"], targets: Float[Array, " batch"]
     ) -> Losses:
-        """Return squared errors, twice."""
+        """Return the squared errors as both fields."""
         squared = _squared_errors(outputs, actions, targets)
         return Losses(squared, squared)
 
 
 @dataclass(frozen=True)
 class Huber(SquaredError):
-    """Regression whose errors beyond ``bound`` pull no more than it does.
+    """Regression in which an error beyond ``bound`` pulls no harder than one of ``bound``.
 
-    Huber's loss: half the square of an error, and linear beyond the bound. dqn_zoo says it by the
-    gradient of a mean over 32: 1/32.
+    Huber's loss: half the square of an error, and linear beyond the bound. dqn_zoo states the bound
+    for the gradient of a mean over 32: 1/32.
 
     >>> import jax.numpy as jnp
     >>> from plasticity.networks.heads import Huber
@@ -105,7 +105,7 @@ class Huber(SquaredError):
     bound: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse a bound of nothing."""
+        """Refuse a bound that is not positive."""
         if not self.bound > 0:
             raise ValueError(f"error_bound = {self.bound}: must be above 0")
 
@@ -120,9 +120,9 @@ class Huber(SquaredError):
 
 @dataclass(frozen=True)
 class TwoHot:
-    """A distribution over fixed values, which learns by its cross-entropy to a two-hot target.
+    """A distribution over fixed values, learned by cross-entropy to a two-hot target.
 
-    ``support`` are the values of the bins, ascending. Raises ValueError unless there are two.
+    ``support`` holds the values of the bins, ascending. Raises ValueError for fewer than two.
 
     >>> import jax.numpy as jnp
     >>> from plasticity.networks.heads import TwoHot
@@ -136,7 +136,7 @@ class TwoHot:
     support: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        """Refuse what is no support."""
+        """Refuse values that are no support."""
         if not (len(self.support) > 1 and np.all(np.diff(self.support) > 0)):
             raise ValueError(f"support = {self.support}: needs two or more ascending values")
 
@@ -162,7 +162,7 @@ class TwoHot:
     def losses(
         self, outputs: Array, actions: Int[Array, " batch"], targets: Float[Array, " batch"]
     ) -> Losses:
-        """Return cross-entropies, and the squared errors of the means, which can be compared."""
+        """Return cross-entropies and the squared errors of the means, comparable between heads."""
         support = jnp.asarray(self.support)
         each = jax.vmap(two_hot_loss, (0, 0, 0, None))
         squared = _squared_errors(decode(outputs, support), actions, targets)
@@ -215,7 +215,7 @@ def two_hot_loss(
 def two_hot(x: Float[Array, ""], support: Float[Array, " bins"]) -> Float[Array, " bins"]:
     """Return the distribution on ``support`` (ascending) with mean x and at most two atoms.
 
-    A value outside of the support is moved to its nearest end. Inverse of `decode`.
+    A value outside the support is moved to its nearest end. Inverse of `decode`.
 
     >>> import jax.numpy as jnp
     >>> from plasticity.networks import heads
@@ -241,5 +241,5 @@ def decode(
     >>> round(float(heads.decode(logits, jnp.array([-1.0, 0.0, 1.0]))), 3)
     0.25
     """
-    # Of the highest precision: an accelerator would round the factors to its narrow format.
+    # At the highest precision: an accelerator would round the factors to its narrow format.
     return jnp.matmul(jax.nn.softmax(logits), support, precision="highest")

@@ -10,9 +10,9 @@ from plasticity.shapes import Array, Float
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around which the input is added back in (He et al. 2016, Figure 2).
+    """Two 3x3 convolutions, with the input added to their result (He et al. 2016, Figure 2).
 
-    Where the block changes the shape, the input passes a 1x1 convolution (their option B).
+    Where the block changes the shape, the input passes through a 1x1 convolution (their option B).
 
     >>> import jax, jax.numpy as jnp
     >>> from plasticity.networks.resnet import BasicBlock
@@ -47,16 +47,16 @@ class ResNet18(nn.Module):
 
     A.2 says no more than "a standard resnet18 architecture", which was made for images of 224
     pixels. This is its usual form for small images: the first convolution is 3x3 with stride one
-    and no pooling follows. Then come four stages of two blocks, of ``base_width`` times 1, 2, 4 and
-    8 channels, the last three beginning with stride two (padded as SAME has it, which for even
-    sizes is to the right and below alone), the mean over positions, and a dense layer.
+    and no pooling follows. Then come four stages of two blocks, with ``base_width`` times 1, 2, 4
+    and 8 channels. The last three begin with stride two (padded as SAME does it: for even sizes
+    only at the right and below). A mean over positions and a dense layer follow.
 
-    Batch normalisation would let examples see each other: there would be no gradient of an example
-    (C_k), no action for a single image, and running statistics to copy to a target network. Group
-    normalisation (Wu & He 2018) stands in its place, with as many parameters. With ``layer_norm``
-    the same places have layer normalisation over positions and channels, as in `CNN`. A kernel
-    that is normalised in either way may be scaled without changing the output, so
-    ``spectral_norm`` changes here the size of gradients only.
+    Batch normalisation would let examples see each other: no gradient of a single example (C_k), no
+    action for a single image, and running statistics to copy to a target network. Group
+    normalisation (Wu & He 2018), with as many parameters, replaces it. With ``layer_norm`` the same
+    places have layer normalisation over positions and channels, as in `CNN`. The scale of a kernel
+    that is normalised in either way does not affect the output, so ``spectral_norm`` changes only
+    the size of gradients here.
 
     >>> import jax, jax.numpy as jnp
     >>> from plasticity.networks.resnet import ResNet18
@@ -68,18 +68,18 @@ class ResNet18(nn.Module):
 
     outputs: int
     base_width: int = 64
-    groups: int = 32  # of group normalisation, as Wu & He have it; must divide the base width
+    groups: int = 32  # for group normalisation, as in Wu & He; must divide the base width
     layer_norm: bool = False
     spectral_norm: bool = False  # of the first convolution
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch height width channels"]) -> Forward:
-        """Return the outputs, shape (batch, outputs), and what each of the eight blocks computes.
+        """Return the outputs, shape (batch, outputs), and the activations of the eight blocks.
 
-        That is (batch, channels), the mean over positions of the activations after the block's
-        ReLU; the last is what the dense layer sees. As they are never negative, a mean is zero if
-        and only if all its positions are, so that a dead unit is a channel that is dead everywhere;
-        all positions of a batch would be hundreds of megabytes. ReLUs within a block are not there.
+        Each is (batch, channels): the mean over positions after the block's last ReLU; the dense
+        layer sees the last one. All positions of a batch would be hundreds of megabytes. As
+        activations are never negative, a mean is zero if and only if all its positions are: a dead
+        unit is a channel that is dead everywhere. ReLUs within a block are not included.
         """
         stem = _conv(self.spectral_norm)(
             self.base_width, (3, 3), use_bias=False, conv_general_dilated=convolve, name="Conv_0"

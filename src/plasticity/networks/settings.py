@@ -1,4 +1,4 @@
-"""Settings of A.2's networks and of what their outputs mean, each a small frozen dataclass.
+"""Settings of A.2's networks and of the meaning of their outputs, each a small frozen dataclass.
 
 A configuration holds one of each; ``kind`` names it in files and on the command line::
 
@@ -52,11 +52,11 @@ class MLP:
 
     @property
     def stateful(self) -> bool:
-        """Whether it keeps state beside its parameters, which an optimizer step moves on."""
+        """Whether it keeps state besides its parameters, advanced by optimizer steps."""
         return self.spectral_norm
 
     def module(self, outputs: int, learning: bool = False) -> nn.Module:
-        """Return the network; ``learning`` as the loss sees it, which here is no other."""
+        """Return the network; ``learning``, as the loss sees it, makes no difference here."""
         return architectures.MLP(
             (self.width,) * 2, outputs, self.layer_norm, self.spectral_norm
         )  # fmt: skip
@@ -66,7 +66,7 @@ class MLP:
         return images.reshape(images.shape[0], -1)
 
     def multiplications(self, shape: Shape, outputs: int) -> float:
-        """Return how many multiplications an image takes, those of biases and norms left out."""
+        """Return how many multiplications an image takes, without biases and norms."""
         return float(self.width * (math.prod(shape) + self.width + outputs))
 
 
@@ -94,11 +94,11 @@ class CNN:
 
     @property
     def stateful(self) -> bool:
-        """Whether it keeps state beside its parameters, which an optimizer step moves on."""
+        """Whether it keeps state besides its parameters, advanced by optimizer steps."""
         return self.spectral_norm
 
     def module(self, outputs: int, learning: bool = False) -> nn.Module:
-        """Return the network; ``learning`` as the loss sees it, which here is no other."""
+        """Return the network; ``learning``, as the loss sees it, makes no difference here."""
         return architectures.CNN(
             outputs, channels=(self.channels,) * 2, strides=(self.stride,) * 2,
             padding=self.padding, widths=(self.width,) * 2, layer_norm=self.layer_norm,
@@ -110,7 +110,7 @@ class CNN:
         return images
 
     def multiplications(self, shape: Shape, outputs: int) -> float:
-        """Return how many multiplications an image takes, those of biases and norms left out."""
+        """Return how many multiplications an image takes, without biases and norms."""
         pixels, area = shape[0] * shape[1], self.stride**2
         first, second = pixels / area, pixels / area**2  # positions of the two layers
         convolving = first * 25 * shape[2] * self.channels + second * 9 * self.channels**2
@@ -138,11 +138,11 @@ class ResNet18:
 
     @property
     def stateful(self) -> bool:
-        """Whether it keeps state beside its parameters, which an optimizer step moves on."""
+        """Whether it keeps state besides its parameters, advanced by optimizer steps."""
         return self.spectral_norm
 
     def module(self, outputs: int, learning: bool = False) -> nn.Module:
-        """Return the network; ``learning`` as the loss sees it, which here is no other."""
+        """Return the network; ``learning``, as the loss sees it, makes no difference here."""
         return resnet.ResNet18(
             outputs, self.width, groups=math.gcd(32, self.width), layer_norm=self.layer_norm,
             spectral_norm=self.spectral_norm,
@@ -153,7 +153,7 @@ class ResNet18:
         return images
 
     def multiplications(self, shape: Shape, outputs: int) -> float:
-        """Return about how many multiplications an image takes, half of what XLA counts."""
+        """Return roughly how many multiplications an image takes: half of what XLA counts."""
         return _counted(self, shape, outputs)
 
 
@@ -185,11 +185,11 @@ class ViT:
 
     @property
     def stateful(self) -> bool:
-        """Whether it keeps state beside its parameters: always, the counter of dropout."""
+        """Whether it keeps state besides its parameters: always, dropout's counter."""
         return True
 
     def module(self, outputs: int, learning: bool = False) -> nn.Module:
-        """Return the network; ``learning`` with dropout, as the loss sees it."""
+        """Return the network; with ``learning``, as the loss sees it: with dropout."""
         return vit.ViT(
             outputs, width=self.width, feed_forward=self.feed_forward, heads=self.heads,
             layer_norm=self.layer_norm, spectral_norm=self.spectral_norm, training=learning,
@@ -200,7 +200,7 @@ class ViT:
         return images
 
     def multiplications(self, shape: Shape, outputs: int) -> float:
-        """Return about how many multiplications an image takes, half of what XLA counts."""
+        """Return roughly how many multiplications an image takes: half of what XLA counts."""
         return _counted(self, shape, outputs)
 
 
@@ -209,7 +209,7 @@ Network = MLP | CNN | ResNet18 | ViT
 
 @dataclass(frozen=True)
 class NatureCNN:
-    """The network of DQN on Atari games (Mnih et al. 2015), of dqn_zoo's form.
+    """The network of DQN on Atari games (Mnih et al. 2015), in dqn_zoo's form.
 
     >>> from plasticity.networks import settings
     >>> settings.NatureCNN(layer_norm=True).module(outputs=6).outputs
@@ -229,7 +229,7 @@ class NatureCNN:
         return architectures.NatureCNN(outputs, self.layer_norm, self.shared_bias)
 
     def multiplications(self, size: int, stack: int) -> float:
-        """Return how many multiplications an observation takes, of all but the last layer."""
+        """Return how many multiplications an observation takes, without the last layer."""
         total, side, depth = 0.0, size, stack
         for channels, kernel, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
             side = (side - kernel) // stride + 1
@@ -240,7 +240,7 @@ class NatureCNN:
 
 @cache
 def _counted(network: ResNet18 | ViT, shape: Shape, outputs: int) -> float:
-    """Return half of what XLA counts for an image; once per network, for grids have many arms."""
+    """Return half of what XLA counts for an image; cached, because grids have many arms."""
     module, image = network.module(outputs), jnp.zeros((1, *shape))
     params = jax.eval_shape(module.init, jax.random.key(0), image)
     run = jax.jit(architectures.predictions(module))
@@ -279,8 +279,8 @@ class TwoHot:
 
     kind: Literal["two_hot"] = "two_hot"
     bins: int = 221  # not in the paper
-    # The first and the last of the bins' values, not in the paper. A fresh network's value is their
-    # middle, which had better be 0: what it bootstraps from is wrong by it otherwise.
+    # The first and last bin values, not in the paper. A fresh network predicts their middle, which
+    # should be 0: otherwise its bootstrap targets are off by that much.
     low: float = -110.0
     high: float = 110.0  # with a discount of .99 no return is above 100
 

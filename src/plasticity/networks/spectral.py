@@ -1,10 +1,10 @@
-"""What a network keeps beside its parameters, and how an optimizer step moves it on.
+"""Spectral normalisation, and the state that a network keeps besides its parameters.
 
-A spectrally normalised layer keeps a vector, a network with dropout a counter. Both lie in
-collections of their own beside ``params`` in what ``init`` returns, so that ``apply`` stays a pure
-function of variables and inputs: it needs no random key and changes nothing. They get no gradient;
-`advanced`, which `plasticity.networks.state.advancing` calls at every step, is all that changes
-them.
+A spectrally normalised layer keeps a vector, a network with dropout a counter. ``init`` returns
+each in a collection of its own next to ``params``, so that ``apply`` stays a pure function of
+variables and inputs: it needs no random key and changes nothing. State gets no gradient; only
+`plasticity.networks.state.advanced`, which `plasticity.networks.state.advancing` calls at every
+step, changes it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import jax.numpy as jnp
 from plasticity.shapes import Array, Float
 
 SPECTRAL = "spectral"
-"""The collection of vectors, one a normalised layer, under the path of that layer."""
+"""The collection of vectors, one per normalised layer, under the path of that layer."""
 
 
-# Spectral normalisation. flax's own `SpectralNorm` wraps a layer. That renames its parameters, asks
-# for a mutable collection in training, and leaves inside a plain `Dense` for which
-# `plasticity.measure.gradients` would have the gradient by the normalised kernel.
+# Spectral normalisation. flax's own `SpectralNorm` wraps a layer. That renames its parameters,
+# needs a mutable collection in training, and leaves a plain `Dense` inside, for which
+# `plasticity.measure.gradients` would take the gradient by the normalised kernel.
 
 
 def leading_vector(kernel: Float[Array, "*in out"]) -> Float[Array, " out"]:
@@ -65,11 +65,11 @@ def power_iteration(
 def normalised(
     kernel: Float[Array, "*in out"], vector: Float[Array, " out"]
 ) -> Float[Array, "*in out"]:
-    """Return W / σ with σ = vᵀ W u and v = W u / ‖W u‖; a kernel of zeros stays one.
+    """Return W / σ with σ = vᵀ W u and v = W u / ‖W u‖; a kernel of zeros stays zero.
 
-    u and v are constants to a derivative, as in Miyato et al. (2018, Eq. 12): with u the leading
-    right singular vector, the gradient is that of W / σ_max. A second derivative takes them for
-    constants too, so a Hessian lacks the part by which they turn.
+    Derivatives take u and v as constants, as in Miyato et al. (2018, Eq. 12): with u the leading
+    right singular vector, the gradient is that of W / σ_max. So do second derivatives, so a Hessian
+    lacks the part that comes from u and v turning.
 
     >>> import jax.numpy as jnp
     >>> from plasticity.networks import spectral
@@ -90,7 +90,7 @@ def _unit(vector: Float[Array, " n"]) -> Float[Array, " n"]:
 
 
 class _Spectral(nn.Module):
-    """Hands out every kernel divided by its largest singular value."""
+    """Returns every kernel divided by its largest singular value."""
 
     @nn.nowrap
     def param(self, name: str, *arguments: Any, **named: Any) -> Any:

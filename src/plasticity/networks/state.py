@@ -1,9 +1,9 @@
-"""What networks keep beside their parameters, and how an optimizer step moves it on.
+"""The state that networks keep besides their parameters, and how an optimizer step advances it.
 
-A spectrally normalised layer keeps a vector, a network with dropout a counter. Both lie in
-collections of their own beside ``params`` in what ``init`` returns, so that ``apply`` stays a pure
-function of variables and inputs: it needs no random key and changes nothing. They get no gradient;
-`advanced`, which `advancing` calls at every step, is all that changes them.
+A spectrally normalised layer keeps a vector, a network with dropout a counter. ``init`` returns
+each in a collection of its own next to ``params``, so that ``apply`` stays a pure function of
+variables and inputs: it needs no random key and changes nothing. State gets no gradient; only
+`advanced`, which `advancing` calls at every step, changes it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from plasticity.shapes import Array
 
 
 def advanced(variables: Any) -> Any:
-    """Return a network's variables with their state one optimizer step on.
+    """Return a network's variables with their state advanced by one optimizer step.
 
-    Each vector makes one `power_iteration` on its kernel, each counter counts one. Variables
+    Each vector takes one `power_iteration` on its kernel; each counter goes up by one. Variables
     without state are returned as they are.
 
     >>> import jax.numpy as jnp
@@ -48,13 +48,12 @@ def advanced(variables: Any) -> Any:
 
 
 def advancing(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Return ``optimizer`` for variables that hold a network's state beside its parameters.
+    """Return ``optimizer`` for variables that hold a network's state besides its parameters.
 
     Parameters move as ``optimizer`` moves them. Whatever it would do to the state (weight decay, a
-    random walk) is replaced by what brings the state one step on, given the new parameters: see
-    `plasticity.networks.state.advanced`. So state keeps up in all that takes optimizer steps, an
-    agent's learning and a probe's fit alike. ``update`` needs the variables and raises ValueError
-    without them.
+    random walk) is replaced by one step of `plasticity.networks.state.advanced`, given the new
+    parameters. So state keeps up wherever optimizer steps are taken, in an agent's learning and in
+    a probe's fit alike. ``update`` needs the variables and raises ValueError without them.
 
     >>> import jax.numpy as jnp, optax
     >>> from plasticity.networks import state

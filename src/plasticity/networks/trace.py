@@ -1,8 +1,8 @@
-"""Which layers a flax network is made of and which feeds which, found by listening to one pass.
+"""Which layers a flax network has and which feeds which, found by listening to one pass.
 
-Cures of single units need to know where a unit is among the parameters: the column of the kernel
-that computes it, its bias, and the rows of the kernels that read it. `wirings` finds that for
-networks of flax's linen; for any other network write the `Wiring` of each hidden layer by hand.
+A cure that acts on single units needs to know where a unit is among the parameters: the column of
+the kernel that computes it, its bias, and the rows of the kernels that read it. `wirings` finds
+that for flax's linen networks; for any other, write each hidden layer's `Wiring` by hand.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Path = tuple[str, ...]
 class Wiring:
     """Where the units of one hidden layer are among the parameters.
 
-    Paths are those of the leaves, such as ``params/Dense_0/kernel``: `leaf_paths`. Units lie on the
-    last axis of ``incoming`` and on the last but one of each ``outgoing`` kernel. A dense layer
-    that reads a flattened map has each unit (channel) once for each position, every
-    ``units``-th row, as flattening height, width, channels gives it.
+    Paths lead to leaves, such as ``params/Dense_0/kernel``: see `leaf_paths`. Units lie on the last
+    axis of ``incoming`` and on the last but one of each ``outgoing`` kernel. In a dense layer that
+    reads a flattened map, a unit (channel) has one row per position: every ``units``-th row, in the
+    order in which height, width, channels are flattened.
 
     >>> from plasticity.networks.trace import Wiring
     >>> kernels = ("params/Dense_0/kernel", "params/Dense_1/kernel")
@@ -51,7 +51,7 @@ class _Call(NamedTuple):
 
 
 def last_layer(network: nn.Module, variables: Any, inputs: Array) -> Path:
-    """Return the path of the layer that is computed last among those that have a kernel.
+    """Return the path of the layer that is computed last, among layers with a kernel.
 
     Nothing is computed. Raises ValueError if no layer has one.
 
@@ -72,9 +72,9 @@ def last_layer(network: nn.Module, variables: Any, inputs: Array) -> Path:
 def _listen(
     heard: Callable[[Path, _Call], Any], instead: dict[Path, Any] | None = None
 ) -> Callable[..., Any]:
-    """Return an interceptor that tells of each call of a layer with a kernel.
+    """Return an interceptor that reports each call of a layer with a kernel to ``heard``.
 
-    With ``instead`` layers return what it has for them and not what they compute.
+    A layer that is in ``instead`` returns the value there instead of what it computes.
     """
 
     def listen(proceed: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -92,9 +92,9 @@ def wirings(network: nn.Module, variables: Any, inputs: Array) -> tuple[Wiring, 
     """Return the wiring of each hidden layer, in the order in which they are computed.
 
     For networks whose layers with kernels feed each other through nonlinearities, normalisation,
-    pooling and flattening. Nothing is computed. Raises ValueError, naming the layer, if one is used
+    pooling and flattening. Nothing is computed. Raises ValueError, naming the layer, if it is used
     twice, if something is added to its units on the way (a residual network), or if its units are
-    put in another order or together with others (concatenation, attention).
+    reordered or joined with others (concatenation, attention).
 
     >>> import jax, jax.numpy as jnp
     >>> from plasticity.networks import architectures, trace
@@ -136,9 +136,9 @@ def wirings(network: nn.Module, variables: Any, inputs: Array) -> tuple[Wiring, 
 def unit_activations(
     network: nn.Module, wiring: tuple[Wiring, ...]
 ) -> Callable[[Any, Array], tuple[Float[Array, "_ _"], ...]]:
-    """Return ``hidden(params, x)``: what reads each layer's units sees of them, (rows, units).
+    """Return ``hidden(params, x)``: each layer's units as the next layer reads them, (rows, units).
 
-    A row is an example or, of a convolutional layer, an example at a position.
+    A row is an example or, for a convolutional layer, an example at a position.
 
     >>> import jax, jax.numpy as jnp
     >>> from plasticity.networks import architectures, trace
@@ -166,7 +166,7 @@ def unit_activations(
 
 
 def leaf_paths(tree: Any) -> dict[str, Array]:
-    """Return the leaves of any pytree by their path, such as ``params/Dense_0/kernel``.
+    """Return the leaves of any pytree by path, such as ``params/Dense_0/kernel``.
 
     >>> import jax.numpy as jnp
     >>> from plasticity.networks.trace import leaf_paths
@@ -195,20 +195,20 @@ def _layer(variables: Any, path: Path) -> Any:
 
 
 INPUTS: Path = ("the inputs",)
-"""What stands in the place of a layer for what the network is given."""
+"""Stands for the network's inputs where a layer's path is expected."""
 
 MIXING = {
     "concatenate", "dot_general", "transpose", "gather", "rev", "sort", "conv_general_dilated"
 }  # fmt: skip
-"""Operations between two layers after which a unit is not where it was."""
+"""Operations between two layers that may move units to other places."""
 
 
 def _feeds(
     network: nn.Module, variables: Any, inputs: Array, shapes: dict[Path, Any]
 ) -> dict[Path, set[Path]]:
-    """Return for each layer those whose outputs reach its input without passing another layer.
+    """Return for each layer the layers whose outputs reach it without passing through another.
 
-    The network's own inputs, `INPUTS`, are among them where they reach it beside a layer, or alone.
+    They include `INPUTS` where the network's own inputs reach it, with or without other layers.
     Outputs are cut: each layer returns an input of the traced function instead of what it computes.
     """
     order = list(shapes)
@@ -243,7 +243,7 @@ def _feeds(
 
 
 def _primitives(eqn: Any) -> set[str]:
-    """Return the names of an operation and of those inside of it."""
+    """Return the names of an operation and of all operations inside it."""
     found = {eqn.primitive.name}
     for value in eqn.params.values():
         inner = getattr(value, "jaxpr", value)

@@ -18,21 +18,21 @@ class ViT(nn.Module):
     """A small vision transformer (Dosovitskiy et al. 2020; Lyle et al. 2023, A.2).
 
     Patches of three pixels, a model of 256 dimensions, a feed-forward layer of 1,024, one block and
-    dropout of .1 are the paper's. Where it is silent, we take Dosovitskiy et al.: layer norms
-    before attention, before the feed-forward layer and at the end, GELU, a learned embedding of
-    positions, a class token whose final state is the features, heads of 64 dimensions (so four),
-    and dropout after the position embedding and every dense layer but queries, keys and values,
-    none on attention weights. Images whose sides are no multiples of the patch are padded with
-    zeros as SAME has it, 28 pixels to 30 and 32 to 33, so that no pixel is lost. Dense kernels
-    start LeCun-normal and the output layer too, as in `MLP`.
+    dropout of .1 are the paper's. Where it is silent, we follow Dosovitskiy et al. Layer norms come
+    before attention, before the feed-forward layer and at the end. The nonlinearity is GELU, the
+    position embedding is learned, the final state of a class token is the features, and heads have
+    64 dimensions (so four). Dropout follows the position embedding and every dense layer except
+    queries, keys and values; attention weights have none. Images with sides that are no multiple of
+    the patch are padded with zeros as SAME does it, 28 pixels to 30 and 32 to 33, so that no pixel
+    is lost. Dense kernels, the output layer's too, start LeCun-normal, as in `MLP`.
 
     Every arm has those layer norms. ``layer_norm`` adds one after each fully connected hidden
     layer: after the embedding of patches, and before the GELU.
 
-    ``training`` turns dropout on. Masks are functions of a counter beside the parameters, one more
-    at each optimizer step, so that ``apply(variables, x)`` needs no random key. The loss that is
-    learned from sees dropout, that of the agent and that of a probe's fit; acting, the target
-    network, statistics, C_k and curvature do not.
+    ``training`` turns dropout on. Masks are functions of a counter kept with the parameters, which
+    goes up at each optimizer step, so that ``apply(variables, x)`` needs no random key. The losses
+    that an agent and a probe's fit learn from see dropout; acting, the target network, statistics,
+    C_k and curvature do not.
 
     >>> import jax, jax.numpy as jnp
     >>> from plasticity.networks.vit import ViT
@@ -56,10 +56,10 @@ class ViT(nn.Module):
     def __call__(self, x: Float[Array, "batch height width channels"]) -> Forward:
         """Return the outputs, shape (batch, outputs), and two layers' activations.
 
-        These are of the feed-forward layer after the GELU, (batch, feed_forward), the mean over
-        tokens, and the features, (batch, width). A GELU is never exactly off and features are
-        normalised, so that dead and linearised units mean nothing here; ranks, norms and dormant
-        units do. Statistics of weights take the class token and the positions for kernels.
+        These are the feed-forward layer after the GELU, averaged over tokens, (batch,
+        feed_forward), and the features, (batch, width). A GELU is never exactly off and features
+        are normalised: dead and linearised units mean nothing here; ranks, norms and dormant units
+        do. Statistics of weights count the class token and the positions as kernels.
         """
         drop = self._dropout()
         embed = _conv(self.spectral_norm)(
@@ -91,8 +91,8 @@ class ViT(nn.Module):
     ) -> Float[Array, "batch tokens width"]:
         """Let every token see all tokens.
 
-        Of plain dense layers, and not flax's module of general ones: `gradient_covariance` is fast
-        on these, and their kernels are matrices to the statistics of weights.
+        Made of plain dense layers, not of flax's attention module with its general ones: for plain
+        ones `gradient_covariance` is fast, and statistics of weights see matrices.
         """
         query, key, value = (
             nn.Dense(self.width, name=name)(x).reshape(*x.shape[:2], self.heads, -1)
@@ -102,7 +102,7 @@ class ViT(nn.Module):
         return nn.Dense(self.width, name="projection")(mixed.reshape(x.shape))
 
     def _dropout(self) -> Callable[[Array, int], Array]:
-        """Return dropout, by what it is applied to and the place, which has masks of its own."""
+        """Return dropout as a function of its input and the place; each place has its own masks."""
         counter = self.variable(DROPOUT, "counter", lambda: start_counter(self.make_rng("params")))
         step = dropout_key(counter.value)
 

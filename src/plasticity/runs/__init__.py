@@ -1,1 +1,1 @@
-"""The engine that runs experiments, resumes them and proves what they recorded."""
+"""The engine that runs and resumes experiments and proves that recorded runs still hold."""

@@ -1,8 +1,8 @@
 """The work folder of an unfinished run: what makes it resume to the same bits.
 
-``papermill_runs/<experiment>/<label>/unfinished/`` has a header (configuration, code,
-environment), a lock that one driver and its workers hold alone, or jobs of single units share, and
-a folder for each unit, one arm on one seed::
+``papermill_runs/<experiment>/<label>/unfinished/`` has a header (configuration, code, environment)
+and a folder for each unit, one arm on one seed. Its lock is held by one driver and its workers
+alone, or shared by jobs that each run a single unit::
 
     header.json  lock
     <arm>/<seed>/records_000007.npz   what the chunks since the last checkpoint measured
@@ -11,8 +11,8 @@ a folder for each unit, one arm on one seed::
     <arm>/<seed>/failed.txt           why it failed, until it is begun again
 
 The records are written before the state, and each appears whole or not at all: after a kill at any
-moment the last state found is one whose records are all there. The records carry the hash of the
-state that belongs to them, so that a damaged checkpoint is found out and never trained on.
+moment, all records up to the last state found are there. The records carry the hash of the state
+that belongs to them, so that a damaged checkpoint is detected and never trained on.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from plasticity.runs import files
 S = TypeVar("S")
 
 KEPT = 2
-"""States kept a unit: if the newest is damaged, deleting it leaves one to go on from."""
+"""States kept per unit: if the newest is damaged, deleting it leaves one to resume from."""
 
 
 class CheckpointError(Told, RuntimeError):
@@ -51,14 +51,14 @@ class CheckpointError(Told, RuntimeError):
 
 @contextmanager
 def locked(work: Path, *, shared: bool = False, wait: bool = False) -> Iterator[int]:
-    """Hold the lock of a work folder, or of a unit's; yield its descriptor.
+    """Hold the lock of a work folder or of a unit's folder; yield its descriptor.
 
-    Workers must inherit that of the work folder. ``shared`` lets others share it who ask for that
-    too, and keeps out who wants it alone. ``wait`` waits for it as long as it takes.
+    Workers must inherit the work folder's descriptor. ``shared`` admits others that also share, and
+    keeps out any that want the lock alone. ``wait`` waits for the lock as long as it takes.
 
     The kernel frees the lock when the last process that holds the descriptor is gone, killed or
     not: a worker that outlives its driver keeps a second driver out. Raises `CheckpointError` if
-    another run holds it, `results.ResultsError` if the folder cannot be written.
+    another run holds the lock, `results.ResultsError` if the folder cannot be written.
     """
     path = work / "lock"
     how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
@@ -90,7 +90,7 @@ def in_use(work: Path) -> bool:
 
 
 def is_locked(work: Path) -> bool:
-    """Return whether a driver is at work in the folder, or in a unit's a process on the unit."""
+    """Return whether a folder is locked: by a driver, or a unit's by the process that runs it."""
     try:
         with open(work / "lock") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -147,7 +147,7 @@ class UnitFolder:
 
     @contextmanager
     def begun(self) -> Iterator[None]:
-        """Show from outside that the unit is running, however that ends; forget why it failed.
+        """Mark the unit as running until this ends, in whatever way; forget why it last failed.
 
         Raises `CheckpointError` if another process runs it.
         """
@@ -160,7 +160,7 @@ class UnitFolder:
         return is_locked(self.path)
 
     def fail(self, reason: str) -> None:
-        """Leave the reason why the unit failed."""
+        """Record why the unit failed."""
         files.write_atomically(self._failed, f"{reason}\n".encode())
 
     def failure(self) -> str | None:
@@ -171,7 +171,7 @@ class UnitFolder:
             return None
 
     def chunks_done(self) -> int:
-        """Return how many chunks the newest state has behind it; 0 without one."""
+        """Return how many chunks the newest state has completed; 0 without a state."""
         return max(self._states(), default=0)
 
     def seconds(self) -> float:
@@ -229,7 +229,7 @@ class UnitFolder:
         return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
     def _records(self) -> list[Path]:
-        """Return the record files that the newest state has behind it."""
+        """Return the record files up to the newest state."""
         done = self.chunks_done()
         paths = sorted(self.path.glob("records_*.npz"))
         return [path for path in paths if _number(path) <= done]

@@ -1,10 +1,10 @@
-"""A child process that is asked and answers in JSON, one document a line, over two pipes.
+"""A child process that takes requests and answers in JSON, one document per line, over two pipes.
 
-The one way in which this project talks to processes of its own, such as workers that run units and
-a process that is timed. The parent calls `start` with the name of a function; the child calls it as
-``function(job, receive, answer)``, where ``receive()`` waits for the next document and
-``answer(document)`` sends one. When its standard input ends, so does the child, at once: the parent
-may have been killed, and nobody would read its work.
+This is the only way in which this project talks to its own processes, such as workers that run
+units or a process that is timed. The parent calls `start` with the name of a function; the child
+calls it as ``function(job, receive, answer)``, where ``receive()`` waits for the next document and
+``answer(document)`` sends one. The child ends as soon as its standard input does: the parent may
+have been killed, and nobody would read the child's work.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ def start(
 
     Args:
         function: what it calls, such as ``plasticity.runs.worker:work``.
-        job: the first argument of it, as JSON can have it.
+        job: the function's first argument, any JSON value.
         core: the core to which it is pinned, before any library counts the cores; None for all.
         log: the file for what it prints; by default it prints where the parent does.
-        inherit: descriptors that it holds as well, such as that of a lock.
-        environment: variables beside those of the parent.
-        path: folders in which it looks for modules before those of the parent.
+        inherit: descriptors that it also holds, such as a lock's.
+        environment: variables in addition to the parent's.
+        path: folders in which it looks for modules before the parent's.
     """
     folders = os.pathsep.join([*map(str, path), *(p for p in sys.path if p)])
     own = {"PYTHONPATH": folders, "JAX_PLATFORMS": "cpu", **(environment or {})}
@@ -80,7 +80,7 @@ def main() -> None:
     # Libraries print to standard output as they like; the answers get a descriptor of their own.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    # A terminal sends Ctrl-C to children too: it is the parent's to stop them.
+    # A terminal sends Ctrl-C to children too: stopping them is up to the parent.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     begun = json.loads(sys.stdin.readline())
     if begun["core"] is not None:

@@ -1,10 +1,10 @@
 """What a run would cost, from the speed of the machine at hand.
 
-A few chunks of one arm are timed, warm, and all the others scaled by their floating-point
-operations. That is an estimate for this machine and for others like it: it says hours or months,
-not minutes. An experiment may have a function ``sample(config)``, which returns settings of the
-same agent with chunks that are soon over; of the others the quick study is timed, whose small
-networks reach fewer operations a second than large ones would.
+A few warm chunks of one arm are timed, and all the others scaled by their floating-point
+operations. The estimate is for this machine and others like it: it tells hours from months, not
+minutes. An experiment may have a function ``sample(config)``, which returns settings of the same
+agent with short chunks. Without it the quick study is timed; its small networks reach fewer
+operations per second than large ones would.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from plasticity.runs.results import Run
 from plasticity.runs.units import compiled, load
 
 SECONDS = 20.0
-"""For about how long chunks are timed."""
+"""About how long chunks are timed."""
 
 DEVICES = (1, 8, 64)
-"""How many devices a run is spread over, in what is printed."""
+"""Numbers of devices for which times are printed."""
 
 
 class Rate(NamedTuple):
-    """How fast this machine is: of a CPU one core, else the device with all seeds at once."""
+    """How fast this machine is: one core of a CPU, else the device with all seeds at once."""
 
-    operations: float  # floating-point operations a second, as the experiment counts them
+    operations: float  # floating-point operations per second, as the experiment counts them
     seconds: float  # that were timed
     chunks: int  # that were timed
     arm: str
@@ -43,20 +43,20 @@ class Rate(NamedTuple):
 
 
 class Share(NamedTuple):
-    """What of a run one figure needs."""
+    """The part of a run that one figure needs."""
 
     units: int  # runs of an arm on a seed
     seconds: float  # of all devices together
     wall: Mapping[int, float]  # devices → seconds until the last unit is done
     checkpoint_bytes: float  # while all units are unfinished, uncompressed
-    result_bytes: float  # of what all units measure, uncompressed
+    result_bytes: float  # of all units' measurements, uncompressed
 
 
 def measure(experiment: Experiment, config: Any, seconds: float = SECONDS) -> Rate:
     """Time warm chunks of the first arm of ``config``, for at least one chunk.
 
-    On a CPU the time is that of the core, so that a busy machine does not look slow. Errors are
-    those of the experiment's ``load`` and ``start``.
+    On a CPU this is processor time, so that a busy machine does not look slow. Errors are those of
+    the experiment's ``load`` and ``start``.
     """
     if experiment.sample is not None:
         timed, study = experiment.sample(config), "sample"
@@ -72,7 +72,7 @@ def measure(experiment: Experiment, config: Any, seconds: float = SECONDS) -> Ra
     state = start(arm_config, world, jnp.stack(keys) if seeds > 1 else keys[0])
     clock = time.process_time if on_cpu else time.perf_counter
     total = experiment.chunks(arm_config)
-    state, record = advance(arm_config, world, state)  # compiles; the first chunk is often another
+    state, record = advance(arm_config, world, state)  # compiles; the first chunk often differs
     jax.device_get(record)
     began, done = clock(), 0
     while done == 0 or (clock() - began < seconds and done < total - 1):
@@ -87,8 +87,8 @@ def measure(experiment: Experiment, config: Any, seconds: float = SECONDS) -> Ra
 def measure_on_a_core(experiment: Experiment, config: Any, seconds: float = SECONDS) -> Rate:
     """Do what `measure` does in a process pinned to one core, as the driver's workers are.
 
-    Threads of one process that share two cores take longer for the same, all together. Raises
-    RuntimeError if the process fails, which says why on standard error.
+    Threads of one process that share two cores take more time in total for the same work. Raises
+    RuntimeError if the process fails; the process says why on standard error.
     """
     load(experiment, config)  # a data error shows here, without a traceback
     job = {
@@ -135,8 +135,8 @@ def _arms(experiment: Experiment, config: Any) -> list[Any]:
 def estimate(experiment: Experiment, config: Any, rate: Rate) -> dict[str, Share]:
     """Return what each figure of a run of ``config`` costs at ``rate``, by the figure's name.
 
-    An experiment's ``figures(config)`` says which arms on how many seeds each needs; without it
-    all is one. Figures that share arms share their cost.
+    An experiment's ``figures(config)`` says which arms each figure needs, and on how many seeds;
+    without it the whole run counts as one figure. Figures that share arms share their cost.
     """
     everything = {"all": (list(experiment.arms(config)), config.seeds)}
     figures = experiment.figures(config) if experiment.figures else everything
@@ -183,7 +183,7 @@ def _bytes(experiment: Experiment, config: Any, arm_config: Any) -> tuple[float,
 
 
 def makespan(durations: Sequence[float], devices: int) -> float:
-    """Return when the last is done if each device takes the longest that is left, one by one.
+    """Return when the last is done if each free device takes the longest one that is left.
 
     Raises ValueError without devices.
     """
@@ -221,7 +221,7 @@ def describe(name: str, study: str, config: Any, rate: Rate, shares: Mapping[str
 
 
 def table(shares: Mapping[str, Share], kind: str) -> pd.DataFrame:
-    """Return the estimate in words, a row per figure; ``kind`` of hours: of a core, of a device."""
+    """Return the estimate in words, one row per figure; ``kind`` says whose hours it counts."""
     rows = [
         {
             "figure": figure,

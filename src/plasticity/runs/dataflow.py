@@ -1,13 +1,13 @@
-"""What jitted functions compute, as hashes that know nothing of names, places and orders.
+"""What jitted functions compute, as hashes that ignore names, places and orders.
 
-Every value of a traced program gets the hash of the operation that makes it, of its settings and of
-the hashes of its operands, down to the inputs. So code may move, be split into functions, rename
-what it likes, carry its state in another order or beside parts that no result needs, and results
-keep their hashes. With one operation less, another constant or two operands swapped they do not.
+Each value in a traced program gets a hash of the operation that makes it, the operation's settings
+and its operands' hashes, down to the inputs. So code may move, be split into functions, rename what
+it likes, or carry its state in another order or with unused parts, and results keep their hashes.
+With one operation less, another constant or two operands swapped they do not.
 
-The values that a loop carries depend on themselves. Their hashes are refined, as the states of
-automata are when these are compared: first each is the hash of its initial value, then, `ROUNDS`
-times over, that of the initial value and of what the loop's body makes of it.
+The values that a loop carries depend on themselves. Their hashes are refined, like states when
+automata are compared. Each starts as the hash of its initial value; then, `ROUNDS` times, it
+becomes the hash of the initial value and of what the loop's body makes of it.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from jax.extend import core
 from plasticity import jaxprs
 
 ROUNDS = 2
-"""Refinements of what a loop carries.
+"""Refinements of the values that a loop carries.
 
-The first tells apart what is updated by different rules, such as Adam's two moments, which begin as
-equal zeros; the second what is updated from the wrong one of these.
+The first tells apart values that are updated by different rules, such as Adam's two moments, which
+both begin as zeros. The second tells apart values that are updated from the wrong one of these.
 """
 
 Program = Any
@@ -36,7 +36,7 @@ Program = Any
 
 
 class Quantity(NamedTuple):
-    """What a program makes, unmade."""
+    """A value that a program would compute, without computing it."""
 
     hash: str  # of its dataflow
     shape: tuple[int, ...]
@@ -59,8 +59,8 @@ def recorded(
         world: what training reads; shapes and types will do.
         of_callback: returns the hash of a function that a program calls on the host.
 
-    Raises ValueError if two arrays of ``world`` that a quantity reads have one shape and type: they
-    would pass for each other.
+    Raises ValueError if two arrays of ``world`` that a quantity reads have the same shape and type:
+    their hashes would be equal.
     """
     flow = _Dataflow(of_callback)
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -101,12 +101,12 @@ class _Sum(NamedTuple):
 
 
 class _Dataflow:
-    """Hashes values; keeps what it wrote of each operation's settings, which loops visit often."""
+    """Hashes values; caches the text of each operation's settings, which loops revisit."""
 
     def __init__(self, of_callback: Callable[[Any], str]) -> None:
         self.of_callback = of_callback
-        self.settings: dict[int, tuple[Any, str]] = {}  # the operation is kept, or its id is reused
-        self.sums: dict[str, _Sum] = {}  # by the hash of what they make
+        self.settings: dict[int, tuple[Any, str]] = {}  # holds the operation: its id stays unique
+        self.sums: dict[str, _Sum] = {}  # by the hash of the result
 
     def outputs(self, program: Program, inputs: Sequence[str]) -> list[str]:
         """Return the hashes of a program's outputs, from those of its inputs."""
@@ -145,13 +145,13 @@ class _Dataflow:
         return [_hash(whole, k) for k in range(len(eqn.outvars))]
 
     def sum(self, found: _Sum) -> str:
-        """Return the hash of an integer plus a constant, and remember what it is the sum of."""
+        """Return the hash of an integer plus a constant, and remember the two terms."""
         made = _hash(_hash("add", found.settings, [found.base, _literal(found.constant)]), 0)
         self.sums[made] = found
         return made
 
     def branches(self, branches: Sequence[Program], operands: list[str]) -> list[str]:
-        """What is the same in every branch of a conditional does not depend on the condition."""
+        """Hash a conditional: outputs equal in every branch do not depend on the condition."""
         each = [self.outputs(branch, operands[1:]) for branch in branches]
         return [
             ways[0] if len(set(ways)) == 1 else _hash("cond", operands[0], ways)
@@ -159,7 +159,7 @@ class _Dataflow:
         ]
 
     def scan(self, params: Mapping[str, Any], operands: list[str]) -> list[str]:
-        """A loop of known length. Integers that only count are what they count up to."""
+        """Hash a loop of known length. Integers that only count become what they count up to."""
         consts, carried = params["num_consts"], params["num_carry"]
         fixed, starts = operands[:consts], operands[consts : consts + carried]
         slices = [_hash("slice", operand) for operand in operands[consts + carried :]]
@@ -177,7 +177,7 @@ class _Dataflow:
         return ends + [_hash("stacked", how, y) for y in made[carried:]]
 
     def loop(self, params: Mapping[str, Any], operands: list[str]) -> list[str]:
-        """A loop that goes on as long as a condition holds."""
+        """Hash a loop that goes on as long as a condition holds."""
         tests, fixed = params["cond_nconsts"], params["body_nconsts"]
         starts = operands[tests + fixed :]
         labels = self.refined(params["body_jaxpr"], operands[tests : tests + fixed], starts, [])

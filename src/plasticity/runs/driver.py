@@ -1,9 +1,9 @@
 """Runs any experiment: in chunks, under a progress bar, checkpointed, resumable to the same bits.
 
-On a CPU every unit (one arm on one seed) runs in a worker process pinned to one core: measured,
-that beats both threads inside one process and batching seeds with `jax.vmap`, and it makes the
-bits independent of how many cores there are. On an accelerator the driver's own process runs the
-arms one after the other with all seeds batched.
+On a CPU every unit (one arm on one seed) runs in a worker process pinned to one core. By
+measurement that beats both threads inside one process and batching seeds with `jax.vmap`, and it
+makes the bits independent of the number of cores. On an accelerator the driver's own process runs
+the arms one after another with all seeds batched.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ def run(
         experiment: see `plasticity.runs.experiment.Experiment`.
         config: an instance of its ``Config``.
         study: the study that ``config`` started from; names the run's folder.
-        reuse: return the recorded run if there is one of this very configuration and code.
+        reuse: return the recorded run if there is one with exactly this configuration and code.
         fresh: discard an unfinished run of this folder instead of resuming it.
         workers: processes on a CPU, one pinned to each core; by default one for every core.
-            0 runs in this process, unpinned: its bits are those of this many cores.
+            0 runs in this process, unpinned: the bits then depend on the number of cores.
         checkpoint_seconds: between two checkpoints of a unit; by default the experiment's own.
 
     Raises:
         checkpoints.CheckpointError: the folder is in use, damaged, or holds another unfinished run.
         results.ResultsError: something cannot be written. Free space and call again: it resumes.
-        UnitsFailed: some units failed, with the reason of each, which is told at once too. Call
-            again to retry just them.
+        UnitsFailed: some units failed, with the reason for each, which is also printed at once.
+            Call again to retry just those.
     """
     label = results.label(experiment.studies, study, config)
     if reuse and not fresh and (found := recorded(experiment, label, config)):
@@ -70,23 +70,23 @@ def run(
         fresh=fresh, workers=workers, checkpoint_seconds=checkpoint_seconds,
     ) as (records, provenance):  # fmt: skip
         table, arrays = experiment.summarize(config, records)
-        if study != "quick":  # which is never committed: nobody will ask whether it is fresh
+        if study != "quick":  # a quick run is never committed: nobody will ask whether it is fresh
             provenance["programs"] = freshness.programs(experiment, config)
         return results.write(experiment.name, label, table, arrays, {"study": study, **provenance})
 
 
 def recorded(experiment: Experiment, label: str, config: Any) -> Run | None:
-    """Return the recorded run if it is of this configuration and fresh against this code."""
+    """Return the recorded run if it has this configuration and is fresh against this code."""
     try:
         found = results.load(experiment.name, label)
         same = configuration.from_dict(type(config), found.config) == config
-    except (FileNotFoundError, configuration.ConfigError):  # none, or one of fields since removed
+    except (FileNotFoundError, configuration.ConfigError):  # no run, or one with removed fields
         return None
     return found if same and freshness.is_fresh(found.provenance, experiment) else None
 
 
 class Measured(NamedTuple):
-    """What all units of a run measured, and where that comes from."""
+    """What all units of a run measured, and its provenance."""
 
     records: results.Records
     provenance: dict[str, Any]
@@ -102,9 +102,9 @@ def measured(
     workers: int | None = None,
     checkpoint_seconds: float | None = None,
 ) -> Iterator[Measured]:
-    """Run every unit of ``config`` in the folder ``work``, or resume it, and hand over the whole.
+    """Run or resume every unit of ``config`` in the folder ``work``, and yield all results.
 
-    The folder stays locked as long as the caller has it, and is emptied when the caller is done; if
+    The folder stays locked while the caller uses them, and is emptied when the caller is done; if
     the caller raises, it keeps everything for the next attempt. Arguments and errors are those of
     `run`.
     """
@@ -183,9 +183,9 @@ def _is_batched(work: Path) -> bool:
 
 
 def _discard(work: Path) -> None:
-    """Empty the work folder but for its lock, which is held.
+    """Empty the work folder, except for its lock, which is held.
 
-    The header goes last: without one, units that a kill had left would pass for those of any run.
+    The header goes last: without it, units left by a kill could be taken for those of any run.
     """
     for path in sorted(work.iterdir(), key=lambda path: path.name == "header.json"):
         if path.is_dir():

@@ -1,4 +1,4 @@
-"""An experiment as an object: its settings, its pure functions, and who judges what comes out."""
+"""An experiment as an object: its settings, its pure functions, and the judges of its results."""
 
 from __future__ import annotations
 
@@ -25,46 +25,46 @@ Arms = Mapping[str, Mapping[str, Any]]
 class Experiment:
     """What it takes to run an experiment, to judge a run of it, and to say what it costs.
 
-    ``State`` and records are pytrees of arrays. Equal arms and equal seeds give equal bits, and
-    arms share the random numbers of a seed. A process that runs a part of it imports ``module`` and
-    takes its ``EXPERIMENT``::
+    States and records are pytrees of arrays. Equal arms and equal seeds give equal bits, and arms
+    share the random numbers of a seed. A process that runs part of an experiment imports ``module``
+    and takes its ``EXPERIMENT``::
 
         EXPERIMENT = Experiment(__name__, Config, STUDIES, arms=arms, load=load, ...)
 
-    Two are the same only if they are one object, so that what is compiled for one is not another's.
+    Two are equal only if they are the same object, so that compiled functions are never mixed up.
     """
 
-    module: str  # that has it as ``EXPERIMENT``; the last part is the experiment's name
+    module: str  # the module with this as ``EXPERIMENT``; its last part is the experiment's name
     Config: type[Any]  # a frozen dataclass with at least ``seeds`` and ``first_seed``
     studies: Mapping[str, Any]  # name → a Config
     # Pure functions of a Config.
     arms: Callable[[Any], Arms]
     load: Callable[[Any], tuple[Any, dict[str, object]]]  # the world for all arms, its source
-    shapes: Callable[[Any], Any]  # of an arm: what `load` gives it as shapes and types, unloaded
+    shapes: Callable[[Any], Any]  # of an arm: shapes and types of what `load` gives it
     start: Callable[[Any, Any, jax.Array], Any]  # (config, world, key) → state; jitted
     # (config, world, state) → state, what was measured in a chunk; jitted
     advance: Callable[[Any, Any, Any], tuple[Any, dict[str, jax.Array]]]
     chunks: Callable[[Any], int]  # of an arm
     flops: Callable[[Any], float]  # about how many operations one seed of an arm takes
-    # (config, records) → the tidy table and the named arrays of the whole run. Of the first seed
-    # alone it returns that seed's rows, and every array whole or the first along the leading axis:
-    # what `plasticity.runs.reproduction` compares.
+    # (config, records) → the tidy table and the named arrays of the whole run. Given only the first
+    # seed it must return that seed's rows, and each array either unchanged or cut to its first
+    # entry along the leading axis: `plasticity.runs.reproduction` compares these.
     summarize: Callable[[Any, Records], tuple[pd.DataFrame, dict[str, np.ndarray]]]
     claims: Mapping[str, Callable[[Run], Any]] = field(default_factory=dict)  # with their judges
     checkpoint_seconds: float = CHECKPOINT_SECONDS  # more where a state is large
-    # For `plasticity.runs.cost`: settings of the same agents with chunks that are soon over, and
-    # the arms and the number of seeds that each figure of the paper needs.
+    # For `plasticity.runs.cost`: settings of the same agents with short chunks, and the arms and
+    # number of seeds that each figure of the paper needs.
     sample: Callable[[Any], Any] | None = None
     figures: Callable[[Any], dict[str, tuple[list[str], int]]] | None = None
 
     @property
     def name(self) -> str:
-        """The experiment's name: that of its chapter, its tests and its recorded runs."""
+        """The experiment's name, shared by its chapter, its tests and its recorded runs."""
         return self.module.rpartition(".")[2]
 
     @property
     def question(self) -> str:
-        """The first line of what the module says of itself."""
+        """The first line of the module's docstring."""
         text = importlib.import_module(self.module).__doc__ or ""
         return text.strip().partition("\n")[0]
 

@@ -14,7 +14,7 @@ from plasticity.errors import Told
 
 
 class ResultsError(Told, RuntimeError):
-    """A run folder that cannot be written or believed; the message names the file and a way out."""
+    """A run folder that cannot be written or trusted; the message names the file and a remedy."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -44,7 +44,7 @@ def cannot_write(path: Path, error: OSError) -> ResultsError:
 
 
 def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Return the arrays as a compressed npz whose bytes depend on nothing but the arrays."""
+    """Return the arrays as a compressed npz; its bytes depend on nothing but the arrays."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in arrays.items():

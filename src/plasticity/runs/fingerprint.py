@@ -1,9 +1,9 @@
 """A hash of exactly the code that produced a run, blind to where that code lies.
 
 Hashing whole files would make every run stale whenever a module gains a function, and hashing paths
-whenever one moves. Instead the definitions that an experiment's running parts reach are collected,
-through every form of import, and written as syntax trees in which a reference to one of our own
-definitions is its number in the order of the first visit, and a local variable is its number too.
+whenever one moves. Instead, collect the definitions that an experiment's running parts reach,
+through every form of import, and write them as syntax trees. There a reference to one of our own
+definitions is its number in the order of the first visit; a local variable is a number too.
 Comments, docstrings, annotations, layout, the names of modules, functions and local variables do
 not count; a changed constant three calls down does.
 """
@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOTS = ("Config", "arms", "start", "advance", "chunks", "summarize")
-"""What of an experiment decides its numbers. Claims and figures read results and do not count; what
-``load`` returns is hashed itself (`plasticity.runs.driver` stores it as ``world``), not its
-code."""
+"""The parts of an experiment that determine its numbers. Claims and figures read results and do not
+count. Of ``load`` the returned data are hashed (`plasticity.runs.driver` stores them as
+``world``), not the code."""
 
 REPORTING = {"plasticity.configuration", "plasticity.runs.results", "plasticity.chapters.claims"}
-"""Modules that check, store and judge numbers but cannot change them: not followed."""
+"""Modules that check, store and judge numbers but cannot change them; they are not followed."""
 
 
 class Definition(NamedTuple):
@@ -36,7 +36,7 @@ class Definition(NamedTuple):
 
 
 class _Imported(NamedTuple):
-    """What a name stands for that an import statement binds."""
+    """What an imported name stands for."""
 
     module: str
     member: str | None  # None: the module itself
@@ -52,7 +52,7 @@ def code_digest(experiment: Any) -> str:
 
 
 def _defined(value: Any) -> tuple[list[Definition], str]:
-    """Return the definitions that a function, class or partial application consists of, and how."""
+    """Return the definitions in a function, class or partial, and text on how they combine."""
     if isinstance(value, partial):
         given = [*value.args, *(value.keywords[name] for name in sorted(value.keywords))]
         parts = [_defined(part) for part in (value.func, *given)]
@@ -121,7 +121,7 @@ def _definitions(module: str) -> dict[str, ast.stmt]:
 
 
 def _bound(statement: ast.stmt) -> Iterator[str]:
-    """Yield the names that a statement at the top level binds, but for those of imports."""
+    """Yield the names that a top-level statement binds, except by imports."""
     if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         yield statement.name
         return
@@ -139,13 +139,13 @@ def _bound(statement: ast.stmt) -> Iterator[str]:
 
 @cache
 def _imports(module: str) -> dict[str, _Imported]:
-    """Return what the imports of a module bind, wherever at its top level they stand."""
+    """Return what a module's imports bind, wherever they stand at its top level."""
     tree, _ = _source(module)
     return _bindings(module, tree)
 
 
 def _bindings(module: str, tree: ast.AST) -> dict[str, _Imported]:
-    """Return what the imports in ``tree``, of ``module``, bind; not those in functions inside."""
+    """Return what the imports in ``tree``, part of ``module``, bind, except in inner functions."""
     bound: dict[str, _Imported] = {}
     for node in _own_nodes(tree):
         if isinstance(node, ast.Import):
@@ -175,7 +175,7 @@ def _absolute(module: str, node: ast.ImportFrom) -> str:
 
 
 def _member(module: str, name: str) -> _Imported:
-    """Return ``module.name``: a module of that name, or what the module itself has under it."""
+    """Return ``module.name``: the submodule of that name, or the module's own member."""
     inner = f"{module}.{name}"
     return _Imported(inner, None) if _is_module(inner) else _Imported(module, name)
 
@@ -193,7 +193,7 @@ def _package(module: str) -> str:
 
 
 def _own_nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """Yield the nodes below ``tree`` that share its scope: none inside of functions or classes."""
+    """Yield the nodes below ``tree`` that share its scope: none inside functions or classes."""
     for node in ast.iter_child_nodes(tree):
         yield node
         if not isinstance(node, _SCOPES):
@@ -205,29 +205,29 @@ _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _SCOPES = (*_FUNCTIONS, ast.ClassDef, *_COMPREHENSIONS)
 
 _IGNORED = ("type_params", "kind", "type_comment", "ctx", "annotation", "returns", "simple")
-"""Fields of syntax trees that decide nothing or that only some versions of Python have."""
+"""Fields of syntax trees that change nothing or that only some versions of Python have."""
 
 
 class _Scope(NamedTuple):
-    """What names mean inside of a function, by the functions around it."""
+    """What names mean inside a function, given the functions around it."""
 
     imports: Mapping[str, _Imported]  # of the module, and of the functions
     variables: frozenset[str] = frozenset()  # arguments and local variables: no definitions
-    renamed: frozenset[str] = frozenset()  # those of them that are written as numbers
+    renamed: frozenset[str] = frozenset()  # the variables that are written as numbers
 
 
 class _Writer:
-    """Writes one definition as text, and asks for the number of each that it names."""
+    """Writes one definition as text, and asks for the number of each definition that it names."""
 
     def __init__(
         self, module: str, packages: set[str], reference: Callable[[Definition], str]
     ) -> None:
-        """Take the definition's module, the packages to follow, and who numbers definitions."""
+        """Take the definition's module, the packages to follow, and what numbers definitions."""
         self.module, self.packages, self.reference = module, packages, reference
         self.locals: dict[str, str] = {}  # local variable → its number, by first appearance
 
     def definition(self, node: ast.stmt) -> str:
-        """Write a definition without its own name, unless it is a class: flax's paths have that."""
+        """Write a definition without its name, except for a class: flax's paths contain that."""
         scope = _Scope(_imports(self.module))
         if isinstance(node, _FUNCTIONS):
             return self.function(node, scope, named=False)
@@ -274,7 +274,7 @@ class _Writer:
         return f"{type(node).__name__}({','.join(parts)})"
 
     def function(self, node: Any, scope: _Scope, named: bool = True) -> str:
-        """Write a function or lambda; decorators and defaults are of the scope around it."""
+        """Write a function or lambda; decorators and defaults belong to the scope around it."""
         inside = self.inside(node, scope)
         arguments = node.args
         outside = [getattr(node, "decorator_list", []), arguments.defaults, arguments.kw_defaults]
@@ -290,7 +290,7 @@ class _Writer:
         )
 
     def inside(self, node: Any, scope: _Scope) -> _Scope:
-        """Return the scope inside of a function or comprehension."""
+        """Return the scope inside a function or comprehension."""
         arguments = {a.arg for a in ast.walk(node.args) if isinstance(a, ast.arg)} if isinstance(
             node, _FUNCTIONS
         ) else set()  # fmt: skip
@@ -313,7 +313,7 @@ class _Writer:
         return self.locals.setdefault(name, f"local{len(self.locals)}")
 
     def named(self, node: ast.expr, scope: _Scope) -> str | None:
-        """Write what a name or a chain of attributes stands for, if a module has it."""
+        """Write what a name or a chain of attributes stands for, if a module defines that."""
         target = self.target(node, scope)
         if isinstance(target, Definition):
             if target.module in REPORTING:
@@ -325,11 +325,11 @@ class _Writer:
         return None
 
     def target(self, node: ast.expr, scope: _Scope) -> Definition | _Imported | None:
-        """Return the definition of ours, or the imported thing, that an expression names."""
+        """Return our own definition, or the imported thing, that an expression names."""
         if isinstance(node, ast.Name):
             if node.id in scope.variables:
                 return None
-            if node.id in scope.imports:  # also where a fallback is defined beside it
+            if node.id in scope.imports:  # even where a fallback is defined too
                 return self.resolved(scope.imports[node.id])
             known = _definitions(self.module)
             return Definition(self.module, node.id) if node.id in known else None
@@ -342,7 +342,7 @@ class _Writer:
         return None
 
     def resolved(self, found: _Imported) -> Definition | _Imported:
-        """Follow re-exports to where a thing is defined; what is not ours is returned as it is."""
+        """Follow re-exports to the definition; what is not ours is returned as it is."""
         while found.member is not None and _package(found.module) in self.packages:
             if not _is_module(found.module):
                 return found

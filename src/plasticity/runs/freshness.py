@@ -1,12 +1,12 @@
-"""Whether a recorded run is what today's code gives, and how that is proved.
+"""Whether today's code would give a recorded run again, and how that is proved.
 
-In this order, from cheap to dear:
+In this order, from cheap to expensive:
 
-1. Today's code has the digest of the code that ran (`plasticity.runs.fingerprint`). It is checked
+1. Today's code has the digest of the code that ran (`plasticity.runs.fingerprint`). This is checked
    whenever a run is shown; moving and renaming change nothing.
-2. Its programs are the same: every number that an arm records is made by the same operations
-   (`plasticity.runs.dataflow`), and ``summarize`` makes the same table of it. `prove` compares, in
-   some seconds per arm and without data, and notes the proof in ``run.json``.
+2. Its programs are the same: every number that an arm records comes from the same operations
+   (`plasticity.runs.dataflow`), and ``summarize`` makes the same table from them. `prove` compares,
+   in some seconds per arm and without data, and notes the proof in ``run.json``.
 3. It gives the same bits: `plasticity.runs.reproduction`, which takes as long as the run's first
    seed.
 """
@@ -30,22 +30,22 @@ from plasticity.runs.experiment import Experiment
 from plasticity.runs.results import Run
 
 SEEDS = 2
-"""Of the made-up records on which ``summarize`` is compared."""
+"""Seeds in the made-up records on which ``summarize`` is compared."""
 
 
 class NotProved(files.ResultsError):
-    """Programs that are not those of a recorded run; the message says of which arms."""
+    """Programs that differ from a recorded run's; the message names the arms."""
 
 
 def is_fresh(provenance: Mapping[str, Any], experiment: Experiment) -> bool:
-    """Return whether today's code ran what ``provenance`` is of, or was proved equal to it."""
+    """Return whether today's code made the run of ``provenance``, or was proved equal to it."""
     return proof(provenance, fingerprint.code_digest(experiment)) is not None
 
 
 def proof(provenance: Mapping[str, Any], code: str) -> str | None:
-    """Return what shows that ``code``, a digest, gives this run: None if nothing does.
+    """Return what shows that ``code``, a digest, gives this run; None if nothing does.
 
-    "digest" if it ran it, "programs" if its programs are the same, "reproduction" if its bits are.
+    "digest" if that code made it, "programs" or "reproduction" if programs or bits are the same.
     """
     if provenance["code"] == code:
         return "digest"
@@ -56,8 +56,8 @@ def proof(provenance: Mapping[str, Any], code: str) -> str | None:
 def prove(experiment: Experiment, label: str) -> Run:
     """Compare the programs of every arm with those of a recorded run; note it if all are equal.
 
-    Returns the run with the new entry of ``proofs`` in its provenance. Raises FileNotFoundError if
-    there is no such run, `NotProved` if it has no programs stored or others, naming the arms.
+    Returns the run with a new entry in its provenance's ``proofs``. Raises FileNotFoundError if
+    there is no such run, `NotProved`, naming the arms, if stored programs are missing or differ.
     """
     name = experiment.name
     run = results.load(name, label)
@@ -96,9 +96,9 @@ def _reproduce(run: Run) -> str:
 
 
 def programs(experiment: Experiment, config: Any) -> dict[str, Any]:
-    """Return the hash of each arm's programs, that of the table, and what traced them.
+    """Return the hash of each arm's programs, the table's hash, and what traced them.
 
-    What is hashed is one seed at a time on this kind of device, under a progress bar.
+    The programs are for one seed at a time on this kind of device. Shows a progress bar.
     """
     digests: dict[str, str] = {}
     records: dict[str, Shapes] = {}
@@ -139,13 +139,13 @@ def _sha256(*parts: object) -> str:
 
 
 LIBRARIES = {"jax", "jaxlib", "numpy", "flax", "optax"}
-"""What their functions do is said by their versions."""
+"""Libraries whose functions are identified by the library's version."""
 
 
 def _of_callback(function: Any) -> str:
     """Return the hash of what a program calls on the host: its code, and what it is bound to.
 
-    A function is the definition that it stands in, with all that this reaches.
+    A function's code is the top-level definition that contains it, with all that this reaches.
     """
     function = inspect.unwrap(getattr(function, "callback_func", function))  # jax wraps it
     name = getattr(function, "__qualname__", type(function).__name__)
@@ -173,7 +173,7 @@ def _table_digest(experiment: Experiment, config: Any, shapes: Mapping[str, Shap
 
 
 def _made_up(arm: str, seed: int, shapes: Shapes) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield for each name an array of random numbers that depend on arm, seed and name alone."""
+    """Yield for each name an array of random numbers that depend only on arm, seed and name."""
     for name, (shape, kind) in shapes.items():
         drawn = np.random.default_rng(zlib.crc32(f"{arm} {seed} {name}".encode()))
         yield name, (drawn.uniform(1, 100, shape)).astype(kind)

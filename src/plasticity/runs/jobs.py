@@ -1,9 +1,9 @@
-"""One unit of a run as a job of its own: what a scheduler starts, on as many nodes as it has.
+"""One unit of a run as a separate job, for a scheduler to start on as many nodes as it has.
 
-The jobs of a run share its work folder, each on an arm and a seed of its own; a unit's bits are
-those that it has under `plasticity.runs.driver.run` on a CPU. When all are done,
-`plasticity.runs.driver.run` of the same settings finds them, and only collects and records.
-``papermill_runs/Snakefile`` is the workflow of these two steps.
+The jobs of a run share its work folder, each with its own arm and seed; a unit has the same bits as
+under `plasticity.runs.driver.run` on a CPU. When all are done, `plasticity.runs.driver.run` with
+the same settings finds them, and only collects and records. ``papermill_runs/Snakefile`` is the
+workflow of these two steps.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from plasticity.runs.experiment import Experiment
 
 
 def unfinished(experiment: Experiment, config: Any, study: str) -> tuple[Path, list[pool.Unit]]:
-    """Return the folder of a run and its units that are not done; none if it is recorded."""
+    """Return the folder of a run and its unfinished units; no units if it is recorded."""
     label = results.label(experiment.studies, study, config)
     folder = results.folder(experiment.name, label)
     if driver.recorded(experiment, label, config):
@@ -40,16 +40,15 @@ def run_unit(
     *,
     checkpoint_seconds: float | None = None,
 ) -> None:
-    """Run or resume one unit of a run, beside jobs that are at work on others.
+    """Run or resume one unit of a run, while jobs may be at work on others.
 
     Nothing happens if the unit is done or the run recorded. If another process is at work on this
-    unit, such as a job whose controller was killed, it is waited for.
+    unit, such as a job whose controller was killed, wait for that process.
 
     Raises:
         configuration.ConfigError: the run has no such unit.
-        checkpoints.CheckpointError: the folder is damaged, `plasticity.runs.driver.run` has it
-        alone, or
-            it holds a run of another configuration, code, environment or kind of node.
+        checkpoints.CheckpointError: the folder is damaged, `plasticity.runs.driver.run` holds it
+            alone, or it has a run with another configuration, code, environment or kind of node.
         results.ResultsError: something cannot be written.
         driver.UnitsFailed: the unit failed. Call again to retry it from its last checkpoint.
     """
@@ -89,10 +88,10 @@ def run_unit(
 
 @contextmanager
 def _own_core() -> Iterator[int | None]:
-    """Hold a core that no other job on this machine holds, or any if none is left.
+    """Hold a core that no other job on this machine holds, or any core if none is left.
 
-    A scheduler may give each job cores of its own or show all of them to every job. The hold is a
-    name in Linux's abstract socket namespace: the kernel drops it when the process is gone.
+    A scheduler may give each job its own cores or show all of them to every job. The hold is a name
+    in Linux's abstract socket namespace: the kernel drops it when the process is gone.
     """
     cores = pool.usable_cores()
     with socket.socket(socket.AF_UNIX) as holder:

@@ -1,4 +1,4 @@
-"""Executes a chapter by papermill and keeps the executed notebook beside the run that it shows."""
+"""Executes a chapter with papermill and keeps the executed notebook next to the run it shows."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class NotebookFailed(Told, RuntimeError):
 def execute(experiment: Experiment, study: str, seed: int = 0) -> Path:
     """Execute the chapter of an experiment at a study; return where the executed notebook is.
 
-    Raises `configuration.ConfigError` for an unknown study, `NotebookFailed`, naming the notebook
-    as far as it got, if a cell fails or papermill is not installed.
+    Raises `configuration.ConfigError` for an unknown study, and `NotebookFailed`, naming the partly
+    executed notebook, if a cell fails or papermill is not installed.
     """
     config = configuration.resolve(experiment.studies, study, first_seed=seed)
     if importlib.util.find_spec("papermill") is None:
@@ -59,8 +59,8 @@ def execute(experiment: Experiment, study: str, seed: int = 0) -> Path:
 def ran_to_its_end(notebook: Mapping[str, Any]) -> bool:
     """Return whether papermill's own record says that every cell ran and none failed.
 
-    It calls cells "completed" that a killed kernel never reached; only ``exception``, which is null
-    until a cell starts, tells them apart.
+    Papermill calls cells "completed" that a killed kernel never reached; only ``exception``, which
+    is null until a cell starts, tells these apart.
     """
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     return all(cell["metadata"]["papermill"]["exception"] is False for cell in cells)

@@ -39,7 +39,7 @@ def now() -> str:
 
 
 def _git(*arguments: str) -> str | None:
-    """Return what git says of the checkout that this file lies in, or None outside of one."""
+    """Return what git says about the checkout that contains this file, or None outside one."""
     here = Path(__file__).resolve().parents[3]
     if not (here / ".git").exists():  # installed: some other project's checkout may lie above
         return None

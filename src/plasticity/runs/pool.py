@@ -1,7 +1,7 @@
 """Worker processes that share the units of a run, one pinned to each core.
 
 Each is a `plasticity.runs.worker` at the other end of a pipe, and gets its next unit when it is
-done with the last. One that dies takes its unit with it and no other.
+done with the last. A worker that dies fails only its current unit.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 from plasticity.runs import child
 
 WORK = "plasticity.runs.worker:work"
-"""What a worker calls."""
+"""The function that a worker calls."""
 
 
 class Unit(NamedTuple):
-    """What is checkpointed and resumed on its own: an arm on one seed, or on all at once."""
+    """What is checkpointed and resumed separately: an arm on one seed, or on all at once."""
 
     arm: str
     seeds: tuple[int, ...]
@@ -39,10 +39,10 @@ def run(
     """Run the units, one worker on each core.
 
     Args:
-        job: what `plasticity.runs.worker` reads first, but for its core.
+        job: what `plasticity.runs.worker` reads first, without its core.
         parts: the units, in the order in which they should be begun.
-        lock: descriptor of the work folder's lock, which the workers hold as well.
-        cores: one worker for each; None is one that is not pinned.
+        lock: descriptor of the work folder's lock, which the workers hold too.
+        cores: one worker for each; a None is a worker that is not pinned.
         logs: the folder for what the workers print, a file for each core.
         advanced: called with the number of chunks whenever some are done.
         failed: called with each unit that failed and the reason.
@@ -65,7 +65,7 @@ def run(
         stopping.set()
         for process in processes:
             process.kill()
-        for thread in threads:  # each sees its worker's end, and closes the pipes
+        for thread in threads:  # each notices when its worker ends, and closes the pipes
             thread.join()
     while unit := waiting.take(None):  # only if every worker died
         failed(unit, "no worker left to run it")
@@ -81,8 +81,8 @@ class Waiting:
     def take(self, arm: str | None) -> Unit | None:
         """Return the next unit for a worker that has compiled ``arm``; None if none is left.
 
-        One of the same arm if there is any, else one of an arm that nobody has begun, else the
-        first that is left.
+        Prefer a unit of the same arm, then one of an arm that no worker has begun, then the first
+        that is left.
         """
         with self.lock:
             if not self.units:
@@ -109,9 +109,9 @@ def _serve(
     failed: Callable[[Unit, str], None],
     stopping: threading.Event,
 ) -> None:
-    """Hand units to one worker until none is left; tell of each chunk, and why a unit failed.
+    """Give units to one worker until none is left; report each chunk, and why a unit failed.
 
-    A worker that this process killed because it is ``stopping`` has failed at nothing.
+    A worker that this process killed because it is ``stopping`` does not count as failed.
     """
     with process:
         arm = None

@@ -1,7 +1,7 @@
 """How far unfinished runs are, read from their work folders: what `plasticity status` prints.
 
-Nothing here talks to the process that runs: a unit's folder tells what it has done, whether it is
-at work and why it failed, after a kill too.
+Nothing here talks to the running process: a unit's folder tells, even after a kill, what is done,
+whether the unit is running and why it failed.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Arm(NamedTuple):
 def unfinished(name: str | None = None, label: str | None = None) -> list[Path]:
     """Return the work folders of unfinished runs and reproductions.
 
-    ``name`` keeps those of one experiment, ``label`` those of one folder, or of a study with the
-    runs whose settings differ from it.
+    ``name`` selects one experiment; ``label`` selects one folder, or a study together with the runs
+    whose settings differ from it.
     """
     found = [header.parent for header in results.root().glob("*/*/*/header.json")]
     return sorted(
@@ -54,12 +54,12 @@ def unfinished(name: str | None = None, label: str | None = None) -> list[Path]:
 
 
 def has_label(found: str, label: str | None) -> bool:
-    """Return whether a run's label is the one asked for, or of the study asked for."""
+    """Return whether a run's label is the one asked for, or belongs to the study asked for."""
     return label is None or found == label or found.startswith(f"{label}-")
 
 
 def arms(experiment: Experiment, work: Path) -> list[Arm]:
-    """Return how far each arm of an unfinished run is, in the order in which they are begun.
+    """Return how far each arm of an unfinished run is, in the order in which arms are begun.
 
     Raises `checkpoints.CheckpointError` if the folder is damaged.
     """
@@ -107,7 +107,7 @@ def _arm(work: Path, units: Sequence[pool.Unit], chunks: int) -> Arm:
 
 
 def line(experiment: Experiment, work: Path, found: Sequence[Arm]) -> str:
-    """Write how far an unfinished run is and how long it will take from here."""
+    """Write how far an unfinished run is and how much longer it will take."""
     config, _ = _settings(experiment, work)
     cost = {
         arm.name: arm.seeds * _flops(experiment, experiment.arm(config, arm.name)) for arm in found
@@ -137,9 +137,9 @@ HEADINGS = ("seeds", "chunks", "time", "state")
 def table(found: Sequence[Arm], width: int, height: int | None = None) -> str:
     """Write one row per arm, at most ``width`` wide: seeds and chunks done of all, time, state.
 
-    Below an arm that failed stands why, cut to the width. Names are never cut: where they leave no
-    room for the numbers, these stand below. With more than ``height`` lines only running and failed
-    arms are shown, as many as fit, and the others counted.
+    The reason stands below an arm that failed, cut to the width. Names are never cut: where they
+    leave no room for the numbers, those stand below. With more than ``height`` lines only running
+    and failed arms are shown, as many as fit; the others are counted.
     """
     rows = {arm.name: _cells(arm) for arm in found}
     sizes = [max(map(len, column)) for column in zip(HEADINGS, *rows.values(), strict=True)]
@@ -193,7 +193,7 @@ def duration(seconds: float) -> str:
 def watch(picture: Callable[[int, int | None], str], going_on: Callable[[], bool]) -> None:
     """Print ``picture`` (of width and height) every few seconds until nothing is going on.
 
-    On a terminal each covers the last, and fits; elsewhere one is printed when it is another.
+    On a terminal each fits and replaces the last; elsewhere one is printed only if it changed.
     """
     last = ""
     while going_on():

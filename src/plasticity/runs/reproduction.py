@@ -1,10 +1,10 @@
 """Proves with one seed that today's code gives what a recorded run holds, to the bit.
 
-A run keeps the hash of the code that made it, and any change of that code makes it stale, also one
-that leaves every number as it was. To record again would cost hours. Instead the first seed of
-every arm runs again under the run's own configuration, and every number of that seed, in the table
-and in the arrays, has to be the recorded one. The other seeds run the same program on other random
-numbers.
+A run keeps the hash of the code that made it, and any change of that code makes the run stale, even
+one that leaves every number as it was. To record it again would cost hours. Instead the first seed
+of every arm runs again under the run's own configuration. Every number of that seed, in the table
+and in the arrays, has to equal the recorded one. The other seeds run the same program on other
+random numbers.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from plasticity.runs.results import Run
 
 
 class NotReproduced(files.ResultsError):
-    """A recorded run that today's code does not give; the message says where they part."""
+    """A recorded run that today's code does not reproduce; the message says where they differ."""
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What was compared, and found equal to the bit."""
+    """What was compared and is equal to the bit."""
 
-    run: Run  # its provenance now says so
+    run: Run  # with the proof in its provenance
     seeds: tuple[int, ...]
     rows: int  # of the table
     arrays: int
@@ -66,10 +66,10 @@ def reproduce(
 ) -> Reproduction:
     """Run the first seed of every arm of a recorded run again and compare every number of it.
 
-    It resumes after a kill, from its folder ``reproducing/`` in the run's. If all is equal, an
+    It resumes after a kill, from the folder ``reproducing/`` inside the run's. If all is equal, an
     entry (code, commit, packages, device, seeds, numbers, date) goes to the list ``proofs`` in
-    ``run.json``, and with this code the run is fresh. A run whose seeds were batched is compared
-    with all of its seeds: the bits of a batch are those of the whole batch.
+    ``run.json``, and the run is fresh for this code. If a run's seeds were batched, all are run and
+    compared: the bits depend on the whole batch.
 
     Args:
         experiment: see `plasticity.runs.experiment.Experiment`.
@@ -80,7 +80,7 @@ def reproduce(
 
     Raises:
         FileNotFoundError: there is no such run.
-        configuration.ConfigError: its configuration has fields that are no more.
+        configuration.ConfigError: its configuration has fields that no longer exist.
         NotReproduced: the data or some numbers differ. Nothing is written.
         checkpoints.CheckpointError, results.ResultsError, driver.UnitsFailed: as for a run.
     """
@@ -100,7 +100,7 @@ def reproduce(
         fresh=fresh, workers=workers, checkpoint_seconds=checkpoint_seconds,
     ) as (records, provenance):  # fmt: skip
         table, arrays = experiment.summarize(config, records)
-        # Both tables from their text, each number read as exactly what its digits say.
+        # Read both tables from their text, each number as exactly what its digits say.
         was = _read((results.folder(run.experiment, label) / "results.csv").read_bytes())
         was = was[was.seed.isin(provenance["seeds"])]
         now = _read(table.to_csv(index=False).encode())
@@ -111,7 +111,7 @@ def reproduce(
             entry = {"by": "reproduction", **{name: provenance[name] for name in names}}
             entry |= {"numbers": numbers, "date": origin.now()}
             run = results.add_proof(run, entry)
-    if found:  # outside, so that the folder is emptied: changed code could not resume it
+    if found:  # outside the block, so that the folder is emptied: changed code could not resume it
         raise NotReproduced(
             f"{_name(run)}: {sum(d.numbers for d in found):,} numbers are not those recorded, "
             f"of {numbers:,} compared. The first: {found[0].first}. Largest relative difference: "
@@ -128,10 +128,10 @@ def differences(
     arrays: Mapping[str, np.ndarray],
     seeds: int,
 ) -> Iterator[Difference]:
-    """Yield where the first ``seeds`` seeds now give other numbers than were recorded.
+    """Yield where the first ``seeds`` seeds now give numbers other than those recorded.
 
-    ``was`` and ``now`` are these seeds' rows; an array of all seeds is compared as it is, or its
-    first entries along the leading axis. Nothing may be missing, and nothing new.
+    ``was`` and ``now`` are these seeds' rows. An array whose shape is unchanged is compared whole,
+    else its first entries along the leading axis. Nothing may be missing, and nothing new.
     """
     if found := _in_table(was, now):
         yield found
@@ -141,7 +141,7 @@ def differences(
 
 
 def _in_table(was: pd.DataFrame, now: pd.DataFrame) -> Difference | None:
-    """Compare rows by all columns but ``value``; the first difference is that of the first step."""
+    """Match rows by all columns but ``value``; the first difference is at the earliest step."""
     if list(was.columns) != list(now.columns):
         columns = f"{', '.join(was.columns)} → {', '.join(now.columns)}"
         return Difference(len(was), f"the table's columns, {columns}", np.inf)
@@ -193,17 +193,17 @@ def _unequal(was: np.ndarray, now: np.ndarray) -> np.ndarray:
 
 
 def _relative(was: np.ndarray, now: np.ndarray) -> np.ndarray:
-    """Return |now - was| / max(|was|, |now|); infinity where one of the two is no finite number."""
+    """Return |now - was| / max(|was|, |now|); infinity where either is not a finite number."""
     was, now = was.astype(float), now.astype(float)
     with np.errstate(invalid="ignore"):
         relative = np.abs(now - was) / np.maximum(np.abs(was), np.abs(now))
-    relative[was == now] = 0.0  # zeros of other signs
+    relative[was == now] = 0.0  # zeros that differ in sign
     return np.where(np.isnan(relative), np.inf, relative)
 
 
 def _read(content: bytes) -> pd.DataFrame:
     frame = pd.read_csv(io.BytesIO(content), dtype={"value": str})
-    return frame.assign(value=[float(text) for text in frame.value])  # rounded correctly, always
+    return frame.assign(value=[float(text) for text in frame.value])  # always rounded correctly
 
 
 def _arrays(run: Run) -> dict[str, np.ndarray]:
@@ -219,7 +219,7 @@ def _name(run: Run) -> str:
 
 
 def _elsewhere(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return how what computes now differs from what computed then, if it does."""
+    """Return how today's machine and packages differ from the recorded ones, if they do."""
     then, today = (
         {**p["packages"], **p["device"], **p.get("execution", {}), "python": p["python"]}
         for p in (was, now)

@@ -1,9 +1,9 @@
-"""Recorded runs: where they lie, what stands in them, and whether they can be believed.
+"""Recorded runs: where they are stored, what they contain, and whether they can be trusted.
 
 A recorded run is a folder ``papermill_runs/<experiment>/<label>/`` with a tidy table
-(``results.csv``), named arrays (``arrays.npz``), for some a bank of parameters (``bank/``), and its
-provenance (``run.json``), which holds the hashes of the others. ``label`` is the study, or the
-study with a suffix if settings were overridden, so that a trial never overwrites a recorded run.
+(``results.csv``), named arrays (``arrays.npz``), in some a bank of parameters (``bank/``), and the
+provenance (``run.json``), which holds the hashes of the others. ``label`` is the study, with a
+suffix if settings were overridden, so that a trial never overwrites a recorded run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from plasticity.runs.files import ResultsError, npz_bytes, write_atomically
 FIDELITY = ("paper", "gpu", "night", "laptop", "quick")
 """The studies of an experiment's whole question, from the most to the least faithful to the paper.
 
-Others, such as a search for a setting, ask a question of their own.
+Others, such as a search for a setting, ask a different question.
 """
 
 Records = Mapping[tuple[str, int], Mapping[str, np.ndarray]]
@@ -55,7 +55,7 @@ class Run:
     def select(self, **columns: object) -> pd.DataFrame:
         """Return the rows in which every named column has the given value, ordered by step.
 
-        Raises KeyError, naming what there is, if none has: an empty selection is always a typo.
+        Raises KeyError, naming the values there are, if none has: an empty selection is a typo.
         """
         chosen = self.table
         for name, value in columns.items():
@@ -73,7 +73,7 @@ class Run:
     def bank(self, arm: str) -> dict[str, np.ndarray]:
         """Return what the run kept of ``arm``: each parameter at every probe, (probes, ...).
 
-        Raises KeyError, naming what there is, if nothing was kept of it.
+        Raises KeyError, naming the arms that were kept, if this one was not.
         """
         if arm not in self.banks():
             known = ", ".join(self.banks()) or "none"
@@ -97,8 +97,8 @@ class Run:
 def root() -> Path:
     """Return the folder of recorded runs: ``$PLASTICITY_RUNS``, or the nearest ``papermill_runs``.
 
-    Looked for in the working directory and above it; if there is none it will be created in the
-    working directory.
+    Searched for in the working directory and its parents; if there is none, it will be created in
+    the working directory.
     """
     if chosen := os.environ.get("PLASTICITY_RUNS"):
         return Path(chosen)
@@ -120,7 +120,7 @@ def label(studies: Mapping[str, Any], study: str, config: Any) -> str:
 
 
 def folder(experiment: str, run_label: str) -> Path:
-    """Return where the run lies, whether or not it exists."""
+    """Return the run's folder, whether or not it exists."""
     return root() / experiment / run_label
 
 
@@ -133,8 +133,8 @@ def write(
 ) -> Run:
     """Record a finished run, each file atomically and ``run.json`` last.
 
-    Arrays named ``bank/<arm>/<name>`` go into a file for each arm, which `Run.bank` reads.
-    Until ``run.json`` is in place a reader sees the run that was there before, or none.
+    Arrays named ``bank/<arm>/<name>`` go into one file per arm, which `Run.bank` reads. Until
+    ``run.json`` is in place a reader sees the previous run, or none.
     """
     target = folder(experiment, run_label)
     banks: dict[str, dict[str, np.ndarray]] = {}
@@ -155,7 +155,7 @@ def write(
 def add_proof(run: Run, entry: Mapping[str, Any]) -> Run:
     """Append ``entry`` to the list ``proofs`` of a run's provenance, atomically.
 
-    Raises `ResultsError` if the folder holds another run by now: the entry would not be about it.
+    Raises `ResultsError` if the folder holds another run by now: the proof is not about that one.
     """
     found = load(run.experiment, run.label)
     path = folder(run.experiment, run.label) / "run.json"
@@ -207,13 +207,13 @@ def recorded(experiment: str) -> list[Run]:
 
 
 def _rank(run: Run) -> tuple[bool, int]:
-    """Return what orders runs: whole ones first, the most faithful at the top."""
+    """Return the sort key of runs: those of the whole question first, the most faithful on top."""
     whole = run.label in FIDELITY
     return not whole, FIDELITY.index(run.label) if whole else 0
 
 
 def best(experiment: str) -> Run:
-    """Return the recorded run nearest to the paper, those of other studies and settings aside.
+    """Return the recorded run nearest to the paper, ignoring other studies and settings.
 
     Raises FileNotFoundError, naming the command, if nothing is recorded.
     """

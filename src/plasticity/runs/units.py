@@ -1,4 +1,4 @@
-"""The units of a run, each an arm on a seed: which there are, and how one is advanced."""
+"""The units of a run, each an arm on a seed: how to list them, and how to advance one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def require_none(failed: Mapping[Unit, str], count: int) -> None:
 
 
 def is_done(experiment: Experiment, config: Any, unit: Unit, work: Path) -> bool:
-    """Return whether the last state of a unit is there."""
+    """Return whether a unit's last state has been reached."""
     done = checkpoints.UnitFolder(work, *unit).chunks_done()
     return done >= experiment.chunks(experiment.arm(config, unit.arm))
 
@@ -65,7 +65,7 @@ def _lanes(unit: Unit, records: Mapping[str, np.ndarray]) -> dict[int, dict[str,
 def advance_unit(
     experiment: Experiment, config: Any, unit: Unit, work: Path, checkpoint_seconds: float
 ) -> Iterator[int]:
-    """Run or resume one unit; yield the chunks done so far, first those found, then one by one."""
+    """Run or resume one unit; yield how many chunks are done, at the start and after each."""
     folder = checkpoints.UnitFolder(work, *unit)
     done = folder.chunks_done()
     yield done
@@ -91,7 +91,7 @@ def _advance(
     if done:
         state = folder.restore(state)
     pending: list[dict[str, Any]] = []
-    # Time on the core, not on the clock: what else the machine does should not count as cost.
+    # Processor time, not wall time: whatever else the machine does should not count as cost.
     since, spent = time.monotonic(), time.process_time()
     while done < total:
         state, record = advance(changed, world, state)
@@ -105,7 +105,7 @@ def _advance(
 
 @lru_cache(maxsize=4)
 def load(experiment: Experiment, config: Any) -> tuple[Any, dict[str, object]]:
-    """Return what the experiment's own ``load`` does, once per process and configuration."""
+    """Return what the experiment's ``load`` does; cached per process and configuration."""
     return experiment.load(config)
 
 
@@ -128,9 +128,9 @@ def compiled(
 
 @lru_cache(maxsize=1)
 def _forget_other_arms(config: Any) -> None:
-    """Free what is compiled, unless it is for the arm of the last call.
+    """Free compiled programs, unless they are for the arm of the last call.
 
-    The machine code of some dozens of arms takes more memory mappings than Linux allows a process.
+    The machine code of some dozen arms takes more memory mappings than Linux allows a process.
     """
     jax.clear_caches()  # type: ignore[no-untyped-call]
 
@@ -166,7 +166,7 @@ def run_here(
                 for done in advance_unit(experiment, config, unit, work, checkpoint_seconds):
                     bar.update(done - last)
                     last = done
-            except files.ResultsError:  # the next unit would find the disk as full
+            except files.ResultsError:  # the disk would be just as full for the next unit
                 raise
             except Exception as error:
                 _note(failed, work, unit, f"{type(error).__name__}: {error}")
@@ -174,10 +174,10 @@ def run_here(
 
 
 def _note(failed: dict[Unit, str], work: Path, unit: Unit, reason: str) -> None:
-    """Note why a unit failed: here, on the screen, and in its folder for whoever looks later."""
+    """Note why a unit failed: in ``failed``, on the screen, and in its folder for later."""
     failed[unit] = reason
     tqdm.write(f"failed: {unit.arm} {unit.seeds}: {reason}", file=sys.stderr)
-    with suppress(files.ResultsError):  # a full disk may be what it failed of
+    with suppress(files.ResultsError):  # a full disk may be the reason
         checkpoints.UnitFolder(work, *unit).fail(reason)
 
 
@@ -191,9 +191,9 @@ def run_in_workers(
     logs: Path,
     checkpoint_seconds: float,
 ) -> dict[Unit, str]:
-    """Run the units in worker processes, one on each core; return the reasons of failures.
+    """Run the units in worker processes, one on each core; return the reasons for failures.
 
-    What the workers print goes to the folder ``logs``, a file for each core.
+    What the workers print goes to the folder ``logs``, one file per core.
     """
     job = {
         "experiment": experiment.module,

@@ -1,7 +1,7 @@
-"""What a worker does: it runs the units that `plasticity.runs.pool` hands it, one by one.
+"""What a worker does: it runs the units that `plasticity.runs.pool` gives it, one by one.
 
-It answers ``{"done": chunks}`` as it goes, and ``{"failed": reason}`` at the end of a unit, the
-reason being null if it did not.
+It answers ``{"done": chunks}`` as it goes, and ``{"failed": reason}`` at the end of a unit; the
+reason is null if the unit succeeded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from plasticity.runs import experiment, pool, units
 def work(
     job: Mapping[str, Any], receive: Callable[[], Any], answer: Callable[[Any], object]
 ) -> None:
-    """Run units as they come, for ever: `plasticity.runs.child` ends with its parent."""
+    """Run units as they come, forever: `plasticity.runs.child` ends with its parent."""
     chosen = experiment.find(job["experiment"])
     config = configuration.from_dict(chosen.Config, job["config"])
     while True:

@@ -7,24 +7,24 @@
     seen = games.step([0, 3])
 
 The emulators are `ale_py.AtariVectorEnv`, C++ threads that do not hold the interpreter: while they
-step, a network can learn. One instance per environment, because an environment must be seeded on
-its own to be checkpointed, and as fast. Nothing here stacks frames:
+step, a network can learn. There is one instance per environment, because an environment must be
+seeded separately to be checkpointed; that is as fast. Nothing here stacks frames:
 `plasticity.agents.frame_replay` does.
 
 **Checkpoints.** The vector environment can neither save nor restore an emulator, but is
-deterministic: a state is a seed and the actions since. Seeding reloads the game, a tenth of a
-second, and replaying takes half a millisecond a call, so an environment is seeded anew at the first
-end of an episode after `SEEDED` calls. That costs less than 3 % of the stepping; a state is at most
-37 kB an environment, and restored in twenty seconds at worst. `ale_py.ALEInterface` could save the
-emulator itself. It holds the interpreter while it emulates, so that environments would step one
-after the other. Under XLA, by its ``xla()``, the vector environment was no faster than from the
-host, and starts episodes on random numbers that cannot be saved.
+deterministic: a state is a seed and the actions since. Seeding reloads the game, which takes a
+tenth of a second; replaying takes half a millisecond per call. So an environment is reseeded at the
+first end of an episode after `SEEDED` calls. That costs less than 3 % of the stepping; a state is
+at most 37 kB per environment, and restored in twenty seconds at worst. `ale_py.ALEInterface` could
+save the emulator itself, but holds the interpreter while it emulates: environments would step one
+after another. Under XLA (its ``xla()``) the vector environment was no faster than from the host,
+and starts episodes with random numbers that cannot be saved.
 
 **Pixels.** Luminance by ALE's palette, the maximum of the last two frames, then OpenCV's
 interpolation by area, inside ALE: the same pixels as gymnasium's ``AtariPreprocessing``. The tests
 compare them. dqn_zoo instead takes the maximum of the colours and resizes with Pillow's bilinear
-filter: on the average of 200 random steps 0.1 (Pong) to 2.4 (Freeway) of 255 grey levels a pixel
-from these. It also pads the stack of a new episode behind and not before the first frame.
+filter. Over 200 random steps its pixels differ by 0.1 (Pong) to 2.4 (Freeway) of 255 grey levels on
+average. It also pads the stack of a new episode after the first frame, not before.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ import pandas as pd
 
 
 def scores() -> pd.DataFrame:
-    """Return what a random and a human player score in each of the 57 games, with no-op starts.
+    """Return the scores of a random and a human player in each of the 57 games, with no-op starts.
 
     Columns: game, random, human (mean return of an episode, neither discounted nor clipped),
     ale_id (Gymnasium's name of the game). From ``dqn_zoo/atari_data.py`` (google-deepmind/dqn_zoo,
@@ -61,15 +61,15 @@ def _read(name: str) -> pd.DataFrame:
 
 
 GAMES: tuple[str, ...] = tuple(scores().game)
-"""The benchmark's games, by the names that dqn_zoo and ALE's ROMs share."""
+"""The benchmark's games, under the names that dqn_zoo and ALE's ROMs share."""
 
 SEEDED = 10_000
-"""Calls after which an environment is seeded anew, as soon as its episode is over."""
+"""Calls after which an environment is reseeded, as soon as its episode ends."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What lies between the emulator and the agent.
+    """Settings of what lies between the emulator and the agent.
 
     The paper follows "the standard training protocol" of dqn_zoo (A.3; Quan & Ostrovski 2020), so
     these are the settings of its ``double_q/run_atari.py`` and ``processors.atari``.
@@ -80,14 +80,14 @@ class Preprocessing:
     (4, 84, 4)
     """
 
-    no_ops: int = 30  # frames: an episode starts after 1 to this many without action; 0 for none
+    no_ops: int = 30  # frames: an episode starts with 1 to this many without action; 0 for none
     frame_skip: int = (
         4  # frames an action lasts; the last two, pixel by pixel the maximum, are seen
     )
     size: int = 84  # pixels: height and width of a frame
     stack: int = 4  # frames in an observation: for `plasticity.agents.frame_replay.create`
     reward_bound: float = 1.0  # rewards are clipped to ± this, after adding those of skipped frames
-    life_loss_zeroes_discount: bool = True  # as dqn_zoo does; the episode goes on all the same
+    life_loss_zeroes_discount: bool = True  # as in dqn_zoo; the episode still goes on
     sticky: float = (
         0.0  # probability that a frame repeats the last action; 0.25: Machado et al. 2018
     )
@@ -117,11 +117,11 @@ class Step(NamedTuple):
 
 
 class State(NamedTuple):
-    """From what `Environments.restore` makes the same emulators again; all shapes are fixed."""
+    """What `Environments.restore` needs to recreate the emulators; all shapes are fixed."""
 
     seed: npt.NDArray[np.int64]  # (n,)
     seeded: npt.NDArray[np.int32]  # (n,) how often the environment was seeded
-    calls: npt.NDArray[np.int32]  # (n,) since the last time
+    calls: npt.NDArray[np.int32]  # (n,) since it was last seeded
     actions: npt.NDArray[np.uint8]  # (n, most possible) in those calls
 
 
@@ -165,9 +165,9 @@ class Environments:
         self._begun = False
 
     def reset(self, seeds: Sequence[int]) -> Step:
-        """Begin anew with a seed a copy: everything that follows depends on seeds and actions.
+        """Restart with one seed per copy: all that follows depends only on seeds and actions.
 
-        Raises ValueError unless there is a seed for each copy, and none is negative.
+        Raises ValueError unless there is a seed for each copy and none is negative.
         """
         if len(seeds) != len(self._copies) or min(seeds) < 0:
             raise ValueError(f"seeds = {seeds}: need {len(self._copies)}, none negative")
@@ -203,7 +203,7 @@ class Environments:
         return _together([copy.receive() for copy in self._copies])
 
     def state(self) -> State:
-        """Return what it takes to go on from here, in another process too."""
+        """Return what it takes to continue from here, also in another process."""
         if not self._begun:
             raise RuntimeError("call reset, or restore, before there is a state")
         copies, n = self._copies, len(self._copies)
@@ -218,14 +218,14 @@ class Environments:
         )
 
     def is_at(self, state: State) -> bool:
-        """Return whether these very emulators have come to ``state``: nothing to restore."""
+        """Return whether these emulators are already in ``state``: nothing to restore."""
         pairs: list[Any] = list(zip(self.state(), state, strict=True)) if self._begun else []
         return self._begun and all(np.array_equal(now, then) for now, then in pairs)
 
     def restore(self, state: State) -> Step:
-        """Go back to ``state`` by replaying; return what `step` or `reset` last returned then.
+        """Go back to ``state`` by replaying; return what the last `step` or `reset` returned then.
 
-        Raises ValueError for the state of environments of another number or preprocessing.
+        Raises ValueError for a state of environments with another number or preprocessing.
         """
         n = len(self._copies)
         if state.actions.shape != (n, most_calls(self.preprocessing)):
@@ -249,7 +249,7 @@ class Environments:
 
 
 def most_calls(preprocessing: Preprocessing) -> int:
-    """Return how many calls an environment can take without being seeded anew.
+    """Return how many calls an environment can take without being reseeded.
 
     >>> from plasticity.worlds import atari
     >>> atari.most_calls(atari.Preprocessing())
@@ -264,7 +264,7 @@ def _together(each: Sequence[Step]) -> Step:
 
 
 class _Copy:
-    """One emulator with what it takes to bring it back."""
+    """One emulator with what it takes to restore it."""
 
     def __init__(self, game: str, preprocessing: Preprocessing) -> None:
         """Load the game."""
@@ -286,7 +286,7 @@ class _Copy:
             img_width=preprocessing.size,
             stack_num=1,
             frameskip=preprocessing.frame_skip,
-            # ALE draws from 0 to one less than this; see `_first` about 0.
+            # ALE draws from 0 to one less than this; `_first` deals with a draw of 0.
             noop_max=preprocessing.no_ops + 1 if preprocessing.no_ops else 0,
             reward_clipping=False,
             use_fire_reset=False,
@@ -309,7 +309,7 @@ class _Copy:
             self._emulator.send(np.array([action]))
 
     def receive(self) -> Step:
-        """Wait for what came of the action."""
+        """Wait for the outcome of the action."""
         if self._seeding:
             return self.begin(self.seed, self.seeded)
         frame, score, terminated, truncated, info = self._emulator.recv()

@@ -1,4 +1,4 @@
-"""The emulators of `plasticity.worlds.atari` from inside of a jitted function.
+"""The emulators of `plasticity.worlds.atari`, used inside a jitted function.
 
 ::
 
@@ -8,14 +8,14 @@
     ...                                    # what is computed here runs while the emulators do
     ticket, seen = games.receive(ticket)
 
-The emulators live on the host and are called back. A ``ticket`` orders the calls: each takes that
-of the one before, so that XLA can neither swap two of them nor leave one out. Batching by
+The emulators live on the host and are called back. A ``ticket`` orders the calls: each takes the
+ticket of the one before, so that XLA can neither swap two calls nor drop one. Batching by
 `jax.vmap` makes a single call for all lanes, with copies of the game for each.
 
-What an emulator is can be said by arrays: `Emulators.state` returns them, `Emulators.resume` takes
-them. Between two jitted calls these arrays are all there is to know, so that a function that begins
-with the one and ends with the other is a function of its arguments, although the emulators are
-none. `resume` costs nothing if the live emulators are already where the arrays say.
+Arrays describe an emulator's state completely: `Emulators.state` returns them, `Emulators.resume`
+takes them. So a jitted function that starts with ``resume`` and ends with ``state`` is a function
+of its arguments, although the emulators are not. `resume` costs nothing if the live emulators are
+already in that state.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class Emulators:
-    """``n`` copies of a game; where calls are batched, as many for each lane.
+    """``n`` copies of a game; where calls are batched, ``n`` for each lane.
 
-    ``purpose`` keeps apart emulators that are alike and used at the same time, such as those of
-    training and of evaluation.
+    ``purpose`` keeps apart equal emulators that are used at the same time, such as those for
+    training and for evaluation.
 
     >>> import jax, jax.numpy as jnp
     >>> from plasticity.worlds import atari, atari_callback
@@ -87,7 +87,7 @@ class Emulators:
         return self._live(1).actions
 
     def reset(self, seeds: Int[Array, " n"]) -> tuple[Ticket, Step]:
-        """Begin anew with a seed a copy."""
+        """Restart with one seed per copy."""
 
         def reset(seeds: np.ndarray) -> Any:
             games = self._live(len(seeds))
@@ -97,7 +97,7 @@ class Emulators:
         return found
 
     def resume(self, state: State) -> Ticket:
-        """Make the emulators those of ``state``."""
+        """Bring the emulators to ``state``."""
 
         def resume(*leaves: np.ndarray) -> Any:
             lanes = len(leaves[0])
@@ -123,10 +123,10 @@ class Emulators:
         return found
 
     def receive(self, ticket: Ticket, after: Array | None = None) -> tuple[Ticket, Step]:
-        """Wait for what came of the actions, once ``after`` is computed, any array.
+        """Wait for the outcome of the actions, once ``after``, any array, is computed.
 
-        So XLA knows what comes first. A barrier it would drop before it decides what to copy, and
-        then copy what the one reads and the other's result overwrites, such as a replay buffer.
+        This tells XLA the order. It would drop an optimization barrier before deciding what to
+        copy, and then copy arrays that one side reads and the other overwrites: a replay buffer.
         """
 
         def receive(ticket: np.ndarray, *after: np.ndarray) -> Any:
@@ -146,7 +146,7 @@ class Emulators:
         return found
 
     def state(self, ticket: Ticket) -> State:
-        """Return what it takes to `resume` from here, in another process too."""
+        """Return what it takes to `resume` from here, also in another process."""
 
         def state(ticket: np.ndarray) -> Any:
             found = self._live(len(ticket)).state()
@@ -184,7 +184,7 @@ _TICKET = _shape((), np.int32)
 def _environments(
     game: str, copies: int, preprocessing: atari.Preprocessing, purpose: str
 ) -> atari.Environments:
-    """Return the live emulators: one object, so that calls follow up on each other."""
+    """Return the live emulators: one object, so that each call continues from the last."""
     return atari.Environments(game, copies, preprocessing)
 
 
@@ -196,7 +196,7 @@ def _tickets(lanes: np.ndarray) -> np.ndarray:
 
 
 def _by_lane(seen: atari.Step, lanes: np.ndarray) -> Step:
-    """Return one row per lane of what was seen of all copies."""
+    """Return what all copies showed, with one row per lane."""
     leaves: list[Any] = [leaf.reshape(len(lanes), -1, *leaf.shape[1:]) for leaf in seen]
     return Step(*leaves)
 

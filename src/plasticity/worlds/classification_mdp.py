@@ -5,7 +5,7 @@ to s, and the right action is s itself. **An observation is an index into the im
 are gathered when a network needs them, so that a replay buffer holds integers.
 
 The three variants differ in two small tables, the reward and the transition probabilities, and in
-which images belong to which state. The tables make the problem solvable exactly, image or no image.
+which images belong to which state. The tables suffice to solve the problem exactly, images apart.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from plasticity.shapes import Array, Float, Int, Key
 from plasticity.worlds import image_sets
 
 STATES = 10
-"""States, and actions: one a class."""
+"""How many states, and actions: one per class."""
 
 Variant = Literal["true_label", "random_label", "sparse_reward"]
 """The paper's figures call the first "easy" and the second "hard"."""
@@ -49,7 +49,7 @@ class State(NamedTuple):
 def make(variant: Variant, labels: Int[Array, " images"], key: Key[Array, ""]) -> MDP:
     """Return the MDP of ``variant`` over images with these true ``labels``.
 
-    ``key`` draws the labels of the random-label variant and is not used by the others. Raises
+    ``key`` draws the labels of the random-label variant; the others do not use it. Raises
     ValueError for an unknown variant or, if the labels are concrete, for a state without images.
 
     >>> import jax, jax.numpy as jnp
@@ -129,7 +129,7 @@ def reset(key: Key[Array, ""], mdp: MDP) -> State:
 def step(
     key: Key[Array, ""], state: State, action: Int[Array, ""], mdp: MDP
 ) -> tuple[State, Float[Array, ""]]:
-    """Take ``action``; return the next state and the reward, which depends on the state left.
+    """Take ``action``; return the next state, and the reward for the action in the old state.
 
     >>> import jax, jax.numpy as jnp
     >>> from plasticity.worlds import classification_mdp
@@ -176,7 +176,7 @@ def optimal_values(reward: np.ndarray, transition: np.ndarray, discount: float) 
         system = np.eye(len(states)) - discount * transition[states, policy]
         value = np.linalg.solve(system, reward[states, policy])
         q_values: np.ndarray = reward + discount * transition @ value
-        # Each policy is better than the last one, but for rounding, which may go in circles.
+        # Each policy is better than the last, except for rounding, which may go in circles.
         if not value.sum() > best:
             return q_values
         policy, best = q_values.argmax(axis=1), value.sum()
@@ -185,8 +185,8 @@ def optimal_values(reward: np.ndarray, transition: np.ndarray, discount: float) 
 def optimal_actions(variant: Variant, discount: float) -> np.ndarray:
     """Return which actions are optimal in which state, bool (states, actions).
 
-    That is a = s in the true- and random-label problems. In the sparse-reward one the far states
-    have it otherwise: walking the ring takes longer than to err and be thrown anywhere.
+    That is a = s in the true- and random-label problems. In the sparse-reward one, states far from
+    the reward differ: walking the ring takes longer than erring and landing anywhere.
 
     >>> from plasticity.worlds import classification_mdp
     >>> optimal = classification_mdp.optimal_actions("random_label", discount=0.99)

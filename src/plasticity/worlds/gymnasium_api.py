@@ -47,15 +47,15 @@ class ClassificationEnv(gymnasium.Env[Pixels, np.int64]):
         variant: "true_label", "random_label" or "sparse_reward".
         dataset: where the images come from: see `plasticity.worlds.image_sets.load`.
         n_images: how many of them, drawn at random; None for all.
-        images: images of one's own in place of ``dataset``, with labels 0 to 9, none missing.
-        label_seed: draws the labels of the random-label variant, once; not used by the others.
+        images: your own images instead of ``dataset``, with labels 0 to 9, none missing.
+        label_seed: draws the labels of the random-label variant, once; the others ignore it.
         render_mode: None or "rgb_array".
 
-    An observation is an image, uint8 (h, w, c), an action the guess of its state, 0 to 9. ``info``
+    An observation is an image, uint8 (h, w, c); an action is a guess of its state, 0 to 9. ``info``
     holds the "index" of the image and the "state" it belongs to. No step terminates or truncates:
-    see `EPISODE`. Raises ValueError for an unknown variant, for images without a label each or with
-    a state that has no image, for both ``n_images`` and ``images``, and for images that cannot be
-    rendered if they are to be.
+    see `EPISODE`. Raises ValueError for an unknown variant, unless each image has a label and each
+    state an image, if both ``n_images`` and ``images`` are given, and for images that cannot be
+    rendered if rendering is asked for.
 
     >>> from plasticity.worlds import gymnasium_api, image_sets
     >>> images = image_sets.synthetic(20, shape=(8, 8, 1))  # or leave it out: MNIST
@@ -116,7 +116,7 @@ class ClassificationEnv(gymnasium.Env[Pixels, np.int64]):
         return self._see()
 
     def step(self, action: np.int64) -> tuple[Pixels, float, bool, bool, dict[str, Any]]:
-        """Take an action. The reward depends on the state that is left."""
+        """Take an action. The reward is for the state in which it was taken."""
         if self._state is None:
             raise gymnasium.error.ResetNeeded("call reset before the first step")
         if not self.action_space.contains(action):
@@ -128,7 +128,7 @@ class ClassificationEnv(gymnasium.Env[Pixels, np.int64]):
         return pixels, reward, False, False, info
 
     def render(self) -> Pixels | None:
-        """Return the image in colours, (h, w, 3), or None without a render mode."""
+        """Return the image in colour, (h, w, 3), or None without a render mode."""
         if self.render_mode is None:
             return None
         height, width, _ = self._pixels.shape[1:]
@@ -143,7 +143,7 @@ class ClassificationEnv(gymnasium.Env[Pixels, np.int64]):
 
 
 def register() -> None:
-    """Make the three known to `gymnasium.make`; once more does no harm.
+    """Make the three known to `gymnasium.make`; calling it again does no harm.
 
     >>> import gymnasium
     >>> from plasticity.worlds import gymnasium_api, image_sets

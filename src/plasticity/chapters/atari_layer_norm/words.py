@@ -13,7 +13,7 @@ from plasticity.statistics import Interval
 
 
 def improvement_table(improvements: pd.DataFrame) -> pd.DataFrame:
-    """Return `judge.improvements` in words, beside the paper's bars."""
+    """Return `judge.improvements` in words, with the paper's bars."""
     return pd.DataFrame(
         {
             "game": improvements.game.map(readable),
@@ -26,7 +26,7 @@ def improvement_table(improvements: pd.DataFrame) -> pd.DataFrame:
 
 
 def agent_table(agents: pd.DataFrame) -> pd.DataFrame:
-    """Return `judge.agents` in words, a row per agent."""
+    """Return `judge.agents` in words, one row per agent."""
     return pd.DataFrame(
         {
             "game": agents.game.map(readable),
@@ -45,7 +45,7 @@ def agent_table(agents: pd.DataFrame) -> pd.DataFrame:
 def games_needed(needed: Mapping[str, int], played: int) -> str:
     """Return how many games would decide Fig. 7's claim, and how many were ``played``.
 
-    ``needed`` is that of `judge.games_needed`.
+    ``needed`` comes from `judge.games_needed`.
     """
     said = [f"{games} to see that {what}" for what, games in needed.items()]
     return (
@@ -59,8 +59,8 @@ def days_on_device(
 ) -> str:
     """Return how long so many agents would play on the device of a recorded benchmark.
 
-    ``table`` and ``machine`` are those of ``benchmarks/atari_device.py``, ``frames`` those of one
-    agent. Measurements are left out.
+    ``table`` and ``machine`` come from ``benchmarks/atari_device.py``, ``frames`` counts one
+    agent's. Measurements are left out.
     """
     medians = table.groupby(["processes", "agents"]).frames_per_second.median()
     days = agents * frames / medians.max() / 86400

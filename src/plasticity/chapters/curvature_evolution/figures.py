@@ -35,7 +35,7 @@ PROCESSES: Mapping[str, tuple[str, str]] = {
 """Colour and title of the two processes of Fig. 2."""
 
 POINTS = 600
-"""At which a density is drawn."""
+"""How many points of a density are drawn."""
 
 FLOOR = 1e-8
 """The smallest density that is drawn."""
@@ -44,7 +44,7 @@ FLOOR = 1e-8
 def spectral_density(
     densities: Mapping[str, tuple[np.ndarray, curvature.Estimate]], note: str
 ) -> Figure:
-    """Draw spectral densities on one logarithmic axis, a colour each, with their standard errors.
+    """Draw spectral densities on one logarithmic axis, one colour each, with standard errors.
 
     ``densities`` maps a name to (grid, `plasticity.measure.curvature.density` on it); ``note``
     stands at the figure's foot.
@@ -65,10 +65,10 @@ def spectral_density(
 
 
 def spectra(run: Run, moments: Mapping[str, int]) -> Figure:
-    """Draw the spectrum of the agent of Fig. 2 and of its walk, each at several moments.
+    """Draw the spectra of Fig. 2's agent and of its walk, each at several moments.
 
-    ``moments`` maps a name to the number of a measurement. Curves are means over seeds, ticks below
-    them each seed's largest eigenvalue.
+    ``moments`` maps a name to the number of a measurement. Curves are means over seeds; the ticks
+    below them mark each seed's largest eigenvalue.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8, 3.4))
@@ -134,10 +134,10 @@ def sharpness(run: Run, processes: Mapping[str, str], arm: str = "agent") -> Fig
 
 
 def against_distance(run: Run, arms: Mapping[str, str]) -> Figure:
-    """Draw by how much λ₁ grew against how far the parameters have moved, a panel per arm.
+    """Draw the growth of λ₁ against how far the parameters have moved, one panel per arm.
 
-    Both are medians over seeds. Walks of all step norms fall on one curve if distance is all that
-    matters to them.
+    Both are medians over seeds. If only distance matters, walks of all step norms fall on one
+    curve.
     """
     medians = {
         (arm, process): [
@@ -170,7 +170,7 @@ def against_distance(run: Run, arms: Mapping[str, str]) -> Figure:
 
 
 def _steps(process: str) -> float:
-    """Return how long a walk's steps are, in the agent's; one of two equal ones comes later."""
+    """Return a walk's step length in units of the agent's, nudged so that equal ones sort apart."""
     return {"walk": 1.0, "walk_per_tensor": 1.5}.get(process) or float(process.partition("_x")[2])
 
 
@@ -179,7 +179,7 @@ def covariance_maps(run: Run, moments: tuple[str, str]) -> Figure:
     with mpl.rc_context(STYLE | {"axes.grid": False}):
         figure = Figure(figsize=(8, 7.4))
         grid = figure.subplots(2, 2)
-        steps = mpl.colormaps["PuOr_r"].resampled(21)  # a noise of few colours is a small file
+        steps = mpl.colormaps["PuOr_r"].resampled(21)  # noise in few colours makes a small file
         for row, (process, (_, title)) in zip(grid, PROCESSES.items(), strict=True):
             for axes, moment, cosines in zip(
                 row, moments, run.arrays[f"cosines/agent/{process}"], strict=True
@@ -196,7 +196,7 @@ def covariance_maps(run: Run, moments: tuple[str, str]) -> Figure:
 
 
 def layer_norm(run: Run, pairs: Mapping[str, tuple[str, str]]) -> Figure:
-    """Draw λ₁ over training without and with layer normalisation, a panel a problem (Fig. 14).
+    """Draw λ₁ over training without and with layer normalisation, one panel per problem (Fig. 14).
 
     ``pairs`` maps a panel's title to (arm without, arm with).
     """
@@ -218,7 +218,7 @@ def layer_norm(run: Run, pairs: Mapping[str, tuple[str, str]]) -> Figure:
 
 @dataclass(frozen=True)
 class Film:
-    """Pictures that follow each other, played in the page; in print the last of them."""
+    """A sequence of pictures, played in the page; in print only the last is shown."""
 
     name: str  # an identifier, unique on its page
     frames: tuple[bytes, ...] = field(repr=False)  # WebP
@@ -230,7 +230,7 @@ class Film:
         return self.still
 
     def _repr_html_(self) -> str:
-        """Return a player that needs no other file; without scripts the last frame is shown."""
+        """Return a self-contained player; without scripts it shows the last frame."""
         sources = [f"data:image/webp;base64,{base64.b64encode(f).decode()}" for f in self.frames]
         last = len(sources) - 1
         return PLAYER.format(
@@ -277,7 +277,7 @@ PLAYER = """<div class="film" id="{name}">
 
 
 def spectra_film(run: Run) -> Film:
-    """Return what `spectra` draws as a film over training, both processes on one axis."""
+    """Return the figure of `spectra` as a film over training, with both processes on one axis."""
     steps = run.select(arm="agent").step.unique()
     ends = _range(run, list(range(len(steps))))
     titles = [f"step {step:,}" for step in steps]

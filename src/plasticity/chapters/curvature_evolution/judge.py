@@ -1,4 +1,4 @@
-"""What is made of a run of *curvature evolution*: series, growth of the sharpness, verdicts."""
+"""Evaluates a run of *curvature evolution*: series, growth of the sharpness, verdicts."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def series(run: Run, metric: str, arm: str = "agent", process: str = "agent") ->
 
 
 def judge_curvature(run: Run) -> Verdict:
-    """Judge curvature-gd-vs-brownian: λ₁ of the agent over that of its walk.
+    """Judge curvature-gd-vs-brownian: λ₁ of the agent over its walk's.
 
-    At Fig. 2's moment, and at the end.
+    Taken at Fig. 2's moment and at the end.
     """
     agent, walk = series(run, "sharpness"), series(run, "sharpness", process="walk")
     moments = {f"after {FIG_2} target updates": FIG_2, "at the end": -1}
@@ -44,9 +44,9 @@ def judge_interference(run: Run) -> Verdict:
 
 
 def judge_layer_norm(run: Run) -> Verdict:
-    """Judge layer-norm-sharpness: growth of λ₁ with layer normalisation over that without.
+    """Judge layer-norm-sharpness: growth of λ₁ with layer normalisation over growth without it.
 
-    In both problems. A run without those arms has no verdict.
+    Taken in both problems. A run without those arms has no verdict.
     """
     conditions = []
     for variant in ("true_label", "random_label"):
@@ -70,7 +70,7 @@ def log_ratio(a: np.ndarray, b: np.ndarray | float = 1.0) -> statistics.Interval
 
 
 def layer_norm(run: Run) -> pd.DataFrame:
-    """Return what became of λ₁ in the arms of Fig. 14, a row per arm.
+    """Return how λ₁ developed in the arms of Fig. 14, one row per arm.
 
     Columns: variant, layer_norm, and as intervals over seeds ``start``, ``end`` and ``growth`` of
     λ₁ (geometric means) and ``accuracy`` at the end.
@@ -94,11 +94,11 @@ def layer_norm(run: Run) -> pd.DataFrame:
 
 
 def walks(run: Run) -> pd.DataFrame:
-    """Return what became of each process of the arms that are not Fig. 14's, a row per process.
+    """Return how each process developed, in the arms that are not Fig. 14's; one row per process.
 
     Columns: arm, process, and as intervals over seeds ``distance`` (from the start, relative to the
-    norm of the parameters there), ``growth`` (λ₁ at the end over the start), ``after`` (the same
-    after `FIG_2` target updates) and ``interference`` (share of C_k's pairs below -0.1 at the end).
+    norm of the parameters there), ``growth`` (λ₁ at the end over the start), ``after`` (the growth
+    up to `FIG_2` target updates) and ``interference`` (share of C_k's pairs below -0.1 at the end).
     The rows of an arm are ordered by distance.
     """
     rows = []

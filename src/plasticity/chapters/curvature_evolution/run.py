@@ -1,10 +1,10 @@
 """Gradient descent leads to where the loss is sharp, a random walk does not (§4.2, A.1, Fig. 2).
 
-An agent learns by Q-learning with plain SGD. Beside it goes a random walk from the same parameters
-whose every step is as long as the agent's. At each measurement a proxy loss asks how easily either
-network could move its predictions in random directions: the spectrum of its Hessian, and whether
-the gradients of its examples interfere. Convolutional agents with and without layer normalisation
-show what it does to sharpness (Fig. 14).
+An agent learns by Q-learning with plain SGD. In parallel, a random walk starts from the same
+parameters; each of its steps is as long as the agent's. At each measurement a proxy loss asks how
+easily either network could move its predictions in random directions, by the spectrum of the loss's
+Hessian and by whether its examples' gradients interfere. Convolutional agents with and without
+layer normalisation show what it does to sharpness (Fig. 14).
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Config(mdp_agent.AgentConfig):
     order: int = 64  # Lanczos steps
     vectors: int = 1  # random start vectors of a spectral density
     covariance_examples: int = 512  # k of C_k (§4.2)
-    walk_scales: tuple[float, ...] = (1.0, 10.0, 30.0, 100.0, 300.0)  # steps, in the agent's
-    # beside the agent of A.1
+    walk_scales: tuple[float, ...] = (1.0, 10.0, 30.0, 100.0, 300.0)  # step length over the agent's
+    # in addition to the agent of A.1
     adam_arm: bool = False  # also an agent trained by Adam, whose steps are longer
     layer_norm_arms: bool = False  # Fig. 14: also CNNs with and without layer normalisation:
     cnn: CNN = CNN()
@@ -121,7 +121,7 @@ def cnn_arm(variant: str, layer_norm: bool) -> str:
 
 
 class State(NamedTuple):
-    """Everything that a chunk hands to the next."""
+    """Everything that a chunk passes on to the next."""
 
     agent: dqn.State
     mdp: MDP
@@ -141,12 +141,12 @@ def shapes(config: Config) -> World:
 
 
 def chunks(config: Config) -> int:
-    """Return how many times `advance` is called: once a measurement, that of the start included."""
+    """Return how often `advance` is called: once per measurement, including the first."""
     return config.updates + 1
 
 
 def agent(config: Config, key: Array) -> dqn.Agent:
-    """Return the agent with its walks; ``key`` draws their steps and is used at the start alone."""
+    """Return the agent with its walks; ``key`` draws their steps and is only used at the start."""
     plain = mdp_agent.agent(config)
     if not config.walk_scales:
         return plain
@@ -188,7 +188,7 @@ def advance(config: Config, world: World, state: State) -> tuple[State, dict[str
         "diverged": 1.0 - dqn.is_finite(trained.params),
     }
     watched = processes(config, state.origin, trained)
-    # One graph for all of them: it takes longer to compile than to run.
+    # One graph for all processes: compiling it takes longer than running it.
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *watched.values())
     found = devices.map_lanes(
         lambda params: measure(config, images, params, state.origin, state.measure_key), stacked
@@ -205,8 +205,8 @@ def advance(config: Config, world: World, state: State) -> tuple[State, dict[str
 def processes(config: Config, origin: Any, state: dqn.State) -> dict[str, Any]:
     """Return the parameters of the agent and of each walk, by name.
 
-    ``walk`` has the agent's step norms over all parameters together, ``walk_per_tensor`` those of
-    each tensor, ``walk_x10`` ten times the first's.
+    ``walk`` takes the agent's step norms over all parameters together, ``walk_per_tensor`` its step
+    norms for each tensor, ``walk_x10`` ten times those of ``walk``.
     """
     found = {"agent": state.params}
     for scale in config.walk_scales:
@@ -260,13 +260,13 @@ def distance(params: Any, origin: Any) -> Array:
 
 
 ARRAYS = ("nodes", "weights", "cosines")
-"""What of a measurement is not a scalar: kept as arrays."""
+"""The parts of a measurement that are not scalars: kept as arrays."""
 
 SWEPT = {
     "variant": "problem.variant", "architecture": "network.kind",
     "layer_norm": "network.layer_norm", "optimizer": "optimizer.name",
 }  # fmt: skip
-"""Columns of the table beside arm, process and seed, and the paths of their fields."""
+"""Columns of the table besides arm, process and seed, with the paths of their fields."""
 
 
 def summarize(config: Config, records: Records) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:

@@ -8,7 +8,7 @@ from plasticity.chapters.report import short
 from plasticity.statistics import Interval
 
 ARMS = {"agent": "SGD", "adam": "Adam"}
-"""Names of the arms by the optimizer that trains them."""
+"""Name of each arm: the optimizer that trains it."""
 
 
 def process(name: str) -> str:
@@ -55,7 +55,7 @@ def _scale(name: str) -> str:
 
 
 def _grown(found: Interval) -> str:
-    """Return a growth with what its interval says of it."""
+    """Return a growth with what its interval says about it."""
     if found.low > 1:
         sign = "grows"
     elif found.high < 1:
@@ -80,7 +80,7 @@ def sharpness_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _digits(found: Interval) -> str:
-    """Return an interval with three digits, or all before the point."""
+    """Return an interval with three digits, or with all digits before the point."""
     estimate, low, high = (
         f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
         for value in (found.estimate, found.low, found.high)

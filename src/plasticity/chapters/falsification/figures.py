@@ -19,11 +19,11 @@ PANELS: Mapping[str, tuple[str, str]] = {
     "dead_units": ("architecture", "share of dead units"),
     "feature_rank": ("variant", "feature rank"),
 }
-"""The four statistics of Fig. 3, by what the paper colours each, and their names."""
+"""The four statistics of Fig. 3, each with what the paper colours it by, and their names."""
 
 
 def scatter(run: Run, table: pd.DataFrame) -> Figure:
-    """Draw Fig. 3: each statistic against plasticity loss, a dot an agent, at its last probe.
+    """Draw Fig. 3: each statistic against plasticity loss, one dot per agent, at its last probe.
 
     ``table`` has one row per agent with columns plasticity_loss, setting and those of `PANELS`.
     Colours are the paper's groups, markers optimizer settings.
@@ -103,7 +103,7 @@ def correlations(run: Run, stability: pd.DataFrame) -> Figure:
 
 
 def sharpness_traces(run: Run, panels: Mapping[str, Mapping[str, str]], every: int) -> Figure:
-    """Draw λ₁ of the proxy loss as it was logged in training, a panel a stratum.
+    """Draw λ₁ of the proxy loss as it was logged in training, one panel per stratum.
 
     ``panels`` maps a title to {arm: name in the legend}, ``every`` is the number of optimizer steps
     between two values. Thin lines are seeds, thick ones geometric means.

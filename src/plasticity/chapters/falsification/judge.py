@@ -1,4 +1,4 @@
-"""What is made of a run of *falsification*: correlations, learning curves of probes, verdicts."""
+"""Evaluates a run of *falsification*: correlations, learning curves of probes, verdicts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from plasticity.measure import probe
 from plasticity.runs.results import Run
 
 STRATUM = ("variant", "dataset", "architecture")
-"""What a stratum is: claims.md takes Spearman's correlation in each combination."""
+"""What defines a stratum: claims.md takes Spearman's correlation in each combination."""
 
 STATISTICS = ("weight_norm", "weight_rank", "feature_rank", "dead_units")
 """The four of Fig. 3."""
@@ -46,9 +46,9 @@ def main_arms(run: Run) -> list[str]:
 def at_end(run: Run, arm_names: list[str]) -> pd.DataFrame:
     """Return one row per agent: its settings, every metric at the last probe, what it lost.
 
-    ``plasticity_loss`` is the probe loss at the end minus that before training, the y axis of
-    Fig. 3; ``initial_loss`` and ``probe_loss`` are its two parts, and ``setting`` is the optimizer
-    with its learning rate. Diverged agents are in it, their values NaN and ``diverged`` 1.
+    ``plasticity_loss``, the y axis of Fig. 3, is the probe loss at the end (``probe_loss``) minus
+    the one before training (``initial_loss``). ``setting`` is the optimizer with its learning rate.
+    Diverged agents are included, with values NaN and ``diverged`` 1.
     """
     rows = run.table[run.table.arm.isin(arm_names)]
     last = tables.at_end(rows, ["arm", *SWEPT, "seed"])
@@ -60,7 +60,7 @@ def at_end(run: Run, arm_names: list[str]) -> pd.DataFrame:
 def sign_stability(run: Run, names: tuple[str, ...] = STATISTICS) -> pd.DataFrame:
     """Return Spearman's correlation of each statistic with plasticity loss in every stratum.
 
-    Both over all optimizer settings pooled, as the paper does, and within them: see
+    Taken both over all optimizer settings pooled, as in the paper, and within each: see
     `plasticity.statistics.sign_stability`.
     """
     table = at_end(run, main_arms(run))
@@ -71,13 +71,13 @@ def sign_stability(run: Run, names: tuple[str, ...] = STATISTICS) -> pd.DataFram
 
 
 def judge_flip_sign(run: Run, adjustment: str = "within") -> Verdict:
-    """Judge statistics-flip-sign: each of Fig. 3's four has one sign here and the other there.
+    """Judge statistics-flip-sign: each of Fig. 3's four has both signs, in different strata.
 
     Judged within optimizer settings, where a difference between optimizers cannot pass for a
     property of the statistic; ``adjustment`` "pooled" is the paper's own test. The highest and the
-    lowest of the strata are compared with zero by simultaneous intervals
-    (`plasticity.statistics.sign_stability`): to look for the extremes of a dozen and test those
-    alone would find signs in noise.
+    lowest stratum are compared with zero by simultaneous intervals
+    (`plasticity.statistics.sign_stability`): picking the extremes of a dozen and testing only those
+    would find signs in noise.
     """
     return decide("statistics-flip-sign", *_both_signs(sign_stability(run), adjustment))
 
@@ -113,9 +113,9 @@ def fig_4_arm(run: Run) -> str:
 def steps_to_half(run: Run, arm: str) -> np.ndarray:
     """Return the optimizer steps until a probe's loss has halved, (seeds, probes).
 
-    The loss starts near twice the baseline or above and the best constant has about .5; "half" is
-    half of .5, the variance of a sine of random phase. A curve that never gets there counts with
-    the budget, too short.
+    The loss starts near twice the baseline or above, and the best constant has about .5. "Half" is
+    half of .5, the variance of a sine of random phase. A curve that never gets there counts as the
+    whole budget, which is too short.
     """
     curve = run.arrays[f"curve/{arm}"]
     below = curve <= BASELINE / 2
@@ -127,11 +127,11 @@ BASELINE = 0.5
 """b of Eq. (5) for a sine of uniformly random phase: its mean square."""
 
 FLAT = 0.05
-"""A curve is flat that loses less than this share of its loss in the last quarter of its budget."""
+"""A curve is flat if its loss falls by less than this share in the last quarter of its budget."""
 
 
 def late_fall(run: Run, arm: str) -> np.ndarray:
-    """Return the share of its loss that a probe loses in the last quarter, (seeds, probes).
+    """Return the share by which a probe's loss falls in the last quarter, (seeds, probes).
 
     Both ends are averaged over a tenth of the budget.
     """
@@ -157,8 +157,8 @@ def roughness(run: Run, arm: str) -> np.ndarray:
 def judge_slower(run: Run, arm: str | None = None) -> Verdict:
     """Judge slower-not-higher on Fig. 4's stratum: probes get slower, and late ones still fall.
 
-    Contradicted by curves of the last checkpoint that are flat above .1. Curves that end below it
-    are no plateau to speak of, flat or not.
+    Contradicted if the last checkpoint's curves are flat above .1. Curves that end below .1 do not
+    count as a plateau, flat or not.
     """
     arm = arm or fig_4_arm(run)
     steps = steps_to_half(run, arm)
@@ -175,13 +175,13 @@ def judge_slower(run: Run, arm: str | None = None) -> Verdict:
 
 
 def curves(run: Run) -> pd.DataFrame:
-    """Return what became of the probe's learning curves in every main arm, a row per arm.
+    """Return how the probe's learning curves changed in every main arm, one row per arm.
 
     Columns: arm, `STRATUM`, setting, and as intervals over seeds ``slower`` (steps to half the
     baseline, last over first checkpoint), ``end`` and ``fall`` (loss at the end, and its fall in
     the last quarter, last checkpoint), ``rougher`` (last minus first relative scatter). ``never``
-    is the share of the last probes that do not get to half, and ``status`` what `judge_slower` says
-    of the arm.
+    is the share of the last probes that do not reach half, and ``status`` what `judge_slower` says
+    about the arm.
     """
     config = configuration.from_dict(Config, run.config)
     rows = []
@@ -212,13 +212,13 @@ def _ratio(a: np.ndarray, b: np.ndarray) -> statistics.Interval:
 
 
 def open_choices(run: Run) -> pd.DataFrame:
-    """Return what each choice that the paper leaves open does to the verdicts, a row per choice.
+    """Return how each choice that the paper leaves open changes the verdicts, one row per choice.
 
-    Around the first data set, architecture and setting, so three strata and one optimizer. Columns:
-    ``change`` ("as run" first), a column each variant with the plasticity lost (an interval),
+    Varied around the first data set, architecture and setting: three strata and one optimizer.
+    Columns: ``change`` ("as run" first), one per variant with the plasticity lost (an interval),
     ``slower`` with the status of slower-not-higher in the first variant, and ``signs turned``: how
-    many of the correlations of Fig. 3's statistics have another sign than as run. A row of agents
-    this small turns signs by chance too; the column says how many, not that it means something.
+    many correlations of Fig. 3's statistics have a different sign than as run. With so few agents
+    per row some signs turn by chance; the column counts them, and claims no more.
     """
     config = configuration.from_dict(Config, run.config)
     around = (config.datasets[0], config.networks[0].kind, config.settings[0])

@@ -2,8 +2,8 @@
 
 A population of agents is trained in every problem, observation space and architecture, with several
 optimizer settings and seeds. A statistic that causes the loss of plasticity has to go with it
-everywhere. The paper correlates over all settings pooled; here also within each of them. And the
-learning curves of the probe say how plasticity is lost: by slower progress, or by a higher plateau.
+everywhere. The paper correlates over all settings pooled; we also correlate within each. The
+probe's learning curves say how plasticity is lost: by slower progress or by a higher plateau.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def optimizer_setting(setting: str) -> Optimizer:
 class Config(probed_agent.Config):
     """Settings of the population; those of one agent are inherited."""
 
-    # what the population spans: every combination
+    # the population: every combination of these
     variants: tuple[classification_mdp.Variant, ...] = classification_mdp.VARIANTS
     datasets: tuple[image_files.Dataset, ...] = ("mnist_5k", "cifar10_train")
     networks: tuple[Network, ...] = (MLP(), CNN())
@@ -68,7 +68,7 @@ STUDIES: Mapping[str, Config] = {
     "gpu": Config(problem=Problem(n_images=4_000), probes=20, n_targets=3, seeds=4),
     "paper": Config(datasets=("mnist_train", "cifar10_train"), seeds=6),
 }  # fmt: skip
-"""The paper trains 128 agents; 12 strata of two settings and six seeds are 144."""
+"""The paper trains 128 agents; 12 strata with two settings and six seeds make 144."""
 
 SENSITIVITY: Mapping[str, Mapping[str, Any]] = {
     "discount_0.9": {"algorithm.discount": 0.9},
@@ -85,8 +85,8 @@ SENSITIVITY: Mapping[str, Mapping[str, Any]] = {
 def arms(config: Config) -> dict[str, dict[str, Any]]:
     """Return the changes to ``config`` that define each arm, by name.
 
-    Those of a stratum are named by `arm_name`, those of the sensitivity analysis
-    ``variant-change``, around the first data set, network and setting.
+    Arms of a stratum are named by `arm_name`. Arms of the sensitivity analysis are named
+    ``variant-change``; each makes one change to the first data set, network and setting.
     """
     found: dict[str, dict[str, Any]] = {}
     for network in config.networks:
@@ -121,4 +121,4 @@ SWEPT = {
     "variant": "problem.variant", "dataset": "problem.dataset", "architecture": "network.kind",
     "optimizer": "optimizer.name", "learning_rate": "optimizer.learning_rate",
 }  # fmt: skip
-"""Columns of the table beside arm and seed, and the paths of their fields."""
+"""Columns of the table besides arm and seed, with the paths of their fields."""

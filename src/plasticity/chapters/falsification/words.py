@@ -10,7 +10,7 @@ from plasticity.statistics import Interval
 
 
 def sign_table(stability: pd.DataFrame) -> pd.DataFrame:
-    """Return for each statistic in how many strata its correlation is clear of 0, and on what side.
+    """Return in how many strata each statistic's correlation is clear of 0, and on which side.
 
     ``stability`` is `plasticity.statistics.sign_stability`.
     """
@@ -76,7 +76,7 @@ def curve_table(curves: pd.DataFrame) -> pd.DataFrame:
                 for stratum in curves[["variant", "dataset", "architecture"]].to_numpy()
             ],
             "setting": curves.setting,
-            # Probes that never got there count with their budget: the ratio is a bound.
+            # Probes that never got there count as their whole budget: the ratio is a bound.
             "steps to half, last / first": [
                 ("≥ " if never else "") + short(ratio)
                 for ratio, never in zip(curves.slower, curves.never, strict=True)

@@ -1,8 +1,8 @@
 """Figures of the chapter on interventions: what keeps plasticity, and at what price for the task.
 
-What follows the paper's Figs. 10 to 16, and a scatter that it lacks. Tables are those of
-`plasticity.chapters.interventions.run`, handed over: figures know no experiment. Heat maps are in
-`plasticity.chapters.interventions.heatmaps`, Figs. 17 and 18 are
+Figures after the paper's Figs. 10 to 16, and a scatter that the paper lacks. Callers pass in the
+experiment's tables: figures know no experiment. Heat maps are in
+`plasticity.chapters.interventions.heatmaps`, Figs. 17 and 18 in
 `plasticity.chapters.probing.figures.probe_curves`.
 """
 
@@ -27,11 +27,11 @@ from plasticity.statistics import Interval
 
 
 def levels(run: Run, cells: pd.DataFrame) -> Figure:
-    """Draw Figs. 10 and 11: probe losses before training and at the end, a line between the two.
+    """Draw Figs. 10 and 11: probe losses before training and at the end, joined by a line.
 
-    Panels are architectures (columns) and data sets with encodings (rows); in a panel each
-    intervention has a line per variant of ``cells`` and one of the paper's, which names no reward.
-    Pale bars are intervals. A constant has a loss of .5.
+    Panels are architectures (columns) and data sets with encodings (rows). In a panel each
+    intervention has one line per variant in ``cells`` and one from the paper, which names no
+    reward. Pale bars are intervals. A constant has a loss of .5.
     """
     variants = [str(variant) for variant in cells.variant.unique()]
     lanes = len(variants) + 1
@@ -120,11 +120,11 @@ LOGARITHMIC = ("td_loss", "td_loss_max", "sharpness")
 
 
 def task_curves(run: Run, metric: str = "accuracy", dataset: str | None = None) -> Figure:
-    """Draw Figs. 12, 13, 15 and 16: a metric over training, a colour an intervention.
+    """Draw Figs. 12, 13, 15 and 16: a metric over training, one colour per intervention.
 
     Panels are architectures (rows) and variants with encodings (columns), on one data set: the
-    run's first if none is named. Lines are means over seeds with their 95 % intervals; agents whose
-    metric is not finite are left out, and their number stands in the panel.
+    run's first if none is named. Lines are means over seeds with their 95 % intervals. Agents for
+    which the metric is not finite are left out, and their number stands in the panel.
     """
     dataset = dataset or str(run.table.dataset.iloc[0])
     table = run.select(dataset=dataset, metric=metric)
@@ -194,16 +194,16 @@ def _legend(figure: Figure, names: Iterable[str], *more: Line2D) -> None:
 
 
 Front = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(good, bad) → which points no other beats, as `judge.pareto`."""
+"""(good, bad) → which points no other beats, like `judge.pareto`."""
 
 
 def kept_against_task(run: Run, cells: pd.DataFrame, front: Front) -> Figure:
-    """Draw what the paper does not: the plasticity that is left against the task that was done.
+    """Draw what the paper does not: the plasticity left against success at the task.
 
     A point is an intervention under one encoding: accuracy at the end, and final probe loss on an
-    axis that is turned, so that up and right is better. Crosses are intervals; the line joins the
-    points of the front, those that ``front`` finds to be beaten by none. Panels are architectures
-    (columns) and data sets with variants (rows).
+    inverted axis, so that up and right is better. Crosses are intervals; the line joins the front,
+    the points that ``front`` says no other beats. Panels are architectures (columns) and data sets
+    with variants (rows).
     """
     architectures = list(cells.architecture.unique())
     rows = list(cells.groupby(["dataset", "variant"], sort=False))
@@ -238,7 +238,7 @@ def kept_against_task(run: Run, cells: pd.DataFrame, front: Front) -> Figure:
 
 
 def _range(found: Iterable[Interval], most: float = np.inf) -> tuple[float, float]:
-    """Return the ends of an axis that holds all estimates, and their intervals if not too wide.
+    """Return the ends of an axis that holds all estimates, and intervals that are not too wide.
 
     The quantity lies between 0 and ``most``; a margin is added.
     """

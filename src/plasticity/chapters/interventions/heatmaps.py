@@ -1,7 +1,6 @@
-"""Heat maps of the chapter on interventions, ours beside the paper's (Figs. 6 and 8 to 11).
+"""Heat maps of the chapter on interventions, ours next to the paper's (Figs. 6 and 8 to 11).
 
-Tables are those of `plasticity.chapters.interventions.run`, handed over: figures know no
-experiment.
+Callers pass in the experiment's tables: figures know no experiment.
 """
 
 from __future__ import annotations
@@ -40,18 +39,18 @@ QUANTITIES: Mapping[str, str] = {
     "initial": "probe loss before training: darker is worse",
     "final": "probe loss at the end: darker is worse",
 }
-"""What a heat map can show, with the words at its scale."""
+"""What a heat map can show, with the label of its scale."""
 
 
 def heat_maps(
     run: Run, cells: pd.DataFrame, quantity: str = "change", variant: str = "true_label"
 ) -> Figure:
-    """Draw Figs. 6 and 8 to 11: our cells, the paper's, and the difference, a row per data set.
+    """Draw Figs. 6 and 8 to 11: our cells, the paper's, and the difference, one row per data set.
 
-    ``cells`` is the experiment's table, of which the rows of ``variant`` are drawn; ``quantity`` is
-    one of `QUANTITIES`. Ours stand with half their interval, the paper's changes with what it
-    prints after ±. A difference is bold where the paper's mean lies outside of our interval; ``*``
-    marks means without agents that diverged. Raises KeyError for an unknown variant or quantity.
+    ``cells`` is the experiment's table; its rows for ``variant`` are drawn. ``quantity`` is one of
+    `QUANTITIES`. Ours are followed by half their interval, the paper's changes by what it prints
+    after ±. A difference is bold where the paper's mean lies outside our interval; ``*`` marks
+    means without agents that diverged. Raises KeyError for an unknown variant or quantity.
     """
     if quantity not in QUANTITIES:
         raise KeyError(f"no quantity {quantity!r}: it is one of {', '.join(QUANTITIES)}")
@@ -108,15 +107,15 @@ def heat_maps(
 
 
 def each(table: pd.DataFrame) -> Iterator[Any]:
-    """Return the rows with their columns as attributes; pandas' own types allow anything there."""
+    """Return the rows with columns as attributes; typed Any, as pandas' own types are too loose."""
     return iter(table.itertuples(index=False))
 
 
 def named(cells: pd.DataFrame) -> list[str]:
     """Return the interventions of a table in the order of `INTERVENTIONS`.
 
-    None for a search, whose arms are learning rates. Raises KeyError for an intervention that has
-    no colour: a figure would leave it out without a word.
+    Empty for a search, where arms are learning rates. Raises KeyError for an intervention that has
+    no colour: a figure would silently leave it out.
     """
     names = set(cells.intervention)
     if all(name.replace(".", "").replace("e-", "").isdigit() for name in names):
@@ -134,7 +133,7 @@ def _rows(cells: pd.DataFrame, variant: str) -> pd.DataFrame:
 
 
 def _scale(values: np.ndarray, name: str, symmetric: bool = False) -> ScalarMappable:
-    """Return a colour scale that holds all values; a flat one if there is none."""
+    """Return a colour scale that holds all values; a flat one if there are none."""
     finite = values[np.isfinite(values)]
     low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
     if symmetric:
@@ -155,7 +154,7 @@ def _ours(found: pd.Series[Any], diverged: pd.Series[int]) -> list[str]:
 
 
 def _theirs(part: pd.DataFrame, quantity: str) -> list[str]:
-    if quantity != "change":  # the ± that it prints there are those of the change
+    if quantity != "change":  # the ± that the paper prints belong to the change
         return [f"{mean:z.2f}" for mean in part.theirs]
     return [
         f"{mean:z.2f}\n±{spread:.2f}"
@@ -164,9 +163,9 @@ def _theirs(part: pd.DataFrame, quantity: str) -> list[str]:
 
 
 def _block(axes: Axes, part: pd.DataFrame, colours: ScalarMappable) -> None:
-    """Draw one heat map: a cell an intervention, encoding (lines) and architecture (columns).
+    """Draw one heat map: one cell per intervention, encoding (lines) and architecture (columns).
 
-    ``part`` has columns value, text and bold beside those that name a cell. An encoding's name
+    ``part`` has columns value, text and bold besides those that name a cell. An encoding's name
     stands over its lines.
     """
     architectures = list(part.architecture.unique())

@@ -1,4 +1,4 @@
-"""What is made of a run of *interventions*: cells beside the paper's, contrasts, verdicts."""
+"""Evaluates a run of *interventions*: cells next to the paper's, contrasts, verdicts."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from plasticity.statistics import Interval
 def agents(run: Run) -> pd.DataFrame:
     """Return one row per agent: its cell, every metric at the last probe, and what it lost.
 
-    Beside the columns of `tables.at_end` there are ``log_td_loss``, the logarithm of the
-    largest TD loss of a single batch in all of training, and ``ever_diverged``: its parameters at
-    any probe, or its probe at the last one. In a search ``intervention`` is the learning rate, for
-    that is what its arms differ in: they are no agents to compare interventions with.
+    Besides the columns of `tables.at_end` there are ``log_td_loss``, the logarithm of the largest
+    TD loss of a single batch in all of training, and ``ever_diverged``: the parameters diverged at
+    any probe, or the last probe did. In a search ``intervention`` is the learning rate, in which
+    its arms differ: these agents do not serve to compare interventions.
     """
     table = tables.at_end(run.table, ["arm", *SWEPT, "seed"])
     if run.config.get("search"):
@@ -44,12 +44,12 @@ METRICS = {
 
 
 def cells(run: Run) -> pd.DataFrame:
-    """Return each arm's probe losses and task beside the paper's printed cell, a row per arm.
+    """Return each arm's probe losses and task with the paper's printed cell, one row per arm.
 
     Columns: `CELL`, intervals ``initial``, ``final``, ``change``, ``accuracy``, ``diverged`` (how
-    many agents), and ``paper_initial``, ``paper_final``, ``paper_change`` with ``paper_spread`` of
-    the change, NaN where the paper prints no cell. It does not say which reward it shows: both of
-    ours stand beside the same cell.
+    many agents), and ``paper_initial``, ``paper_final``, ``paper_change`` with the change's
+    ``paper_spread``, NaN where the paper prints no cell. The paper does not say which reward it
+    shows: both of ours are paired with the same cell.
     """
     rows = []
     for names, group in agents(run).groupby(list(CELL), sort=False):
@@ -97,7 +97,7 @@ def contrast(
     metric: str = "plasticity_loss",
     variant: str | None = None,
 ) -> np.ndarray:
-    """Return an arm's metric minus that of the arm ``against``, (seeds,), averaged over the grid.
+    """Return an arm's metric minus the arm ``against``'s, (seeds,), averaged over the grid.
 
     ``against`` is (intervention, encoding). Averaged over data sets and, if no ``variant`` is
     given, over variants; a seed with an agent that diverged in either arm is left out. Raises
@@ -111,15 +111,15 @@ def contrast(
     wide = table.assign(value=table[metric].where(~table.ever_diverged)).pivot(
         index="seed", columns=["intervention", "encoding", "dataset", "variant"], values="value"
     )
-    wide = wide.sort_index(axis=1)  # pandas looks up what is sorted without a warning
+    wide = wide.sort_index(axis=1)  # pandas warns when it looks up in an unsorted index
     difference = (wide[intervention, encoding] - wide[against]).dropna().to_numpy(float)
     return np.asarray(difference.mean(axis=1))
 
 
 def contrasts(run: Run, **which: Any) -> dict[str, Interval]:
-    """Return `contrast` of each architecture with its interval; none if the run lacks the arms.
+    """Return `contrast` for each architecture, as an interval; none if the run lacks the arms.
 
-    Where too many agents diverged for a contrast the interval is infinite.
+    Where too many agents diverged for a contrast, the interval is infinite.
     """
     found: dict[str, Interval] = {}
     for network in configuration.from_dict(Config, run.config).networks:
@@ -135,8 +135,8 @@ def contrasts(run: Run, **which: Any) -> dict[str, Interval]:
 def _second(found: Mapping[str, Interval], worst: bool) -> Interval:
     """Return the second-largest contrast, or the second-smallest.
 
-    It lies between the second of the lower and the second of the upper bounds. An architecture of
-    which nothing is known could be anywhere.
+    It lies between the second of the lower and the second of the upper bounds. An architecture
+    about which nothing is known could be anywhere.
     """
 
     def pick(values: list[float]) -> float:
@@ -156,9 +156,9 @@ def _verdict(claim_id: str, *conditions: Condition) -> Verdict:
 class Contrasted:
     """A judge: an intervention against none, in the change of the probe loss.
 
-    Called with a run it returns its verdict: the contrast must be below its ``threshold``, or
-    above, in every architecture; or, with ``second``, in the second worst or best of them, so that
-    "in two or more architectures" is what decides.
+    Called with a run it returns its verdict. In every architecture the contrast must be below (or
+    above) ``threshold``. With ``second``, only the second worst or best architecture counts: what
+    holds "in two or more architectures" decides.
     """
 
     claim: str
@@ -167,10 +167,10 @@ class Contrasted:
     side: Side = "<"
     threshold: float = 0.0
     second: Literal["worst", "best"] | None = None
-    but: str | None = None  # an architecture of which the claim does not speak
+    but: str | None = None  # an architecture that the claim does not cover
 
     def __call__(self, run: Run) -> Verdict:
-        """Return what ``run`` says of the claim."""
+        """Return what ``run`` says about the claim."""
         found = {name: x for name, x in contrasts(run, **self.which).items() if name != self.but}
         if self.second and found:
             value = _second(found, worst=self.second == "worst")
@@ -216,10 +216,10 @@ def judge_td_loss(run: Run) -> Verdict:
 
 
 def power(run: Run) -> pd.DataFrame:
-    """Return every contrast with none, and the effect that this number of seeds would have shown.
+    """Return every contrast with "none", and the effect that this many seeds would have shown.
 
     Columns: architecture, encoding, intervention, ``difference`` in the change (an interval, paired
-    by seed; two-hot arms against none under two-hot) and ``detectable``: see
+    by seed; two-hot arms against "none" under two-hot) and ``detectable``: see
     `plasticity.statistics.detectable_difference`.
     """
     config, rows = configuration.from_dict(Config, run.config), []
@@ -245,10 +245,10 @@ def power(run: Run) -> pd.DataFrame:
 
 
 def own_loss_contrast(run: Run, own: Run, architecture: str) -> np.ndarray:
-    """Return the change under two-hot, probed by its own loss, minus that of regression, (seeds,).
+    """Return the change under two-hot, probed by its own loss, minus regression's, (seeds,).
 
-    Of agents without intervention: two-hot ones of ``own`` (`Config.probe_loss`), those of ``run``
-    with regression. Paired by seed, averaged over the data sets and variants that both have.
+    For agents without intervention: two-hot ones from ``own`` (`Config.probe_loss`), regression
+    ones from ``run``. Paired by seed, averaged over the data sets and variants that both have.
     """
     lost = []
     for table, encoding in ((agents(own), "two_hot"), (agents(run), "regression")):
@@ -259,7 +259,7 @@ def own_loss_contrast(run: Run, own: Run, architecture: str) -> np.ndarray:
 
 
 def pareto(good: np.ndarray, bad: np.ndarray) -> np.ndarray:
-    """Return which points no other beats, with as much of the good and as little of the bad."""
+    """Return which points no other beats: at least as much good, at most as much bad, not equal."""
     as_good = (good[None] >= good[:, None]) & (bad[None] <= bad[:, None])
     better = (good[None] > good[:, None]) | (bad[None] < bad[:, None])
     return np.asarray(~(as_good & better).any(axis=1))
@@ -281,7 +281,7 @@ CLAIMS: dict[str, Callable[[Run], Verdict]] = {
             {"intervention": "shrink_and_perturb", "encoding": "two_hot",
              "against": ("none", "two_hot")}, threshold=0.2,
         ),
-        Contrasted(  # that it does *nothing* no interval can show; supported would be: worse
+        Contrasted(  # no interval can show that it does *nothing*; "supported" would mean: worse
             "weight-decay-nothing", "change, weight decay minus none",
             {"intervention": "weight_decay"}, ">", second="best",
         ),

@@ -1,8 +1,8 @@
 """What preserves plasticity? Interventions on network and optimizer (§6.2, B.1; Figs. 6, 8 to 18).
 
 Every intervention of the paper, under both outputs, on the agents of the other chapters. An agent
-is probed just before its next event, so that what is measured is a network that was trained and not
-one that was reset a moment ago; how it does its task stands beside what plasticity it kept.
+is probed just before its next event, so that the network measured was trained and not just reset.
+Its performance on the task is reported with the plasticity that it kept.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ INTERVENTIONS: Mapping[str, Mapping[str, Any]] = {
     "shrink_and_perturb": {"cures": (ShrinkAndPerturb(),)},
     "reset_optimizer": {"cures": (ResetOptimizer(),)},
 }
-"""What each intervention of §6.2 and B.1 changes of an agent; the two-hot output is another."""
+"""What each intervention of §6.2 and B.1 changes in an agent; the two-hot output is one more."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Config(probed_agent.Config):
     interventions: tuple[str, ...] = tuple(INTERVENTIONS)
     # "significantly different optimizer hyperparameters from the regression parameterization"
     two_hot_learning_rate: float = 1e-3  # not in the paper
-    # which of `INTERVENTIONS` an arm has; they are what changes the agent, and this names it
+    # which of `INTERVENTIONS` an arm has; only a name: the arm's other changes alter the agent
     intervention: str = "none"
     # instead of the grid: agents without intervention under these learning rates, both outputs
     search: tuple[float, ...] = ()
@@ -74,7 +74,7 @@ class Config(probed_agent.Config):
         )
 
 
-# In 20 periods of the target no value gets above 20.
+# In 20 target periods no value gets above 20.
 FEW_BINS = TwoHot(bins=51, low=-25.0, high=25.0)
 
 LAPTOP = Config(
@@ -92,7 +92,7 @@ STUDIES: Mapping[str, Config] = {
         probe_steps=800, seeds=2,
     ),
     "laptop": LAPTOP,
-    # CIFAR-10's images in place of MNIST's
+    # CIFAR-10's images instead of MNIST's
     "laptop_cifar": replace(
         LAPTOP, variants=("true_label",), datasets=("cifar10_train",), networks=(MLP(width=64),)
     ),
@@ -102,7 +102,7 @@ STUDIES: Mapping[str, Config] = {
     ),
     # "significantly different optimizer hyperparameters": which?
     "two_hot_search": replace(LAPTOP, outputs=(FEW_BINS,), search=(1e-3, 3e-4, 1e-4), seeds=2),
-    # every combination once, too small to learn anything: it shows that each of them runs
+    # every combination once, too small to learn anything: shows that each of them runs
     "smoke": Config(
         variants=("true_label", "random_label", "sparse_reward"), problem=Problem(n_images=100),
         networks=(
@@ -118,7 +118,7 @@ STUDIES: Mapping[str, Config] = {
     "paper": Config(datasets=("mnist_train", "cifar10_train")),
 }  # fmt: skip
 CELL = ("variant", "dataset", "architecture", "encoding", "intervention")
-"""What names an arm of the grid, in this order, joined by dashes; a column each in the table."""
+"""What names an arm of the grid, in this order, joined by dashes; each is a column of the table."""
 
 
 def arm_name(*cell: str) -> str:
@@ -150,4 +150,4 @@ SWEPT = {
     "encoding": "output.kind", "intervention": "intervention",
     "learning_rate": "optimizer.learning_rate",
 }  # fmt: skip
-"""Columns of the table beside arm and seed, and the paths of their fields."""
+"""Columns of the table besides arm and seed, with the paths of their fields."""

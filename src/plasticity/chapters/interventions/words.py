@@ -15,9 +15,9 @@ from plasticity.statistics import UNKNOWN, Interval, mean_interval, paired_diffe
 
 
 def cells_table(cells: pd.DataFrame) -> pd.DataFrame:
-    """Return `judge.cells` in words, beside the paper's changes.
+    """Return `judge.cells` in words, with the paper's changes.
 
-    A cell in which agents diverged says how many; "–" is what was not measured or not printed.
+    A cell in which agents diverged says how many; "–" marks what was not measured or not printed.
     """
     printed = [
         f"{mean:z.2f} ± {spread:.2f}" if np.isfinite(mean) else "–"
@@ -41,7 +41,7 @@ def cells_table(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _known(found: Interval) -> str:
-    """Write an interval, the estimate alone if it is of one seed, or a dash."""
+    """Write an interval, only the estimate if there is one seed, or a dash."""
     if not np.isfinite(found.estimate):
         return "–"
     return short(found) if np.isfinite(found.low) else f"{found.estimate:.2f}"
@@ -50,8 +50,8 @@ def _known(found: Interval) -> str:
 def power_table(power: pd.DataFrame) -> pd.DataFrame:
     """Return `judge.power` in words: what could have been seen.
 
-    Less loss is better. What is not clear of zero may still be there if it is smaller than the
-    difference that so many seeds would have shown in four of five repetitions.
+    Less loss is better. A difference that is not clear of zero may still exist if it is smaller
+    than what this many seeds would have shown in four of five repetitions.
     """
     return pd.DataFrame(
         {
@@ -85,10 +85,10 @@ def _verdict(found: Interval, detectable: float) -> str:
 
 
 def layer_norm_cells(cells: pd.DataFrame) -> pd.DataFrame:
-    """Return what the paper's own cells say of layer normalisation, beside ours.
+    """Return what the paper's own cells say about layer normalisation, with ours.
 
     One row per data set, network and output for which Figs. 8 and 9 print both cells. Less loss is
-    better. Ours have a column per variant of ``cells``, "–" where it was not run.
+    better. Ours have one column per variant in ``cells``, "–" where it was not run.
     """
     printed = interventions()
     printed = printed[
@@ -124,11 +124,11 @@ def _compared(with_it: float, without: float) -> str:
 
 
 def probe_loss_table(squared: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
-    """Return what two-hot networks lose by either loss of the probe, one row per cell of ``own``.
+    """Return what two-hot networks lose under either probe loss, one row per cell of ``own``.
 
-    Both are `judge.cells`, ``own`` of a run whose probes descend
-    the loss that the network learns by. The last rows are regression agents without intervention,
-    whose own loss is the squared error.
+    Both tables come from `judge.cells`, ``own`` from a run in which probes minimise the loss that
+    the network learns by. The last rows are regression agents without intervention; their own loss
+    is the squared error.
     """
     where = ["architecture", "dataset", "variant"]
     both = own.merge(squared, on=[*where, "encoding", "intervention"], suffixes=("", "_squared"))
@@ -152,11 +152,11 @@ def _from_to(first: pd.Series[Any], last: pd.Series[Any]) -> list[str]:
 
 
 def search_table(run: Run) -> pd.DataFrame:
-    """Return what each learning rate of a search does, an agent without intervention an arm.
+    """Return what each learning rate of a search does, for agents without intervention.
 
-    Probe losses and accuracies are means over the seeds that never diverged; the largest TD loss
-    is that of a single batch in all of training and of all those seeds. Raises ValueError for a run
-    that is no search.
+    Probe losses and accuracies are means over the seeds that never diverged. The largest TD loss is
+    for a single batch, over all of training and all those seeds. Raises ValueError for a run that
+    is not a search.
     """
     if not run.config.get("search"):
         raise ValueError(f"{run.label} is no search: run with `search` set to learning rates")
@@ -196,14 +196,13 @@ def search_table(run: Run) -> pd.DataFrame:
 
 
 Front = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(good, bad) → which points no other beats, as `judge.pareto`."""
+"""(good, bad) → which points no other beats, like `judge.pareto`."""
 
 
 def front_in_words(cells: pd.DataFrame, front: Front) -> str:
-    """Return which interventions no other beats at task and plasticity both, a sentence a panel.
+    """Return which interventions no other beats at task and plasticity, one sentence per panel.
 
-    ``front`` is `judge.pareto`; a Markdown list, with accuracy
-    and final probe loss of each.
+    A Markdown list, with the accuracy and final probe loss of each. ``front`` is `judge.pareto`.
     """
     said = []
     for names, table in cells.groupby(["architecture", "dataset", "variant"], sort=False):

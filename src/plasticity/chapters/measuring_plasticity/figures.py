@@ -13,7 +13,7 @@ from plasticity.runs.results import Run
 
 
 def calibration(run: Run, table: pd.DataFrame, settings: Sequence[str]) -> Figure:
-    """Draw the probe losses of fresh networks under each setting beside the paper's.
+    """Draw the probe losses of fresh networks under each setting, with the paper's.
 
     ``table`` has columns setting, dataset, architecture, ours (intervals) and printed.
     """

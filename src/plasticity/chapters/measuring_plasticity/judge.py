@@ -1,4 +1,4 @@
-"""What is made of a run of *measuring plasticity*: what agents lost, and the calibration."""
+"""Evaluates a run of *measuring plasticity*: what agents lost, and the calibration."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from plasticity.runs.results import Run
 
 
 def change(run: Run, arm: str) -> statistics.Interval:
-    """Return by how much the probe loss of ``arm`` rose from before training to the end."""
+    """Return how much the probe loss of ``arm`` rose from before training to the end."""
     losses = run.select(arm=arm, metric="probe_loss").groupby("seed").value
     return statistics.paired_difference(losses.last().to_numpy(), losses.first().to_numpy())
 
 
 def calibration(run: Run) -> pd.DataFrame:
-    """Return the probe losses of fresh networks of the paper's size beside the paper's own.
+    """Return the probe losses of fresh networks of the paper's size, with the paper's own.
 
-    One row a setting, data set and architecture: ``setting``, ``dataset``, ``architecture``,
+    One row per setting, data set and architecture: ``setting``, ``dataset``, ``architecture``,
     ``ours`` (an interval over seeds), ``printed`` and their ``difference``.
     """
     printed = fresh_losses().set_index(["dataset", "architecture"]).loss
@@ -46,4 +46,4 @@ def nearest_setting(run: Run) -> pd.Series:
 
 
 CLAIMS: Mapping[str, Any] = {}
-"""No claim of the ledger is decided here: the chapter makes the instrument that the others use."""
+"""No claim in the ledger is decided here: this chapter builds the instrument for the others."""

@@ -1,8 +1,8 @@
 """What plasticity is, and how to measure it (Lyle et al. 2023, §2.2, §3.1, A.2).
 
 Agents are probed while they learn: a fresh network fits random targets, a trained one does so
-less. Beside them stand networks on which a probe tells nothing, and fresh networks of the paper's
-size, probed under several settings to find those that the paper does not state.
+less. Also probed are networks on which a probe tells nothing, and fresh networks of the paper's
+size, under several settings, to find the settings that the paper does not state.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Config(probed_agent.Config):
     variants: tuple[classification_mdp.Variant, ...] = classification_mdp.VARIANTS
     traps: bool = False  # also agents on which the probe tells nothing
     calibration: bool = False  # also fresh networks of the paper's size, under several settings
-    calibration_images: int = 4_660  # the CIFAR-10 records that development has
+    calibration_images: int = 4_660  # the CIFAR-10 records available in development
 
 
 STUDIES: Mapping[str, Config] = {
@@ -45,7 +45,7 @@ TRAPS: Mapping[str, Mapping[str, Any]] = {
     "narrow": {"network.width": 16},
     "sgd": {"optimizer": Optimizer("sgd", 1e-2)},
 }
-"""A network too small and an optimizer too slow for the probe: even fresh they hardly fit it."""
+"""A network too small and an optimizer too slow for the probe: even fresh they hardly fit."""
 
 CALIBRATION: Mapping[str, Mapping[str, Any]] = {
     "1e-3, batch 32": {"optimizer.learning_rate": 1e-3, "probe_batch_size": 32},
@@ -60,7 +60,7 @@ CALIBRATION: Mapping[str, Mapping[str, Any]] = {
 }
 """Adam's learning rate, the probe's minibatch and the number of images: the paper states none.
 
-The last is a quarter of the images that the others have, to see which way their number works.
+The last has a quarter of the others' images, to see in which direction their number matters.
 """
 
 PAPER_SIZE = (MLP(), CNN())
@@ -97,4 +97,4 @@ SWEPT = {
     "layer_norm": "network.layer_norm", "learning_rate": "optimizer.learning_rate",
     "probe_batch_size": "probe_batch_size",
 }  # fmt: skip
-"""Columns of the table beside arm and seed, and the paths of their fields."""
+"""Columns of the table besides arm and seed, with the paths of their fields."""

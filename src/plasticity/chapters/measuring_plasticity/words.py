@@ -8,7 +8,7 @@ from plasticity.chapters.report import readable, short
 
 
 def calibration(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the calibration with one row a setting and one column a network."""
+    """Return the calibration with one row per setting and one column per network."""
     cells = table.assign(
         cell=table.ours.map(short),
         network=[readable(*pair) for pair in zip(table.dataset, table.architecture, strict=True)],

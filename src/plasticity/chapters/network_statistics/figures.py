@@ -26,7 +26,7 @@ SHARES: Mapping[str, tuple[str, str, str]] = {
     "dormant_ratio": ("#0072B2", "^", "dormant units"),
     "linearised_units": ("#009E73", "v", "linearised units"),
 }
-"""The same of what lies between 0 and 1."""
+"""The same for statistics between 0 and 1."""
 
 
 def spectra_and_ranks(
@@ -35,10 +35,10 @@ def spectra_and_ranks(
     note: str,
     epsilon: float = 0.01,
 ) -> Figure:
-    """Draw singular values in descending order, one panel a network, with every rank marked.
+    """Draw singular values in descending order, one panel per network, with every rank marked.
 
-    ``spectra`` holds σ/√n of the features by panel title, shape (values,) each; ``ranks`` the ranks
-    of `RANKS` under the same titles, other keys being ignored. The dotted line is the threshold
+    ``spectra`` maps a panel's title to σ/√n of the features, shape (values,); ``ranks`` maps the
+    same titles to the ranks of `RANKS` and ignores other keys. The dotted line is the threshold
     ``epsilon`` of the feature rank. ``note``, at the figure's foot, says what is shown.
     """
     with mpl.rc_context(STYLE):
@@ -53,7 +53,7 @@ def spectra_and_ranks(
                 axes.plot(rank, np.interp(rank, index, values), marker, color=colour, markersize=7)
             axes.axhline(epsilon, color=GREY, linestyle=":", linewidth=1)
             axes.set(title=title, yscale="log", xlabel="index of the singular value, or rank")
-        # What is smaller than this, relative to the largest, is rounding.
+        # Anything smaller than this, relative to the largest, is rounding.
         largest = max(float(np.max(values)) for values in spectra.values())
         floor = float(np.finfo(np.float32).eps) * largest
         panels[0].set(ylabel=r"$\sigma_i\,/\sqrt{n}$", ylim=(floor, 2 * largest))
@@ -66,8 +66,8 @@ def statistics_over_time(
 ) -> Figure:
     """Draw the five ranks (left), and accuracy and the shares of units (right), against steps.
 
-    ``statistics`` holds what `RANKS` and `SHARES` name, each of the shape of ``steps``; NaN leaves
-    a gap. ``note``, at the figure's foot, says what is shown.
+    ``statistics`` holds what `RANKS` and `SHARES` name, each shaped like ``steps``; NaN leaves a
+    gap. ``note``, at the figure's foot, says what is shown.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8, 4.4))
@@ -96,6 +96,6 @@ def _legend(where: Figure | Axes, styles: Mapping[str, tuple[str, str, str]]) ->
 
 
 def _noted(figure: Figure, note: str) -> Figure:
-    """Write at the figure's foot what it shows: `style.finish` for what no recorded run holds."""
+    """Write at the figure's foot what it shows: `style.finish` where there is no recorded run."""
     figure.supxlabel(note, fontsize=7.5, color=GREY, x=0.995, ha="right")
     return figure

@@ -117,7 +117,7 @@ def around_the_switch(run: Run, switch: int = 1, arms: Sequence[str] = tuple(ARM
 
 
 def spikes(run: Run, arms: Sequence[str] = tuple(ARMS)) -> Figure:
-    """Draw how much the update jumps at every switch: largest after over median before."""
+    """Draw how much updates jump at each switch: the largest after it over the median before."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8, 3.4))
         left, right = figure.subplots(1, 2, sharex=True)
@@ -138,9 +138,9 @@ def spikes(run: Run, arms: Sequence[str] = tuple(ARMS)) -> Figure:
 
 
 def collapse_times(run: Run, times: pd.DataFrame) -> Figure:
-    """Draw when each arm collapses, counted by three clocks, against the tuned arm's median.
+    """Draw when each arm collapses, counted by three clocks, relative to the tuned arm's median.
 
-    ``times`` has columns arm, seed, collapsed and one column a clock, as from the experiment's
+    ``times`` has columns arm, seed, collapsed and one per clock, as from the experiment's
     `times_to_collapse`. A triangle is a network that had not collapsed when its run ended.
     """
     clocks = {
@@ -177,7 +177,7 @@ def save_home_figure(run: Run, path: Path) -> None:
 
 
 def _seeds_and_mean(axes: Axes, rows: pd.DataFrame, arm: str) -> None:
-    """Draw each seed thin, and the mean with its 95 % interval as a band."""
+    """Draw a thin line for each seed, and the mean with its 95 % interval as a band."""
     colour, marker, _ = ARMS[arm]
     wide = rows.pivot(index="step", columns="seed", values="value")
     intervals = [mean_interval(values) for values in wide.to_numpy()]

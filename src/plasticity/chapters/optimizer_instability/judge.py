@@ -1,4 +1,4 @@
-"""What is made of a run of *optimizer instability*: times to collapse, and verdicts."""
+"""Evaluates a run of *optimizer instability*: times to collapse, and verdicts."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from plasticity.runs.results import Run
 def times_to_collapse(run: Run) -> pd.DataFrame:
     """Return, for each arm and seed, when the network stopped learning its labels, by four clocks.
 
-    Collapse is the first period that ends with less than half of the best accuracy that this
-    network has reached so far. One row per network: arm, seed, collapsed (False if its run ended
-    first; the clocks then stand at the end) and the time in optimizer steps (``step``), in
-    ``switches`` of labels, in labels ``memorised`` (a full set counts 1: accuracy above chance,
-    summed over periods) and in the ``distance`` that the parameters moved, period by period.
+    Collapse is the first period that ends with less than half of the network's best accuracy so
+    far. One row per network: arm, seed, collapsed (False if its run ended first; the clocks then
+    stand at the end) and four times. They are optimizer steps (``step``), ``switches`` of labels,
+    labels ``memorised`` (accuracy above chance, summed over periods; a full set counts 1) and the
+    ``distance`` that the parameters moved, period by period.
     """
     rows = []
     for (arm, seed), long in run.table.groupby(["arm", "seed"], sort=False):
@@ -47,7 +47,7 @@ def at_end(run: Run, arm: str, metric: str) -> np.ndarray:
 
 
 def mean_accuracy(run: Run, arm: str) -> np.ndarray:
-    """Return the accuracy of ``arm`` averaged over all periods, one value a seed, in seed order."""
+    """Return the accuracy of ``arm`` averaged over all periods, one per seed, in seed order."""
     return run.select(arm=arm, metric="accuracy").groupby("seed").value.mean().to_numpy()
 
 
@@ -81,8 +81,8 @@ def judge_mechanism(run: Run) -> Verdict:
     """Judge adam-mechanism: updates jump more at a switch under default Adam than under tuned.
 
     A seed's jump is the geometric mean of ``update_spike`` over the switches that both networks
-    reached with the old labels memorised (accuracy of at least .9); the interval is of the ratio
-    default / tuned over seeds.
+    reached with the old labels memorised (accuracy of at least .9). The interval is for the ratio
+    default / tuned, over seeds.
     """
     default, tuned = (
         run.select(arm=arm).pivot(index=["seed", "step"], columns="metric", values="value")

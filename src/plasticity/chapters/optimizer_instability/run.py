@@ -1,8 +1,8 @@
 """Abrupt changes of task make Adam kill its own units (Lyle et al. 2023, §4.1, A.1, Fig. 1).
 
-A network memorises random labels of MNIST digits. After a fixed budget the labels are drawn anew
-and training goes on from the current parameters and optimizer state. The paper contrasts Adam as
-everyone uses it with a tuned setting that differs in two constants; here the two are also changed
+A network memorises random labels of MNIST digits. After a fixed budget the labels are redrawn, and
+training goes on from the current parameters and optimizer state. The paper contrasts Adam as
+everyone uses it with a tuned setting that differs in two constants. Here the two are also changed
 one at a time, and the setting is varied to see how long the tuned optimizer lasts.
 """
 
@@ -39,7 +39,7 @@ class Config:
     n_images: int = 5_000
     label_draw: Literal["uniform", "permuted"] = "uniform"  # A.1 allows both readings
     # network (A.1: two hidden layers of width 1024)
-    width: int = 1_024  # units a hidden layer
+    width: int = 1_024  # units per hidden layer
     # training (A.1 gives the learning rate; batch size and budget are not in the paper)
     batch_size: int = 512  # images, drawn with replacement
     learning_rate: float = 1e-3
@@ -131,7 +131,7 @@ class World(NamedTuple):
 
 
 class State(NamedTuple):
-    """Everything that a period hands to the next."""
+    """Everything that a period passes on to the next."""
 
     learner: Learner
     key: Array
@@ -195,14 +195,14 @@ def start(config: Config, world: World, key: Array) -> State:
 def advance(config: Config, world: World, state: State) -> tuple[State, dict[str, Array]]:
     """Train for one label period; return the new state and what was measured.
 
-    The record holds scalars at the end of the period (accuracy, loss, dead units a layer, weight
+    The record holds scalars at the end of the period (accuracy, loss, dead units per layer, weight
     norm, displacement of the parameters over the period) and traces over the first and the last
     ``config.window`` steps, shape (2 * window,).
     """
     labels_key, *keys, sample_key = jax.random.split(jax.random.fold_in(state.key, state.period), 5)
     labels = draw_labels(config, labels_key, world.labels)
     plain = config.steps_per_period - 2 * config.window
-    # The traces cost a few reductions a step: only the steps around a switch pay for them.
+    # The traces cost a few reductions per step: only the steps around a switch pay for them.
     data = (world.inputs, labels)
     learner, after = train(config, *data, state.learner, keys[0], config.window, traced=True)
     learner, _ = train(config, *data, learner, keys[1], plain)
@@ -232,7 +232,7 @@ def train(
     steps: int,
     traced: bool = False,
 ) -> tuple[Learner, dict[str, Float[Array, " steps"]]]:
-    """Take ``steps`` optimizer steps on minibatches; with ``traced`` also watch each of them.
+    """Take ``steps`` optimizer steps on minibatches; with ``traced`` also record each of them.
 
     A trace holds the loss, the norm of the gradient, the norm of the update and the root mean
     square of m̂ / √v̂ (see `plasticity.agents.optimizers.moment_ratio`).
@@ -290,9 +290,9 @@ SWEPT = ("b2", "eps_root", "width", "batch_size", "steps_per_period")
 def summarize(config: Config, records: Records) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """Return tidy rows (arm, swept settings, seed, step, metric, value) and the main arms' traces.
 
-    Beside what `advance` measured, each switch of labels gets ``update_spike``: the largest update
-    norm of the window after it over the median of the window before it (claim adam-mechanism), and
-    ``ratio_peak``, the same quotient for m̂ / √v̂. Arrays are named ``metric/arm``, shape
+    Besides what `advance` measured, each switch of labels gets ``update_spike`` (claim
+    adam-mechanism): the largest update norm in the window after it over the median in the window
+    before it. ``ratio_peak`` is the same for m̂ / √v̂. Arrays are named ``metric/arm``, shape
     (seeds, periods, 2 * window): first the window after the switch, then the one before the next.
     """
     frames: list[pd.DataFrame] = []
@@ -322,7 +322,7 @@ def summarize(config: Config, records: Records) -> tuple[pd.DataFrame, dict[str,
 def _spike(trace: np.ndarray, window: int) -> np.ndarray:
     """Return the largest value after each switch over the median before it, shape (periods - 1,).
 
-    A network whose units are all dead gets no update at all: 0 / 0 is NaN, and stays NaN.
+    A network with all units dead gets no updates at all: 0 / 0 is NaN, and stays NaN.
     """
     after, before = trace[1:, :window].max(axis=1), np.median(trace[:-1, window:], axis=1)
     spike: np.ndarray = np.full_like(after, np.nan)

@@ -10,9 +10,9 @@ from plasticity.statistics import mean_interval, paired_difference
 
 
 def which_constant(run: Run) -> pd.DataFrame:
-    """Return what each of the tuned optimizer's two constants does, alone and beside the other.
+    """Return what each of the tuned optimizer's two constants does, alone and with the other.
 
-    One row a contrast, paired over seeds: the difference in accuracy averaged over all periods.
+    One row per contrast, paired over seeds: the difference in accuracy averaged over all periods.
     """
     accuracy = {
         arm: run.select(arm=arm, metric="accuracy").groupby("seed").value.mean().to_numpy()
@@ -37,8 +37,8 @@ def which_constant(run: Run) -> pd.DataFrame:
 def mechanism(run: Run) -> pd.DataFrame:
     """Return, for each main arm, what happens at the first switch of labels, mean over seeds.
 
-    ``m̂/√v̂ before`` and ``peak after`` are the root mean square over parameters: its median over
-    the window before the switch and its largest value in the window after; ``update`` likewise.
+    ``m̂/√v̂ before`` and ``peak after`` are root mean squares over parameters: the median over the
+    window before the switch and the largest value in the window after; ``update`` likewise.
     """
     window, rows = run.config["window"], []
     for arm in ("default", "b2_only", "eps_root_only", "tuned"):
@@ -66,7 +66,7 @@ CLOCKS = {
 def lifetimes(times: pd.DataFrame) -> pd.DataFrame:
     """Return the median time to collapse of each arm by each clock, and how many collapsed.
 
-    "≥" marks a median that is a network whose run ended before it collapsed.
+    "≥" marks a median network that had not collapsed when its run ended.
     """
     rows = []
     for arm, group in times.groupby("arm", sort=False):
@@ -80,10 +80,10 @@ def lifetimes(times: pd.DataFrame) -> pd.DataFrame:
 
 
 def steadiest_clock(times: pd.DataFrame) -> pd.DataFrame:
-    """Return by how much each clock's median time to collapse differs between arms.
+    """Return how much each clock's median time to collapse differs between arms.
 
-    A clock that set the time of collapse by itself would show one median for all. An arm in which
-    half of the networks outlived their run counts with the time at its end, which is too short.
+    If a clock alone set the time of collapse, its median would be the same in all arms. Where half
+    of an arm's networks outlived their run, the time at its end counts, which is too short.
     """
     medians = times.groupby("arm")[list(CLOCKS)].median()
     return pd.DataFrame(
@@ -97,7 +97,7 @@ def steadiest_clock(times: pd.DataFrame) -> pd.DataFrame:
 
 
 def windows(run: Run, threshold: float = 0.9) -> str:
-    """Return until when each main arm memorised every set of labels, in a sentence an arm."""
+    """Return until when each main arm memorised every set of labels, in one sentence per arm."""
     lines = []
     for arm in ("default", "tuned"):
         last = []

@@ -1,4 +1,4 @@
-"""Probes again the networks that a recorded run kept."""
+"""Probes once more the networks that a recorded run kept."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def reprobe(
 ) -> dict[str, np.ndarray]:
     """Probe parameters from a run's bank again, with the minibatches of the agent's own seed.
 
-    ``kept`` is what `plasticity.runs.results.Run.bank` returns; what comes back is that of
-    `probe_record` with a leading axis of checkpoints, and under the run's own settings equal to
-    what it recorded. Raises ValueError if the parameters are not those of ``config``'s network, or
-    if it wants the carried optimizer state, which a bank does not hold.
+    ``kept`` is what `plasticity.runs.results.Run.bank` returns. The result is `probe_record`'s with
+    a leading axis of checkpoints; under the run's own settings it equals what the run recorded.
+    Raises ValueError if the parameters do not fit ``config``'s network, or if ``config`` asks for
+    the carried optimizer state, which a bank does not hold.
     """
     if config.probe_state == "carried":
         raise ValueError("a bank holds no optimizer state: probe it with a fresh one")
@@ -63,12 +63,12 @@ def reprobe_run(
 ) -> Iterator[str]:
     """Probe the networks that a run kept, with ``changes`` of settings; yield a table for each arm.
 
-    Raises FileNotFoundError if it kept none, KeyError, naming what there is, for another arm.
+    Raises FileNotFoundError if it kept none, KeyError, naming the kept arms, for any other arm.
     """
     config = configuration.from_dict(experiment.Config, run.config)
     overrides = configuration.parse(config, changes)
     if only is not None:
-        run.bank(only)  # names what there is, if not this
+        run.bank(only)  # raises, naming the kept arms, if this is not one
     arms = [arm for arm in experiment.arms(config) if arm in run.banks() and only in (None, arm)]
     if not arms:
         raise FileNotFoundError(

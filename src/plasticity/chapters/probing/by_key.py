@@ -1,7 +1,7 @@
-"""A mapping of arrays by any comparable keys, which jax takes for a tree of these arrays.
+"""A mapping from any comparable keys to arrays, which jax treats as a tree of these arrays.
 
-jax's own dictionaries sort their keys, which a network cannot be; here keys are part of the tree's
-structure, in the order in which they were put in.
+jax sorts the keys of a dictionary, and networks cannot be sorted; here keys are part of the tree's
+structure, in the order of insertion.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import jax
 
 @jax.tree_util.register_pytree_node_class
 class ByKey(Mapping[Hashable, Any]):
-    """Arrays by key: a dictionary that cannot be changed, and a pytree of its values."""
+    """Arrays by key: an immutable dictionary, and a pytree of its values."""
 
     def __init__(self, found: Mapping[Any, Any]) -> None:
-        """Take what there is."""
+        """Copy the mapping."""
         self._found = dict(found)
 
     def __getitem__(self, key: Hashable) -> Any:
-        """Return what is under ``key``. Raises KeyError, naming it, if there is nothing."""
+        """Return the value of ``key``. Raises KeyError, naming the key, if there is none."""
         if key not in self._found:
             raise KeyError(f"nothing for {key}: there are {', '.join(map(str, self._found))}")
         return self._found[key]
@@ -35,7 +35,7 @@ class ByKey(Mapping[Hashable, Any]):
         return len(self._found)
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[Hashable, ...]]:
-        """Return values, and keys as structure."""
+        """Return the values, and the keys as structure."""
         return tuple(self._found.values()), tuple(self._found)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Figures of probes: what they cost a network over time, and their learning curves."""
+"""Figures of probes: a network's probe losses over time, and the probes' learning curves."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def _baseline(axes: Axes) -> None:
 
 
 def probe_curves(run: Run, arms: Mapping[str, str], columns: int = 3) -> Figure:
-    """Draw the probe's learning curves from each checkpoint, one panel an arm (Fig. 4).
+    """Draw the probe's learning curves from each checkpoint, one panel per arm (Fig. 4).
 
-    Lines are means over seeds, bands from the smallest to the largest seed; darker is later in
-    training. ``arms`` maps an arm to its panel's title.
+    Lines are means over seeds, bands reach from the smallest to the largest seed; darker is later
+    in training. ``arms`` maps an arm to its panel's title.
     """
     with mpl.rc_context(STYLE):
         rows = -(-len(arms) // columns)
@@ -89,7 +89,7 @@ def _upper(run: Run, arms: Mapping[str, str]) -> float:
 
 
 def answers(results: Mapping[str, Result], note: str) -> Figure:
-    """Draw several probes' learning curves side by side, one colour a network.
+    """Draw several probes' learning curves side by side, one colour per network.
 
     Thin lines are targets, thick ones their mean; ``note`` stands at the figure's foot.
     """

@@ -1,8 +1,8 @@
-"""An agent that is trained in a classification MDP and probed on the way (§5.1, A.2).
+"""An agent that is trained in a classification MDP and probed along the way (§5.1, A.2).
 
-What the experiments on measuring, falsification, interventions and scaling have in common: every
-``probe_every`` optimizer steps training pauses, a copy of the network fits random targets, and its
-statistics are taken. Experiments differ in their arms, and in what they make of the records.
+The experiments on measuring, falsification, interventions and scaling share this: every
+``probe_every`` optimizer steps training pauses, a copy of the network fits random targets, and the
+network's statistics are taken. Experiments differ in their arms and in how they use the records.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class Config(mdp_agent.AgentConfig):
 
     # probe (A.2, §5.1: every 5,000 steps, 10 targets, 2,000 steps)
     probe_every: int = 5_000  # optimizer steps
-    probes: int = 200  # beside the one before training; B.1: 1 M optimizer steps
+    probes: int = 200  # in addition to the one before training; B.1: 1 M optimizer steps
     n_targets: int = 10
     probe_steps: int = 2_000
     probe_batch_size: int = 32  # inputs; not in the paper
     probe_state: Literal["fresh", "carried"] = "fresh"  # of the optimizer; the paper allows both
-    # what a two-hot network is probed by: Eq. (4), or the cross-entropy that it learns by
+    # the loss that probes a two-hot network: Eq. (4), or the cross-entropy from which it learns
     probe_loss: Literal["squared", "own"] = "squared"
-    keep_parameters: bool = False  # put those of the first seed into the bank, at every probe
+    keep_parameters: bool = False  # put the first seed's into the bank, at every probe
     # curvature of the proxy loss (§4.2): its sharpness is logged in training and at every probe
     sharpness_every: int = 1_000  # optimizer steps
     sharpness_order: int = 8  # products with the Hessian
@@ -86,7 +86,7 @@ class World(NamedTuple):
 
 
 class State(NamedTuple):
-    """Everything that a chunk hands to the next."""
+    """Everything that a chunk passes on to the next."""
 
     agent: dqn.State
     mdp: MDP
@@ -105,8 +105,8 @@ def experiment(
 ) -> Experiment:
     """Return the experiment that trains and probes these arms.
 
-    ``swept`` are columns of the table beside arm and seed, each with the path of its field.
-    The rest is what `Experiment` says.
+    ``swept`` maps columns of the table, besides arm and seed, to the paths of their fields. The
+    other arguments are as in `Experiment`.
     """
     return Experiment(
         module, config, studies, arms=arms, load=partial(load_arms, arms), shapes=shapes,
@@ -125,8 +125,8 @@ def load_arms(
 def load(configs: Iterable[mdp_agent.AgentConfig]) -> tuple[World, dict[str, object]]:
     """Return the images and probe targets that these arms need, and where the images come from.
 
-    Targets are drawn here, on the host and once, because of what `plasticity.measure.probe.targets`
-    says; agents that are not probed need none.
+    Targets are drawn here, once and on the host, for the reason that
+    `plasticity.measure.probe.targets` gives; agents that are not probed need none.
     """
     images: dict[Any, Any] = {}
     labels: dict[Any, Any] = {}
@@ -143,7 +143,7 @@ def load(configs: Iterable[mdp_agent.AgentConfig]) -> tuple[World, dict[str, obj
         key = mdp_agent.network_key(config)
         if isinstance(config, Config) and key not in targets:
             targets[key] = jnp.asarray(draw_targets(config, np.asarray(images[name])))
-    # Subsets of one data set are counted as the largest of them.
+    # Of several subsets of one data set, the largest counts.
     ordered = sorted(sources.values(), key=lambda source: int(source["records"]))
     several = list({source["dataset"]: source for source in ordered}.values())
     source = {
@@ -196,7 +196,7 @@ def start(config: Config, world: World, key: Array) -> State:
 
 
 def chunks(config: Config) -> int:
-    """Return how many times `advance` is called: once per probe, that before training included."""
+    """Return how often `advance` is called: once per probe, including the one before training."""
     return config.probes + 1
 
 
@@ -244,13 +244,13 @@ def advance(config: Config, world: World, state: State) -> tuple[State, dict[str
 
 
 def named_leaves(params: Any) -> dict[str, Array]:
-    """Return the leaves of ``params`` by their path, such as ``params/Dense_0/kernel``."""
+    """Return the leaves of ``params`` by path, such as ``params/Dense_0/kernel``."""
     flat, _ = jax.tree.flatten_with_path(params)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
 
 
 def measure(config: Config, task: ImageTask, state: dqn.State) -> dict[str, Array]:
-    """Return how the agent does its task, and the statistics of its network over all images."""
+    """Return how well the agent does its task, and its network's statistics over all images."""
     learner = mdp_agent.agent(config)
     output, hidden = mdp_agent.forward(config, state.params, task.images)
     optimal = jnp.asarray(
@@ -310,7 +310,7 @@ def proxy_losses(found: architectures.Forward, direction: Array) -> Float[Array,
 
 
 def probe_record(config: Config, world: World, state: dqn.State, key: Array) -> dict[str, Array]:
-    """Probe the agent's network, by its own optimizer (§3.1)."""
+    """Probe the agent's network with the agent's own optimizer (§3.1)."""
     learner = mdp_agent.agent(config)
     found = probe.fit_all(
         learner.values,
@@ -333,10 +333,10 @@ def probe_record(config: Config, world: World, state: dqn.State, key: Array) -> 
 
 
 def objective(config: Config) -> probe.Objective:
-    """Return what a probe descends: the squared error of values, or what the network learns by.
+    """Return the loss that a probe minimises: squared error of values, or the network's own loss.
 
-    The paper does not say which. Of a two-hot network the gradient of Eq. (4) vanishes where the
-    softmax saturates, that of the cross-entropy to two-hot targets does not.
+    The paper does not say which. For a two-hot network the gradient of Eq. (4) vanishes where the
+    softmax saturates; the gradient of the cross-entropy to two-hot targets does not.
     """
     learner = mdp_agent.agent(config)
 

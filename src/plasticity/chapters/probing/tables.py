@@ -1,4 +1,4 @@
-"""The tidy table and the arrays of a run of probed agents, and what became of each agent."""
+"""The tidy table and the arrays of a run of probed agents, and the outcome of each agent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from plasticity.runs.experiment import Arms
 from plasticity.runs.results import Records
 
 ARRAYS = ("loss", "curve", "noise", "sharpness_trace")
-"""What of a record is not a scalar: kept as arrays."""
+"""The parts of a record that are not scalars: kept as arrays."""
 
 
 def tidy(
@@ -35,7 +35,7 @@ def tidy(
         scalars = {k: v for k, v in record.items() if k not in ARRAYS and "/" not in k}
         step = arm_config.probe_every * np.arange(len(record["probe_loss"]))
         frame = pd.DataFrame({"step": step, **scalars}).melt("step", var_name="metric")
-        frame["value"] = frame.value.astype(np.float32)  # written with the digits that it has
+        frame["value"] = frame.value.astype(np.float32)  # written with no more digits than it has
         settings = {name: attrgetter(path)(arm_config) for name, path in swept.items()}
         frames.append(frame.assign(arm=arm, seed=seed, **settings))
         for name in ARRAYS:
@@ -51,9 +51,9 @@ def tidy(
 def at_end(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Return one row per agent: ``keys``, every metric at the last probe, and what it lost.
 
-    ``table`` is that of `tidy`, ``keys`` are the columns that name an agent. ``plasticity_loss`` is
-    the probe loss at the end minus that before training, ``initial_loss``. Agents that diverged are
-    in it, their values NaN and ``diverged`` 1. Rows are in the order of the table.
+    ``table`` comes from `tidy`, ``keys`` are the columns that name an agent. ``plasticity_loss`` is
+    the probe loss at the end minus ``initial_loss``, the one before training. Diverged agents are
+    included, with values NaN and ``diverged`` 1. Rows are in the order of the table.
     """
     wide = table.pivot(index=[*keys, "step"], columns="metric", values="value").reset_index()
     wide = wide.sort_values("step", kind="stable")

@@ -1,6 +1,6 @@
 """Figures of the chapter on scaling: plasticity lost against width (Fig. 5), and what width costs.
 
-Tables are those of `plasticity.chapters.scaling.run`, handed over: figures know no experiment.
+Callers pass in the experiment's tables: figures know no experiment.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from plasticity.runs.results import Run
 from plasticity.statistics import mean_interval
 
 PANEL = ("dataset", "architecture", "discount")
-"""What has a panel of its own; a curve in it has a target period."""
+"""What defines a panel; each of its curves is a target period."""
 
 BEYOND = 4
-"""Up to how many times the widest network a fitted line is drawn on, until it reaches zero."""
+"""A fitted line is drawn until it reaches zero, at most to this many times the widest network."""
 
 HUGE = 2.0
-"""Where an agent loses more than this, as networks do whose values explode, the axis is
-logarithmic beyond 1, and medians stand for means and their intervals."""
+"""If an agent loses more than this, as networks with exploding values do, the axis is logarithmic
+beyond 1, and medians replace means and their intervals."""
 
 
 def widths(run: Run, agents: pd.DataFrame, fits: pd.DataFrame | None = None) -> Figure:
-    """Draw Fig. 5: the plasticity lost against width, a panel per data set, network and discount.
+    """Draw Fig. 5: plasticity lost against width, one panel per data set, network and discount.
 
     ``agents`` has one row per agent: dataset, architecture, discount, target_period, width,
-    plasticity_loss and initial_loss, where not finite is diverged. Small dots are agents, large
-    ones means with their 95 % intervals. ``fits`` has a row a curve with ``slope`` (an interval, a
-    doubling of the width): its lines are dashed beyond the widest network. A strip below each panel
-    holds what fresh networks lose: .5 minus that is all that a network can lose before it is
-    worse than a constant, the panel's dotted line. Where losses explode (`HUGE`) medians are drawn.
+    plasticity_loss and initial_loss; not finite means diverged. Small dots are agents, large ones
+    means with their 95 % intervals. ``fits`` has one row per curve with ``slope`` (an interval, per
+    doubling of the width); its lines are dashed beyond the widest network. A strip below each panel
+    holds fresh networks' losses. A network can lose .5 minus that, the panel's dotted line, before
+    it is worse than a constant. Where losses explode (`HUGE`) medians are drawn.
     """
     groups = list(agents.groupby(list(PANEL), sort=False))
     periods = sorted(agents.target_period.unique())
@@ -92,7 +92,7 @@ def _curve(
 ) -> pd.Series[float]:
     """Draw agents, means and intervals; a cross at the top for a width where agents diverged.
 
-    Returns the means (or medians, if it explodes) by where they are drawn.
+    Returns the means (or medians, if it explodes), indexed by where they are drawn.
     """
     means, (colour, marker) = {}, look
     for width, lost in curve.groupby("width").plasticity_loss:
@@ -134,7 +134,7 @@ def _line(axes: Axes, curve: pd.DataFrame, fits: pd.DataFrame, colour: str) -> N
 
 
 def _ceiling(axes: Axes, below: Axes, table: pd.DataFrame) -> None:
-    """Draw fresh networks' losses below, and above how much more a constant loses."""
+    """Draw fresh networks' losses in the strip below, and how much more a constant loses above."""
     fresh = table[np.isfinite(table.initial_loss)].groupby("width").initial_loss.mean()
     below.plot(fresh.index, fresh, color=GREY, linewidth=1.2, marker="o", markersize=3)
     below.axhline(BASELINE, color=GREY, linestyle=":", linewidth=1)
@@ -179,10 +179,10 @@ def _updates(period: int) -> str:
 
 
 def width_cost(run: Run | None, table: pd.DataFrame) -> Figure:
-    """Draw what width costs: time and memory of an update, a line per architecture.
+    """Draw what width costs: time and memory of an update, one line per architecture.
 
-    ``table`` has columns architecture, width, milliseconds (an update) and mebibytes, and may have
-    several rows a width, of which the median is drawn. ``run``, if any, is named at the foot.
+    ``table`` has columns architecture, width, milliseconds (per update) and mebibytes. Of several
+    rows per width the median is drawn. ``run``, if any, is named at the foot.
     """
     panels = {"milliseconds": "Time of an update, ms", "mebibytes": "Memory, MiB"}
     with mpl.rc_context(STYLE):

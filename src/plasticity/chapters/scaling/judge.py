@@ -1,4 +1,4 @@
-"""What is made of a run of *scaling*: curves of plasticity lost against width, and the verdict."""
+"""Evaluates a run of *scaling*: curves of plasticity lost against width, and the verdict."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from plasticity.runs.results import Run
 from plasticity.statistics import Interval
 
 CURVE = ("dataset", "architecture", "target_period", "discount")
-"""What a curve of Fig. 5 is."""
+"""What defines a curve of Fig. 5."""
 
 
 def agents(run: Run) -> pd.DataFrame:
     """Return one row per agent: `CURVE`, ``width``, every metric at the last probe, what it lost.
 
-    ``width`` counts units of a hidden layer of the MLP or channels of the CNN. An agent whose probe
-    has no finite loss has diverged.
+    ``width`` counts units per hidden layer of the MLP or channels of the CNN. An agent without a
+    finite probe loss has diverged.
     """
     table = tables.at_end(run.table, ["arm", *SWEPT, "seed"])
     return table.assign(width=table.mlp_width.where(table.architecture == "mlp", table.channels))
@@ -32,17 +32,17 @@ def agents(run: Run) -> pd.DataFrame:
 class Fit(NamedTuple):
     """Plasticity lost against log₂ width, a straight line."""
 
-    slope: Interval  # change a doubling of the width
+    slope: Interval  # change per doubling of the width
     zero: Interval  # log₂ of the width at which the line reaches zero; infinite if it falls nowhere
 
 
 def curves(run: Run) -> pd.DataFrame:
-    """Return one row a curve: how what is lost goes with width.
+    """Return one row per curve: how the plasticity lost depends on width.
 
     Columns: `CURVE`, ``widths``, ``spearman`` (an interval, over all agents of the curve, resampled
-    inside widths), ``widest`` (the change there, an interval over seeds), ``initial`` (the loss of
-    fresh networks at the widest), ``slope`` and ``zero`` of `Fit`, ``diverged`` (agents). Where
-    these leave no agent, or no two widths for a line, the interval is infinite.
+    inside widths), ``widest`` (the change at the widest, an interval over seeds), ``initial`` (the
+    loss of fresh networks there), ``slope`` and ``zero`` of `Fit`, ``diverged`` (agents). If
+    divergence leaves no agent, or fewer than two widths for a line, the interval is infinite.
     """
     rows = []
     for names, group in agents(run).groupby(list(CURVE), sort=False):
@@ -75,7 +75,7 @@ def _mean(values: pd.Series[float]) -> Interval:
 def fit_line(width: np.ndarray, change: np.ndarray, resamples: int = 2_000) -> Fit:
     """Fit change = a + b log₂ width by least squares; intervals resample agents inside widths.
 
-    Where a resampled line does not fall it reaches zero nowhere: infinity.
+    A resampled line that does not fall never reaches zero: infinity.
     """
     x = np.log2(width)
 
@@ -98,7 +98,7 @@ def fit_line(width: np.ndarray, change: np.ndarray, resamples: int = 2_000) -> F
 
 
 def main_curves(run: Run) -> pd.DataFrame:
-    """Return `curves` without the one whose values explode."""
+    """Return `curves` without the one with exploding values."""
     found = curves(run)
     return pd.DataFrame(found[found.discount == run.config["algorithm"]["discount"]]).reset_index(
         drop=True
@@ -106,15 +106,15 @@ def main_curves(run: Run) -> pd.DataFrame:
 
 
 NOT_FALLING = 2
-"""Of the paper's 12 curves so many may fail to fall; one more contradicts the claim."""
+"""This many of the paper's 12 curves may fail to fall; one more contradicts the claim."""
 
 
 def judge_width(run: Run) -> Verdict:
     """Judge width-helps-not-cures: curves fall with width, and some are above zero at the widest.
 
-    More than `NOT_FALLING` of them do not fall if the next after those that fall least does not.
-    The loss is cured if the interval at the widest network reaches zero in every curve, so the
-    highest of the curves decides.
+    The first part rests on the curve that falls least after `NOT_FALLING` others: if it does not
+    fall, too many do not. The loss is cured if the interval at the widest network reaches zero in
+    every curve, so the highest curve decides.
     """
     found = main_curves(run)
     place = min(NOT_FALLING, len(found) - 1)
@@ -134,7 +134,7 @@ def judge_width(run: Run) -> Verdict:
 def _ranked(found: Iterable[Interval], place: int) -> Interval:
     """Return the highest, second highest, ... of these quantities.
 
-    It lies between the bounds of that rank. What is not known could be anywhere.
+    It lies between the bounds of that rank. An unknown quantity could be anywhere.
     """
 
     def pick(values: list[float]) -> float:

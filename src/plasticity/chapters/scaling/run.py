@@ -1,6 +1,6 @@
 """Does a wider network keep its plasticity? (Lyle et al. 2023, §6.1, Fig. 5.)
 
-MLPs and CNNs of a base width times 1 to 16 are trained with three periods of the target network and
+MLPs and CNNs of 1 to 16 times a base width are trained with three periods of the target network and
 probed before and after. A curve is the plasticity lost against width.
 """
 
@@ -28,7 +28,7 @@ class Config(probed_agent.Config):
     multiples: tuple[int, ...] = (1, 2, 4, 8, 12, 16)  # of the base width
     widest_cnn: int = 16  # the largest multiple of the CNN
     width: int = 16  # of the network of an arm
-    # With a target network of one step values explode at .99: the paper does not give its own.
+    # With a target period of one step values explode at .99; the paper does not give its discount.
     algorithm: DQN = DQN(discount=0.9)
     exploding: bool = False  # also the MLP on the first data set at period 1 and this discount:
     exploding_discount: float = 0.99
@@ -86,9 +86,9 @@ def arms(config: Config) -> dict[str, dict[str, Any]]:
 
 
 def network(architecture: str, width: int) -> Network:
-    """Return an MLP of so many units, or a CNN of so many channels.
+    """Return an MLP with ``width`` units, or a CNN with ``width`` channels.
 
-    A CNN has four times as many units in its fully connected layers, A.2's ratio.
+    The CNN's fully connected layers have four times as many units, A.2's ratio.
     """
     return MLP(width=width) if architecture == "mlp" else CNN(channels=width, width=4 * width)
 
@@ -98,4 +98,4 @@ SWEPT = {
     "target_period": "algorithm.target_period", "discount": "algorithm.discount",
     "mlp_width": "width", "channels": "width",
 }  # fmt: skip
-"""Columns of the table beside arm and seed, and the paths of their fields."""
+"""Columns of the table besides arm and seed, with the paths of their fields."""

@@ -12,10 +12,10 @@ from plasticity.statistics import Interval
 
 
 def width_table(curves: pd.DataFrame) -> pd.DataFrame:
-    """Return `plasticity.chapters.scaling.judge.curves` in words, one row a curve of Fig. 5.
+    """Return `plasticity.chapters.scaling.judge.curves` in words, one row per curve of Fig. 5.
 
-    "zero at" is the width at which a straight line through the curve would reach zero: an
-    extrapolation, and "nowhere" where the line does not fall.
+    "zero at" is the width at which a straight line through the curve would reach zero. It is an
+    extrapolation, and "nowhere" if the line does not fall.
     """
     return pd.DataFrame(
         {
@@ -47,7 +47,7 @@ def _zero(log2: Interval) -> str:
 
 
 def _width(log2: float) -> str:
-    """Return 2 to the ``log2``, in words where it is no network's width."""
+    """Return 2 to the ``log2``, in words if no network could have that width."""
     if log2 == np.inf:
         return "nowhere"
     return f"{2.0**log2:,.0f}" if log2 < 20 else "over a million"
