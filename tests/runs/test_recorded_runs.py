@@ -19,7 +19,6 @@ ONE_LOOP = "played before the agents of games and of the MDPs shared a loop: run
 UNPROVED = {
     "atari_layer_norm/laptop": ONE_LOOP,
     "atari_layer_norm/laptop_19_games": ONE_LOOP,
-    "interventions/smoke": "its 336 arms were not traced before the code changed: run it",
 }
 """Recorded runs of older code, and why nothing shows that today's gives them."""
 
