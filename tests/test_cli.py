@@ -89,6 +89,17 @@ def test_status_tells_how_far_an_unfinished_run_is(
         assert "running" in capsys.readouterr().out
 
 
+def test_status_names_a_run_that_was_begun_with_settings_since_removed(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = runs / "scaling" / "laptop" / "unfinished"
+    checkpoints.open_header(work, {"config": {"mlp_width": 64}, "execution": {"batched": False}})
+    assert cli.main(["status"]) == 0
+    told = capsys.readouterr().out
+    assert "scaling/laptop was begun with settings that the code no longer has" in told
+    assert "`plasticity run scaling --study laptop --fresh` begins again" in told
+
+
 def test_the_product_is_all_of_the_grid(repository: Path) -> None:
     makefile = (repository / "Makefile").read_text()
     (command,) = re.findall(r"plasticity run (interventions --study \w+)", makefile)

@@ -210,6 +210,13 @@ def _unfinished(name: str | None, label: str | None, width: int, height: int | N
             if not checkpoints.in_use(work) and work.exists():
                 raise
             continue  # it finished a moment ago, and is being tidied away
+        except configuration.ConfigError:
+            label = work.parent.name
+            texts.append(
+                f"{chosen.name}/{label} was begun with settings that the code no longer has, and "
+                f"cannot go on: `plasticity run {chosen.name} --study {label} --fresh` begins again"
+            )
+            continue
         if name is not None:
             texts.append(progress.table(arms, width, height))
     return "\n".join(texts)
