@@ -88,7 +88,7 @@ def improvements(run: Run, ours: pd.DataFrame, bars: pd.DataFrame) -> Figure:
 
 
 def curves(run: Run) -> Figure:
-    """Draw the curves of Figs. 19 and 20: score and C_k's mean absolute cosine, one column per game."""
+    """Draw the curves of Figs. 19 and 20: score and mean absolute cosine, one column per game."""
     panels = {
         "score": "score in evaluation", "training_score": "score while learning",
         "collinearity": "mean |cosine| of gradients",
