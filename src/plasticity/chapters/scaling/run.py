@@ -27,7 +27,7 @@ class Config(probed_agent.Config):
     base_width: int = 16  # of the MLP (A.2), and channels of the CNN (not in the paper)
     multiples: tuple[int, ...] = (1, 2, 4, 8, 12, 16)  # of the base width
     widest_cnn: int = 16  # the largest multiple of the CNN
-    width: int = 16  # of the network of an arm
+    width: int = 16  # of an arm's network, for the table: it changes nothing by itself
     # With a target period of one step values explode at .99; the paper does not give its discount.
     algorithm: DQN = DQN(discount=0.9)
     exploding: bool = False  # also the MLP on the first data set at period 1 and this discount:
@@ -96,6 +96,6 @@ def network(architecture: str, width: int) -> Network:
 SWEPT = {
     "dataset": "problem.dataset", "architecture": "network.kind",
     "target_period": "algorithm.target_period", "discount": "algorithm.discount",
-    "mlp_width": "width", "channels": "width",
+    "mlp_width": "width", "channels": "width",  # one number, of an MLP or a CNN
 }  # fmt: skip
 """Columns of the table besides arm and seed, with the paths of their fields."""
