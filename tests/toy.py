@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from plasticity import configuration
+from plasticity.programs import program
 from plasticity.runs.experiment import Experiment
 from plasticity.runs.results import Records
 
@@ -63,12 +64,14 @@ def flops(config: Config) -> float:
     return float(config.size * config.chunks)
 
 
+@program(static=("config",))
 def start(config: Config, world: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
     return {"position": world, "velocity": jnp.zeros_like(world), "key": key}
 
 
+@program(static=("config",), donate=("state",))
 def advance(
-    config: Config, world: jax.Array, state: dict[str, jax.Array]
+    config: Config, world: jax.Array, state: dict[str, jax.Array], chunk: Any
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     if config.seconds_a_chunk or config.fail_arm:
         jax.debug.callback(lambda: _obey(config), ordered=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +24,13 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status: 0, 1 for a failed run, 2 for bad arguments."""
+    """Run the command line; return the exit status.
+
+    It is 0, 1 for a failed run, 2 for bad arguments, 75 if the time of ``--minutes`` is up, 130 if
+    stopped.
+    """
     options = _parser().parse_args(arguments)
+    options.began = time.monotonic()
     try:
         options.command(options)
     except KeyError as error:
@@ -69,11 +75,21 @@ def _run(options: argparse.Namespace) -> None:
     from plasticity.runs import driver, results
 
     finished = driver.run(
-        chosen, config, options.study, fresh=options.fresh, workers=options.workers
-    )
+        chosen, config, options.study,
+        fresh=options.fresh, workers=options.workers, minutes=_minutes(options),
+    )  # fmt: skip
     print(f"{results.folder(options.name, finished.label)}: {finished.describe()}")
     for verdict in claims.judge(finished, chosen.claims):
         print(verdict)
+
+
+def _minutes(options: argparse.Namespace) -> float | None:
+    """Return how much of ``--minutes`` is left: importing has taken some of it."""
+    if options.minutes is None:
+        return None
+    configuration.require(options.minutes > 0, f"minutes = {options.minutes}: must be above 0")
+    used: float = time.monotonic() - options.began
+    return max(1e-9, float(options.minutes) - used / 60)
 
 
 def _units(options: argparse.Namespace) -> None:
@@ -89,7 +105,9 @@ def _unit(options: argparse.Namespace) -> None:
     chosen, config = _resolve(options)
     from plasticity.runs import jobs
 
-    jobs.run_unit(chosen, config, options.study, options.arm, options.seed)
+    jobs.run_unit(
+        chosen, config, options.study, options.arm, options.seed, minutes=_minutes(options)
+    )
 
 
 def _prove(options: argparse.Namespace) -> None:
@@ -110,8 +128,9 @@ def _reproduce(options: argparse.Namespace) -> None:
 
     configuration.resolve(chosen.studies, options.study.partition("-")[0])  # refuses unknown ones
     found = reproduction.reproduce(
-        chosen, options.study, fresh=options.fresh, workers=options.workers
-    )
+        chosen, options.study,
+        fresh=options.fresh, workers=options.workers, minutes=_minutes(options),
+    )  # fmt: skip
     print(f"{results.folder(found.run.experiment, found.run.label)}: {found}")
 
 
@@ -262,6 +281,12 @@ WORKERS: Word = (
     ("--workers",), {"type": int, "help": "processes on a CPU (default: one for every core)"}
 )  # fmt: skip
 
+MINUTES: Word = (
+    ("--minutes",),
+    {"type": float, "metavar": "M",
+     "help": "stop before this time is up, with exit status 75; the same command goes on"},
+)  # fmt: skip
+
 COMMANDS: dict[str, tuple[Any, str, list[Word]]] = {
     "list": (_list, "experiments, studies, cost, what is recorded", []),
     "status": (_status, "progress of running and finished runs", [
@@ -273,12 +298,14 @@ COMMANDS: dict[str, tuple[Any, str, list[Word]]] = {
         *SETTINGS,
         (("--fresh",), {"action": "store_true", "help": "discard an unfinished or older run"}),
         WORKERS,
+        MINUTES,
     ]),
     "units": (_units, "which units (an arm on a seed) a run has left, as JSON", SETTINGS),
     "unit": (_unit, "run one unit of a run, beside others", [
         *SETTINGS,
         (("--arm",), {"required": True, "help": "its arm"}),
         (("--seed",), {"type": int, "required": True, "help": "its seed"}),
+        MINUTES,
     ]),
     "prove": (_prove, "prove without running anything that the code's programs are a run's",
               RECORDED),
@@ -286,6 +313,7 @@ COMMANDS: dict[str, tuple[Any, str, list[Word]]] = {
         *RECORDED,
         (("--fresh",), {"action": "store_true", "help": "discard an unfinished reproduction"}),
         WORKERS,
+        MINUTES,
     ]),
     "cost": (_cost_of, "what a run would cost, from this machine's speed", [
         *SETTINGS,

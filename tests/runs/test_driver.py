@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import toy
@@ -21,7 +22,7 @@ import toy
 from plasticity import configuration
 from plasticity.runs import checkpoints, driver, pool, results
 from plasticity.runs.files import ResultsError
-from plasticity.runs.units import UnitsFailed, _lanes, advance_unit, compiled, units_of
+from plasticity.runs.units import UnitsFailed, _lanes, _make_room, advance_unit, units_of
 
 CHILD = """
 import json, sys
@@ -244,6 +245,24 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_serves(
     assert run_here(toy.Config()).provenance["sha256"] == expected
 
 
+def test_records_of_a_kill_before_their_state_are_not_counted_twice(runs: Path) -> None:
+    """The next attempt may put them into one file with those of later chunks."""
+    config, work = toy.Config(seeds=1), runs / "work"
+    unit = pool.Unit("narrow", (0,))
+    whole = [*advance_unit(toy.EXPERIMENT, config, unit, runs / "whole", 0.0)]
+    broken = advance_unit(toy.EXPERIMENT, config, unit, work, 0.0)
+    while next(broken) < 3:
+        pass
+    broken.close()
+    folder = checkpoints.UnitFolder(work, *unit)
+    shutil.rmtree(work / "narrow" / "0" / "state_000003")  # as if it had not been written yet
+    assert folder.chunks_done() == 2
+    again = [*advance_unit(toy.EXPERIMENT, config, unit, work, 3_600.0)]
+    assert (whole[-1], again[0], again[-1]) == (6, 2, 6)
+    found, wanted = folder.records(), checkpoints.UnitFolder(runs / "whole", *unit).records()
+    np.testing.assert_array_equal(found["position"], wanted["position"])
+
+
 def test_a_damaged_record_costs_its_unit_and_no_other(runs: Path) -> None:
     expected = run_here(toy.Config(), study="laptop").provenance["sha256"]
     work = interrupt(toy.Config(), runs, 8)
@@ -317,7 +336,7 @@ def test_an_empty_selection_is_an_error(runs: Path) -> None:
 
 def test_workers_keep_to_an_arm_that_they_have_compiled() -> None:
     parts = [pool.Unit(arm, (seed,)) for arm in "abc" for seed in range(3)]
-    waiting = pool.Waiting(parts)
+    waiting = pool.Waiting(parts, {arm: arm for arm in "abc"})
     first, second = waiting.take(None), waiting.take(None)
     assert first is not None and second is not None
     assert (first.arm, second.arm) == ("a", "b")
@@ -327,16 +346,40 @@ def test_workers_keep_to_an_arm_that_they_have_compiled() -> None:
     assert waiting.take("a") is None
 
 
-def test_what_was_compiled_for_an_arm_goes_when_the_next_begins(runs: Path) -> None:
-    config = toy.Config(seeds=2)
-    assert len(toy.arms(config)) > 1
-    driver.run(toy.EXPERIMENT, config, "quick", workers=0)
-    start, advance = compiled(toy.EXPERIMENT, batched=False)
-    assert start._cache_size() == advance._cache_size() == 1  # type: ignore[attr-defined]
+def test_a_worker_takes_arms_that_share_programs_before_others() -> None:
+    parts = [pool.Unit(arm, (0,)) for arm in "abcd"]
+    waiting = pool.Waiting(parts, {"a": "mlp", "b": "cnn", "c": "mlp", "d": "cnn"})
+    assert [waiting.take(None), waiting.take(None)] == parts[:2]  # each a network of its own
+    assert waiting.take("b") == parts[3] and waiting.take("a") == parts[2]
+
+
+def test_arms_that_share_programs_come_one_after_another() -> None:
+    changes = {"a": {}, "b": {"scale": 2.0}, "c": {"chunks": 9}, "d": {"scale": 2.0, "chunks": 9}}
+    many = dataclasses.replace(
+        toy.EXPERIMENT, arms=lambda config: changes, shares=lambda config: config.scale
+    )
+    single, batched = (units_of(many, toy.Config(seeds=2), batched=way) for way in (False, True))
+    assert single == [pool.Unit(arm, (seed,)) for arm in "acbd" for seed in (0, 1)]
+    assert batched == [pool.Unit(arm, (0, 1)) for arm in "acbd"]
+    unlike = dataclasses.replace(many, shares=toy.EXPERIMENT.shares)  # each by itself
+    assert [unit.arm for unit in units_of(unlike, toy.Config(), batched=True)] == [*"abcd"]
+
+
+def test_compiled_programs_go_before_memory_mappings_run_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    program = jax.jit(lambda x: x + 1)
+    program(1.0)
+    _make_room()
+    assert program._cache_size() == 1  # type: ignore[attr-defined]
+    monkeypatch.setattr("plasticity.runs.units.MAPPINGS", 10)
+    _make_room()
+    assert program._cache_size() == 0  # type: ignore[attr-defined]
 
 
 def test_a_worker_helps_with_the_last_arm() -> None:
-    waiting = pool.Waiting([pool.Unit("a", (seed,)) for seed in range(2)])
+    parts = [pool.Unit("a", (seed,)) for seed in range(2)]
+    waiting = pool.Waiting(parts, {"a": "network", "other": "another network"})
     assert waiting.take(None) is not None
     assert waiting.take("other") == pool.Unit("a", (1,))
 

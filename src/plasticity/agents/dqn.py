@@ -150,8 +150,21 @@ def start(agent: Agent, task: Task, params: Any, key: Key[Array, ""]) -> State:
     >>> int(state.experience.buffer.size), int(state.learner.steps)
     (4, 0)
     """
-    reset_key, walk_key, key = jax.random.split(key, 3)
-    experience = task.begin(agent, reset_key, walk_key)
+    return begun(agent, params, warm_up(agent, task, key), key)
+
+
+def warm_up(agent: Agent, task: Task, key: Key[Array, ""]) -> Experience:
+    """Return what `start` with this key knows after its random transitions.
+
+    No network takes part: only the numbers of ``agent`` count.
+    """
+    reset_key, walk_key, _ = jax.random.split(key, 3)
+    return task.begin(agent, reset_key, walk_key)
+
+
+def begun(agent: Agent, params: Any, experience: Experience, key: Key[Array, ""]) -> State:
+    """Return what `start` does, with the experience that `warm_up` gave for the same key."""
+    _, _, key = jax.random.split(key, 3)
     # Folds 0 and 1 of this key are taken by the first update of the target.
     learner = learning.start(agent.optimizer, params, agent.cure, jax.random.fold_in(key, 2))
     # A copy: training donates its state, and one array cannot be donated twice.
@@ -183,23 +196,89 @@ def train(agent: Agent, task: Task, state: State, steps: int) -> tuple[State, Me
     >>> int(state.learner.steps), metrics["td_loss"].shape  # an entry per target period
     (4, (2,))
     """
-    if steps < 1:
-        raise ValueError(f"steps = {steps}: must be above 0")
-    # The longest stretch that ends at every target update and event, wherever training began.
-    stretch = math.gcd(agent.target_period, steps, agent.cure.every)
+    stretch = stretch_steps(agent, steps)
 
     def advance(state: State, _: None) -> tuple[State, Metrics]:
-        state = _intervene(agent, task, state)
-        state, metrics = _stretch(agent, task, state, stretch)
-        always = stretch == agent.target_period
-        return _update_target(
-            state, always or state.learner.steps % agent.target_period == 0
-        ), metrics
+        state = intervene(agent, task, state)
+        return train_stretch(
+            agent, task, state, draws(agent, task.actions, state.key, state.learner.steps, stretch)
+        )
 
     return jax.lax.scan(advance, state, length=steps // stretch)
 
 
-def _intervene(agent: Agent, task: Task, state: State) -> State:
+def stretch_steps(agent: Agent, steps: int) -> int:
+    """Return the longest stretch that ends at every target update and event.
+
+    That is so wherever training of ``steps`` began. Raises ValueError unless there is at least one.
+
+    >>> import optax
+    >>> from plasticity.agents import dqn
+    >>> agent = dqn.Agent(
+    ...     apply=lambda params, x: x @ params, optimizer=optax.sgd(0.1), target_period=20,
+    ...     epsilon=0.1, warmup=50, capacity=100)
+    >>> dqn.stretch_steps(agent, 50)
+    10
+    """
+    if steps < 1:
+        raise ValueError(f"steps = {steps}: must be above 0")
+    return math.gcd(agent.target_period, steps, agent.cure.every)
+
+
+class Draws(NamedTuple):
+    """The random numbers of a stretch, one row per step, and the key that follows.
+
+    All are drawn at once: many small draws inside the scan would cost as much as a small network.
+    """
+
+    first: Any  # whether a step's first action explores, a random action, a key
+    others: Any  # the same for its further actions; None if there are none
+    batch: Float[Array, "steps batch"]  # in [0, 1), each of which stands for a transition
+    key: Key[Array, ""]
+
+
+def draws(
+    agent: Agent, actions: int, key: Key[Array, ""], before: Int[Array, ""], steps: int
+) -> Draws:
+    """Return the random numbers of ``steps`` steps, each action being one of ``actions``.
+
+    ``key`` is `State.key`; ``before`` counts the steps taken before. No network takes part: only
+    the numbers of ``agent`` count.
+    """
+    key, now = jax.random.split(key)
+    *choice_keys, sample_key = jax.random.split(now, 4)
+    taken = agent.actions_per_step * (before + jnp.arange(steps))
+    first, others = _choices(agent, actions, choice_keys, taken), None
+    if agent.actions_per_step > 1:
+        later = taken[:, None] + jnp.arange(1, agent.actions_per_step)[None]
+        others = _choices(agent, actions, jax.random.split(jax.random.fold_in(now, 4), 3), later)
+    return Draws(first, others, jax.random.uniform(sample_key, (steps, agent.batch_size)), key)
+
+
+def _choices(agent: Agent, actions: int, keys: Any, taken: Int[Array, ...]) -> Any:
+    """Return whether to explore, random actions and keys; ``taken`` counts the earlier actions."""
+    explore_key, choose_key, step_key = keys
+    return (
+        jax.random.uniform(explore_key, taken.shape) < agent.exploration(taken),
+        jax.random.randint(choose_key, taken.shape, 0, actions, jnp.int32),
+        jax.random.split(step_key, taken.shape),
+    )
+
+
+def train_stretch(agent: Agent, task: Task, state: State, drawn: Draws) -> tuple[State, Metrics]:
+    """Take the steps of a stretch, then update the target network if that is due.
+
+    `train` is `intervene`, `draws` for `stretch_steps` and this, again and again. Who compiles each
+    by itself lets agents that differ in events, or in their network, share some of them. The
+    metrics are scalars.
+    """
+    state, metrics = _stretch(agent, task, state, drawn)
+    steps = drawn.batch.shape[0]
+    due = steps == agent.target_period or state.learner.steps % agent.target_period == 0
+    return _update_target(state, due), metrics
+
+
+def intervene(agent: Agent, task: Task, state: State) -> State:
     """Let the cure's event happen if it is due, on a batch of what the buffer holds."""
     if agent.cure.event is None:
         return state
@@ -231,11 +310,9 @@ def _update_target(state: State, due: bool | Bool[Array, ""]) -> State:
     return state._replace(target_params=target_params, key=key, event_key=event_key)
 
 
-def _stretch(agent: Agent, task: Task, state: State, steps: int) -> tuple[State, Metrics]:
-    """Act and learn for ``steps`` optimizer steps with a fixed target network."""
-    key, now = jax.random.split(state.key)
-    draws = _draws(agent, task, state, now, steps)
-    bootstrap = task.bootstrap(agent, state.target_params, steps)
+def _stretch(agent: Agent, task: Task, state: State, drawn: Draws) -> tuple[State, Metrics]:
+    """Act and learn with a fixed target network, a step for each row of what was drawn."""
+    bootstrap = task.bootstrap(agent, state.target_params, drawn.batch.shape[0])
 
     def act(params: Any, experience: Experience, choice: Any) -> Experience:
         explore, random_action, key = choice
@@ -247,8 +324,8 @@ def _stretch(agent: Agent, task: Task, state: State, steps: int) -> tuple[State,
         learner, experience = carry
         first, others, uniform = draw
         experience = act(learner.params, experience, first)
-        drawn = task.sample(experience, uniform)
-        learner, taken = q_learning.learn(agent, learner, task.batch(drawn), bootstrap(drawn))
+        seen = task.sample(experience, uniform)
+        learner, taken = q_learning.learn(agent, learner, task.batch(seen), bootstrap(seen))
         # Wait for the outcome of the action only when nothing else is left to do.
         experience = task.settle(experience, after=taken.loss)
         if others is not None:
@@ -261,34 +338,10 @@ def _stretch(agent: Agent, task: Task, state: State, steps: int) -> tuple[State,
         return (learner, experience), {"td_loss": taken.aux.squared, **report}
 
     carry = (state.learner, state.experience)
-    (learner, experience), seen = jax.lax.scan(step, carry, draws)
+    (learner, experience), seen = jax.lax.scan(step, carry, drawn[:3])
     metrics = {name: jnp.mean(values) for name, values in seen.items()}
     metrics["td_loss_max"] = jnp.max(seen["td_loss"])
-    return state._replace(learner=learner, experience=experience, key=key), metrics
-
-
-def _draws(agent: Agent, task: Task, state: State, key: Key[Array, ""], steps: int) -> Any:
-    """Return the random numbers of each step: for its first action, the others, and its batch.
-
-    All are drawn at once: many small draws inside the scan would cost as much as a small network.
-    """
-    *choice_keys, sample_key = jax.random.split(key, 4)
-    taken = agent.actions_per_step * (state.learner.steps + jnp.arange(steps))
-    first, others = _choices(agent, task, choice_keys, taken), None
-    if agent.actions_per_step > 1:
-        later = taken[:, None] + jnp.arange(1, agent.actions_per_step)[None]
-        others = _choices(agent, task, jax.random.split(jax.random.fold_in(key, 4), 3), later)
-    return first, others, jax.random.uniform(sample_key, (steps, agent.batch_size))
-
-
-def _choices(agent: Agent, task: Task, keys: Any, taken: Int[Array, ...]) -> Any:
-    """Return whether to explore, random actions and keys; ``taken`` counts the earlier actions."""
-    explore_key, choose_key, step_key = keys
-    return (
-        jax.random.uniform(explore_key, taken.shape) < agent.exploration(taken),
-        jax.random.randint(choose_key, taken.shape, 0, task.actions, jnp.int32),
-        jax.random.split(step_key, taken.shape),
-    )
+    return state._replace(learner=learner, experience=experience, key=drawn.key), metrics
 
 
 def is_finite(params: Any) -> Bool[Array, ""]:

@@ -19,7 +19,7 @@ from flax import linen as nn
 from plasticity import configuration
 from plasticity.agents import dqn
 from plasticity.agents.mdp_task import Images
-from plasticity.agents.settings import DQN, Optimizer, Problem
+from plasticity.agents.settings import DQN, Optimizer, Problem, Rates
 from plasticity.cure import NONE, Cure, combined
 from plasticity.cures.settings import Event, Patient
 from plasticity.networks import architectures, heads, state, trace
@@ -29,7 +29,23 @@ from plasticity.worlds import classification_mdp, image_sets
 
 
 @dataclass(frozen=True)
-class AgentConfig:
+class Design:
+    """What an agent is made of, whatever its problem.
+
+    >>> from plasticity.agents.mdp_agent import Design
+    >>> Design().network.kind
+    'mlp'
+    """
+
+    network: Network = MLP()
+    output: Output = Regression()
+    optimizer: Optimizer = Optimizer()
+    algorithm: DQN = DQN()
+    cures: tuple[Event, ...] = ()  # what happens after each target update, in this order
+
+
+@dataclass(frozen=True)
+class AgentConfig(Design):
     """Settings of one agent.
 
     >>> from plasticity.agents.mdp_agent import AgentConfig
@@ -40,11 +56,6 @@ class AgentConfig:
     """
 
     problem: Problem = Problem()
-    network: Network = MLP()
-    output: Output = Regression()
-    optimizer: Optimizer = Optimizer()
-    algorithm: DQN = DQN()
-    cures: tuple[Event, ...] = ()  # what happens after each target update, in this order
     seeds: int = 10
     first_seed: int = 0
 
@@ -61,7 +72,23 @@ class AgentConfig:
             raise configuration.ConfigError(str(error)) from None
 
 
-def network(config: AgentConfig, learning: bool = False) -> nn.Module:
+def design(config: Design, cured: bool = False) -> Design:
+    """Return what programs depend on: the settings less rates, and less events unless ``cured``.
+
+    Agents with equal designs share compiled programs.
+
+    >>> from plasticity.agents import mdp_agent
+    >>> from plasticity.agents.settings import Optimizer, Problem
+    >>> slow = mdp_agent.AgentConfig(
+    ...     problem=Problem("random_label"), optimizer=Optimizer("adam", 1e-4))
+    >>> mdp_agent.design(slow) == mdp_agent.design(mdp_agent.AgentConfig())
+    True
+    """
+    cures = config.cures if cured else ()
+    return Design(config.network, config.output, config.optimizer.form, config.algorithm, cures)
+
+
+def network(config: Design, learning: bool = False) -> nn.Module:
     """Return the network, with ``learning`` as the loss sees it: only learning has a ViT's dropout.
 
     >>> from plasticity.agents import mdp_agent
@@ -71,7 +98,7 @@ def network(config: AgentConfig, learning: bool = False) -> nn.Module:
     return config.network.module(n_outputs(config), learning)
 
 
-def n_outputs(config: AgentConfig) -> int:
+def n_outputs(config: Design) -> int:
     """Return how many numbers the network gives for an image.
 
     >>> from plasticity.agents import mdp_agent
@@ -83,7 +110,7 @@ def n_outputs(config: AgentConfig) -> int:
 
 
 def forward(
-    config: AgentConfig, params: Any, images: Images, learning: bool = False
+    config: Design, params: Any, images: Images, learning: bool = False
 ) -> architectures.Forward:
     """Return the outputs and hidden activations for a batch of images.
 
@@ -101,7 +128,7 @@ def forward(
     return found
 
 
-def initialise(config: AgentConfig, shape: tuple[int, ...], key: Array) -> Any:
+def initialise(config: Design, shape: tuple[int, ...], key: Array) -> Any:
     """Return fresh parameters for images of ``shape`` (h, w, c).
 
     >>> import jax
@@ -115,8 +142,12 @@ def initialise(config: AgentConfig, shape: tuple[int, ...], key: Array) -> Any:
     return network(config).init(key, config.network.inputs(jnp.zeros((1, *shape))))
 
 
-def agent(config: AgentConfig, shape: tuple[int, ...] | None = None) -> dqn.Agent:
+def agent(
+    config: Design, shape: tuple[int, ...] | None = None, rates: Rates | None = None
+) -> dqn.Agent:
     """Return the agent of ``config``; with its cures if the images' ``shape`` (h, w, c) is known.
+
+    ``rates`` replace the optimizer's own.
 
     >>> from plasticity.agents import mdp_agent
     >>> from plasticity.cures.settings import ResetOptimizer
@@ -129,7 +160,7 @@ def agent(config: AgentConfig, shape: tuple[int, ...] | None = None) -> dqn.Agen
     return dqn.Agent(
         apply=lambda params, images: forward(config, params, images).output,
         hidden=lambda params, images: forward(config, params, images).hidden,
-        learning=learning(config), head=config.output.head(), optimizer=optimizer(config),
+        learning=learning(config), head=config.output.head(), optimizer=optimizer(config, rates),
         cure=NONE if shape is None else cure(config, shape),
         discount=settings.discount, target_period=settings.target_period,
         batch_size=settings.batch_size, epsilon=settings.epsilon, double=settings.double,
@@ -137,7 +168,7 @@ def agent(config: AgentConfig, shape: tuple[int, ...] | None = None) -> dqn.Agen
     )  # fmt: skip
 
 
-def learning(config: AgentConfig) -> Callable[[Any, Array], Array] | None:
+def learning(config: Design) -> Callable[[Any, Array], Array] | None:
     """Return the network's outputs as the loss sees them, with dropout; None if it has no dropout.
 
     >>> from plasticity.agents import mdp_agent
@@ -151,7 +182,7 @@ def learning(config: AgentConfig) -> Callable[[Any, Array], Array] | None:
     return lambda params, images: forward(config, params, images, learning=True).output
 
 
-def optimizer(config: AgentConfig) -> optax.GradientTransformation:
+def optimizer(config: Design, rates: Rates | None = None) -> optax.GradientTransformation:
     """Return the optimizer, for learning and for the probe alike.
 
     >>> import jax.numpy as jnp
@@ -163,11 +194,11 @@ def optimizer(config: AgentConfig) -> optax.GradientTransformation:
     >>> update.tolist()
     [-0.5]
     """
-    found = config.optimizer.transformation()
+    found = config.optimizer.transformation(rates)
     return state.advancing(found) if config.network.stateful else found
 
 
-def cure(config: AgentConfig, shape: tuple[int, ...]) -> Cure:
+def cure(config: Design, shape: tuple[int, ...]) -> Cure:
     """Return what happens after each target update to a network for images of ``shape`` (h, w, c).
 
     >>> from plasticity.agents import mdp_agent

@@ -17,6 +17,9 @@ import optax
 
 from plasticity.shapes import Array, Float, Key
 
+Rate = float | Float[Array, ""]
+"""A number, or an array of one where a compiled program serves several."""
+
 
 class AdamSettings(NamedTuple):
     """Constants of Adam apart from the learning rate, in the notation of Eq. (6)."""
@@ -34,7 +37,7 @@ TUNED_ADAM = AdamSettings(b1=0.9, b2=0.9, eps=1e-9, eps_root=1e-3)
 """The tuned setting of A.1: a faster second moment and a floor under it."""
 
 
-def adam(learning_rate: float, settings: AdamSettings) -> optax.GradientTransformation:
+def adam(learning_rate: Rate, settings: AdamSettings) -> optax.GradientTransformation:
     """Return Adam with the constants of ``settings``.
 
     >>> from plasticity.agents import optimizers
@@ -97,7 +100,7 @@ def ratio_after_jump(
 OptimizerName = Literal["adam", "rmsprop", "sgd"]
 
 
-def of_name(name: OptimizerName, learning_rate: float) -> optax.GradientTransformation:
+def of_name(name: OptimizerName, learning_rate: Rate) -> optax.GradientTransformation:
     """Return an optimizer by the name that configurations and tables use.
 
     ``adam`` has A.1's default constants, ``rmsprop`` those of dqn_zoo's DQN (centred, decay .95,

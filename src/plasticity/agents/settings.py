@@ -6,6 +6,7 @@ Where the paper is silent a field's comment says so.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
@@ -57,6 +58,13 @@ class DQN:
         configuration.check(self)
 
 
+class Rates(NamedTuple):
+    """The numbers of an `Optimizer`, or arrays of them."""
+
+    learning_rate: Any
+    weight_decay: Any
+
+
 @dataclass(frozen=True)
 class Optimizer:
     """Settings of an optimizer, for learning and for the probe alike.
@@ -78,11 +86,29 @@ class Optimizer:
             self.weight_decay >= 0, f"weight_decay = {self.weight_decay}: must not be below 0"
         )
 
-    def transformation(self) -> optax.GradientTransformation:
-        """Return the optimizer."""
-        found = optimizers.of_name(self.name, self.learning_rate)
+    @property
+    def rates(self) -> Rates:
+        """The numbers that a compiled program can be given, so that it serves all of them."""
+        return Rates(self.learning_rate, self.weight_decay)
+
+    @property
+    def form(self) -> Optimizer:
+        """The settings that decide what is computed: equal if optimizers differ only in rates.
+
+        >>> from plasticity.agents.settings import Optimizer
+        >>> Optimizer(learning_rate=1e-3).form == Optimizer(learning_rate=1e-4).form
+        True
+        >>> Optimizer().form == Optimizer(weight_decay=1e-5).form  # one has no term to compute
+        False
+        """
+        return Optimizer(self.name, 1.0, 1.0 if self.weight_decay else 0.0)
+
+    def transformation(self, rates: Rates | None = None) -> optax.GradientTransformation:
+        """Return the optimizer, with other ``rates`` of the same `form` if any are given."""
+        learning_rate, weight_decay = rates or self.rates
+        found = optimizers.of_name(self.name, learning_rate)
         if self.weight_decay:
-            found = optax.chain(optax.add_decayed_weights(self.weight_decay), found)
+            found = optax.chain(optax.add_decayed_weights(weight_decay), found)
         return found
 
 

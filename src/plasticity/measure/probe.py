@@ -24,7 +24,7 @@ import numpy as np
 import optax
 from numpy.typing import ArrayLike
 
-from plasticity import devices
+from plasticity import devices, programs
 from plasticity import learner as learning
 from plasticity.cure import NONE
 from plasticity.learner import Learner
@@ -198,7 +198,7 @@ def targets(
     drawn = []
     exact = jax.default_matmul_precision("highest")  # a lower default would apply to float64 too
     with jax.default_device(_host()), jax.enable_x64(True), exact:
-        draw, predict = jax.jit(init), jax.jit(apply)
+        draw, predict = programs.jit(init, "less"), jax.jit(apply)
         for target_key in jax.random.split(jax.device_put(key, _host()), n):
             omega = jax.tree.map(_in_double, draw(target_key))
             # In parts: otherwise a convolution's patches in float64 fill the memory.

@@ -67,6 +67,17 @@ def snapshot(network: Network, params: Any, x: Any) -> dict[str, Float[Array, ""
     return of_network(hidden, params)
 
 
+def kernels(params: Any) -> list[Float[Array, ...]]:
+    """Return the weights of a network, without biases and scales: all leaves of two or more axes.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.measure import snapshot
+    >>> [leaf.shape for leaf in snapshot.kernels({"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)})]
+    [(2, 3)]
+    """
+    return [leaf for leaf in jax.tree.leaves(params) if jnp.ndim(leaf) >= 2]
+
+
 def weight_norm(params: Any) -> Float[Array, ""]:
     """Return the Euclidean norm of all weights: kernels only, neither biases nor scales.
 
@@ -77,8 +88,7 @@ def weight_norm(params: Any) -> Float[Array, ""]:
     >>> float(weight_norm({"kernel": 2 * jnp.ones((2, 2)), "bias": jnp.ones(2)}))
     4.0
     """
-    kernels = [leaf for leaf in jax.tree.leaves(params) if jnp.ndim(leaf) >= 2]
-    norm: Array = optax.tree.norm(kernels)
+    norm: Array = optax.tree.norm(kernels(params))
     return norm
 
 
@@ -94,8 +104,7 @@ def weight_rank(params: Any) -> Float[Array, ""]:
     >>> float(weight_rank({"first": jnp.eye(4), "second": jnp.ones((4, 2))}))
     5.0
     """
-    kernels = [leaf for leaf in jax.tree.leaves(params) if jnp.ndim(leaf) >= 2]
-    ranks = [srank(k.reshape(math.prod(k.shape[:-1]), k.shape[-1])) for k in kernels]
+    ranks = [srank(k.reshape(math.prod(k.shape[:-1]), k.shape[-1])) for k in kernels(params)]
     return sum(ranks, jnp.zeros(()))
 
 
@@ -116,11 +125,32 @@ def of_network(
     >>> {name: round(float(found[name]), 2) for name in ("weight_norm", "dead_units", "srank")}
     {'weight_norm': 2.0, 'dead_units': 0.0, 'srank': 4.0}
     """
+    return {**of_weights(params), **of_activations(hidden)}
+
+
+def of_weights(params: Any) -> dict[str, Float[Array, ""]]:
+    """Return `weight_norm` and `weight_rank` by name.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.measure.snapshot import of_weights
+    >>> {name: float(value) for name, value in of_weights({"kernel": jnp.eye(4)}).items()}
+    {'weight_norm': 2.0, 'weight_rank': 4.0}
+    """
+    return {"weight_norm": weight_norm(params), "weight_rank": weight_rank(params)}
+
+
+def of_activations(hidden: Sequence[Float[Array, "batch _"]]) -> dict[str, Float[Array, ""]]:
+    """Return the statistics of `of_network` that depend on hidden activations alone, by name.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.measure.snapshot import of_activations
+    >>> found = of_activations([jnp.eye(4)])
+    >>> {name: round(float(found[name]), 2) for name in ("dead_units", "srank")}
+    {'dead_units': 0.0, 'srank': 4.0}
+    """
     _require(len(hidden) > 0, "a network without hidden layers has no features")
     values = singular_values(hidden[-1])
     return {
-        "weight_norm": weight_norm(params),
-        "weight_rank": weight_rank(params),
         # compiled, `dead_units` may round to just below 0
         "dead_units": _over_units(lambda h: _if_finite(h, jnp.maximum(dead_units(h), 0)), hidden),
         "dormant_ratio": _over_units(dormant_ratio, hidden),

@@ -25,10 +25,10 @@ import shutil
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -138,6 +138,19 @@ def read_header(work: Path) -> dict[str, Any]:
     return header
 
 
+class Spent(NamedTuple):
+    """The time that something took, in seconds of one core or device."""
+
+    seconds: float  # in all
+    compiling: float  # of which went into compiling
+
+
+def total(parts: Iterable[Spent]) -> Spent:
+    """Return the time that several things took together."""
+    found = list(parts)
+    return Spent(sum(part.seconds for part in found), sum(part.compiling for part in found))
+
+
 class UnitFolder:
     """The checkpoints of one unit."""
 
@@ -153,6 +166,10 @@ class UnitFolder:
         """
         with locked(self.path):
             self._failed.unlink(missing_ok=True)
+            done = self.chunks_done()
+            for path in self.path.glob("records_*.npz"):
+                if _number(path) > done:  # a kill between records and state: they come again,
+                    path.unlink()  # perhaps with those of other chunks in one file
             yield
 
     def is_running(self) -> bool:
@@ -174,18 +191,23 @@ class UnitFolder:
         """Return how many chunks the newest state has completed; 0 without a state."""
         return max(self._states(), default=0)
 
-    def seconds(self) -> float:
-        """Return the computing time behind the records found so far."""
-        return float(
-            sum(self._read(p, "_seconds")["_seconds"] for p in self._records() if p.exists())
+    def spent(self) -> Spent:
+        """Return the time behind the records found so far."""
+        parts = (
+            self._read(path, "_seconds", "_compiling") for path in self._records() if path.exists()
         )
+        return total(Spent(float(p["_seconds"]), float(p["_compiling"])) for p in parts)
 
     def save(
-        self, chunk: int, state: object, records: Sequence[Mapping[str, Any]], seconds: float
+        self, chunk: int, state: object, records: Sequence[Mapping[str, Any]], spent: Spent
     ) -> None:
-        """Store the records since the last checkpoint, then the state after ``chunk`` chunks."""
+        """Store the records since the last checkpoint, then the state after ``chunk`` chunks.
+
+        ``spent`` is the time since the last checkpoint.
+        """
         stacked = {name: np.stack([r[name] for r in records]) for name in records[0]}
-        stacked |= {"_state": np.array(digest(state)), "_seconds": np.array(seconds)}
+        stacked |= {"_state": np.array(digest(state))}
+        stacked |= {f"_{name}": np.array(value) for name, value in spent._asdict().items()}
         files.write_atomically(self.path / f"records_{chunk:06d}.npz", files.npz_bytes(stacked))
         target = self._state_path(chunk)
         try:

@@ -20,10 +20,10 @@ import jax.numpy as jnp
 import pandas as pd
 
 from plasticity import configuration
-from plasticity.runs import checkpoints, child, pool
+from plasticity.runs import checkpoints, child, compiling, pool
 from plasticity.runs.experiment import Experiment, find
 from plasticity.runs.results import Run
-from plasticity.runs.units import compiled, load
+from plasticity.runs.units import in_parts, load
 
 SECONDS = 20.0
 """About how long chunks are timed."""
@@ -40,13 +40,15 @@ class Rate(NamedTuple):
     chunks: int  # that were timed
     arm: str
     study: str  # or "sample", or the label of a recorded run
+    compiling: float = 0.0  # seconds that the programs of an arm took to compile
 
 
 class Share(NamedTuple):
     """The part of a run that one figure needs."""
 
     units: int  # runs of an arm on a seed
-    seconds: float  # of all devices together
+    seconds: float  # of all devices together, apart from compiling
+    compiling: float  # seconds to compile every program once
     wall: Mapping[int, float]  # devices → seconds until the last unit is done
     checkpoint_bytes: float  # while all units are unfinished, uncompressed
     result_bytes: float  # of all units' measurements, uncompressed
@@ -67,21 +69,23 @@ def measure(experiment: Experiment, config: Any, seconds: float = SECONDS) -> Ra
     on_cpu = jax.default_backend() == "cpu"
     seeds = 1 if on_cpu else config.seeds
     world, _ = experiment.load(timed)
-    start, advance = compiled(experiment, batched=seeds > 1)
+    start, advance = in_parts(experiment, batched=seeds > 1)
     keys = [jax.random.key(seed) for seed in range(seeds)]
     state = start(arm_config, world, jnp.stack(keys) if seeds > 1 else keys[0])
     clock = time.process_time if on_cpu else time.perf_counter
+    before = compiling.seconds()
     total = experiment.chunks(arm_config)
-    state, record = advance(arm_config, world, state)  # compiles; the first chunk often differs
-    jax.device_get(record)
-    began, done = clock(), 0
-    while done == 0 or (clock() - began < seconds and done < total - 1):
-        state, record = advance(arm_config, world, state)
+    for chunk in (0, 1):  # the first chunk often trains nothing, so that the second compiles too
+        state, record = advance(arm_config, world, state, chunk)
+        jax.device_get(record)
+    compiled, began, done = compiling.seconds() - before, clock(), 0
+    while done == 0 or (clock() - began < seconds and done < total - 2):
+        state, record = advance(arm_config, world, state, 2 + done)
         jax.device_get(record)
         done += 1
     spent = clock() - began
     work = seeds * experiment.flops(arm_config) * done / total
-    return Rate(work / spent, spent, done, arm, study)
+    return Rate(work / spent, spent, done, arm, study, compiled)
 
 
 def measure_on_a_core(experiment: Experiment, config: Any, seconds: float = SECONDS) -> Rate:
@@ -118,9 +122,12 @@ def answer_rate(
 def of_run(experiment: Experiment, run: Run) -> Rate:
     """Return how fast a recorded run was, over all of its arms, chunks and seeds."""
     config = configuration.from_dict(experiment.Config, run.config)
-    spent = run.provenance["compute_seconds"]
+    compiled = run.provenance.get("compile_seconds", 0.0)  # older runs did not tell it apart
+    spent = run.provenance["compute_seconds"] - compiled
     chunks = config.seeds * sum(map(experiment.chunks, _arms(experiment, config)))
-    return Rate(operations(experiment, config) / spent, spent, chunks, "all arms", run.label)
+    shares = {experiment.shares(arm) for arm in _arms(experiment, config)}
+    rate, each = operations(experiment, config) / spent, compiled / len(shares)
+    return Rate(rate, spent, chunks, "all arms", run.label, each)
 
 
 def operations(experiment: Experiment, config: Any) -> float:
@@ -154,6 +161,7 @@ def _share(
     durations: list[float] = []
     stored = measured = 0.0
     sizes: dict[float, tuple[float, float]] = {}  # arms of equal work have arrays of equal shapes
+    programs = {experiment.shares(experiment.arm(config, arm)) for arm in arms}
     for arm in arms:
         arm_config = experiment.arm(config, arm)
         work = experiment.flops(arm_config)
@@ -163,7 +171,8 @@ def _share(
         stored += seeds * checkpoints.KEPT * sizes[work][0]
         measured += seeds * sizes[work][1]
     wall = {devices: makespan(durations, devices) for devices in DEVICES}
-    return Share(seeds * len(arms), sum(durations), wall, stored, measured)
+    compiled = rate.compiling * len(programs)
+    return Share(seeds * len(arms), sum(durations), compiled, wall, stored, measured)
 
 
 def _bytes(experiment: Experiment, config: Any, arm_config: Any) -> tuple[float, float]:
@@ -172,7 +181,7 @@ def _bytes(experiment: Experiment, config: Any, arm_config: Any) -> tuple[float,
     key = jax.random.key(0)
     state = jax.eval_shape(lambda world: experiment.start(arm_config, world, key), world)
     _, record = jax.eval_shape(
-        lambda world, state: experiment.advance(arm_config, world, state), world, state
+        lambda world, state: experiment.advance(arm_config, world, state, 1), world, state
     )
 
     def size(tree: Any) -> float:
@@ -227,6 +236,7 @@ def table(shares: Mapping[str, Share], kind: str) -> pd.DataFrame:
             "figure": figure,
             "units": f"{found.units:,}",
             f"{kind}-hours": f"{found.seconds / 3600:,.2f}",
+            "compiling": f"{found.compiling / 3600:,.2f} h",
             **{f"days on {n}": f"{found.wall[n] / 86400:,.2f}" for n in DEVICES},
             "checkpoints": f"{found.checkpoint_bytes / 2**30:,.2f} GiB",
             "results": f"{found.result_bytes / 2**30:,.2f} GiB",

@@ -17,7 +17,16 @@ from typing import Any, NamedTuple
 import jax
 
 from plasticity import configuration
-from plasticity.runs import checkpoints, fingerprint, freshness, origin, pool, results
+from plasticity.runs import (
+    checkpoints,
+    fingerprint,
+    freshness,
+    origin,
+    pool,
+    progress,
+    results,
+)
+from plasticity.runs.budget import Budget, OutOfTime
 from plasticity.runs.experiment import Experiment
 from plasticity.runs.pool import Unit
 from plasticity.runs.results import Run
@@ -42,6 +51,7 @@ def run(
     fresh: bool = False,
     workers: int | None = None,
     checkpoint_seconds: float | None = None,
+    minutes: float | None = None,
 ) -> Run:
     """Run ``experiment`` with ``config``, or resume it, or return it if it is already recorded.
 
@@ -54,8 +64,12 @@ def run(
         workers: processes on a CPU, one pinned to each core; by default one for every core.
             0 runs in this process, unpinned: the bits then depend on the number of cores.
         checkpoint_seconds: between two checkpoints of a unit; by default the experiment's own.
+        minutes: the run stops before this time is up, ready to be resumed; by default it goes on
+            to its end. What workers are in the middle of when the time is up is lost; in this
+            process a chunk that takes longer than those before it goes over the time.
 
     Raises:
+        budget.OutOfTime: the time was up before all was done. Call again to go on.
         checkpoints.CheckpointError: the folder is in use, damaged, or holds another unfinished run.
         results.ResultsError: something cannot be written. Free space and call again: it resumes.
         UnitsFailed: some units failed, with the reason for each, which is also printed at once.
@@ -67,7 +81,7 @@ def run(
     work = results.folder(experiment.name, label) / "unfinished"
     with measured(
         experiment, config, work,
-        fresh=fresh, workers=workers, checkpoint_seconds=checkpoint_seconds,
+        fresh=fresh, workers=workers, checkpoint_seconds=checkpoint_seconds, minutes=minutes,
     ) as (records, provenance):  # fmt: skip
         table, arrays = experiment.summarize(config, records)
         if study != "quick":  # a quick run is never committed: nobody will ask whether it is fresh
@@ -101,6 +115,7 @@ def measured(
     fresh: bool = False,
     workers: int | None = None,
     checkpoint_seconds: float | None = None,
+    minutes: float | None = None,
 ) -> Iterator[Measured]:
     """Run or resume every unit of ``config`` in the folder ``work``, and yield all results.
 
@@ -111,6 +126,7 @@ def measured(
     if checkpoint_seconds is None:
         checkpoint_seconds = experiment.checkpoint_seconds
     in_workers = jax.default_backend() == "cpu" and workers != 0
+    budget = Budget.of(minutes)
     environment = origin.environment()
     began = origin.now()
     with checkpoints.locked(work) as lock:
@@ -126,17 +142,20 @@ def measured(
         if left and in_workers:
             cores = pool.usable_cores()[: workers or None][: len(left)]
             failed = run_in_workers(
-                experiment, config, left, work, lock, cores, work, checkpoint_seconds
+                experiment, config, left, work, lock, cores, work, checkpoint_seconds, budget
             )
         elif left:
-            failed = run_here(experiment, config, left, work, checkpoint_seconds)
+            failed = run_here(experiment, config, left, work, checkpoint_seconds, budget)
         require_none(failed, len(parts))
+        if not all(is_done(experiment, config, unit, work) for unit in left):
+            raise OutOfTime(progress.stopped(experiment, work))
         folders = {unit: checkpoints.UnitFolder(work, *unit) for unit in parts}
         records = {
             (unit.arm, seed): lane
             for unit, folder in folders.items()
             for seed, lane in _lanes(unit, folder.records()).items()
         }
+        spent = checkpoints.total(folder.spent() for folder in folders.values())
         provenance = {
             "config": header["config"],
             "code": header["code"],
@@ -144,7 +163,8 @@ def measured(
             "world": checkpoints.digest(world),
             "seeds": _seeds(config),
             "execution": header["execution"],
-            "compute_seconds": round(sum(folder.seconds() for folder in folders.values()), 1),
+            "compute_seconds": round(spent.seconds, 1),
+            "compile_seconds": round(spent.compiling, 1),  # of these
             "began": began,
             "finished": origin.now(),
             **environment,

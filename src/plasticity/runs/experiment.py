@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,9 +41,10 @@ class Experiment:
     arms: Callable[[Any], Arms]
     load: Callable[[Any], tuple[Any, dict[str, object]]]  # the world for all arms, its source
     shapes: Callable[[Any], Any]  # of an arm: shapes and types of what `load` gives it
-    start: Callable[[Any, Any, jax.Array], Any]  # (config, world, key) → state; jitted
-    # (config, world, state) → state, what was measured in a chunk; jitted
-    advance: Callable[[Any, Any, Any], tuple[Any, dict[str, jax.Array]]]
+    # Both are made of parts that `plasticity.programs` compiles; traced as a whole they are pure.
+    start: Callable[[Any, Any, jax.Array], Any]  # (config, world, key) → state
+    # (config, world, state, chunk) → state, what was measured; chunks count from 0
+    advance: Callable[[Any, Any, Any, Any], tuple[Any, dict[str, jax.Array]]]
     chunks: Callable[[Any], int]  # of an arm
     flops: Callable[[Any], float]  # about how many operations one seed of an arm takes
     # (config, records) → the tidy table and the named arrays of the whole run. Given only the first
@@ -51,6 +52,8 @@ class Experiment:
     # entry along the leading axis: `plasticity.runs.reproduction` compares these.
     summarize: Callable[[Any, Records], tuple[pd.DataFrame, dict[str, np.ndarray]]]
     claims: Mapping[str, Callable[[Run], Any]] = field(default_factory=dict)  # with their judges
+    # Arms of which this gives the same share all compiled programs, or nearly all.
+    shares: Callable[[Any], Hashable] = lambda config: config
     checkpoint_seconds: float = CHECKPOINT_SECONDS  # more where a state is large
     # For `plasticity.runs.cost`: settings of the same agents with short chunks, and the arms and
     # number of seeds that each figure of the paper needs.

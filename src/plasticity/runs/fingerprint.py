@@ -16,6 +16,7 @@ import importlib.util
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, partial
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +43,18 @@ class _Imported(NamedTuple):
     member: str | None  # None: the module itself
 
 
+class Follow(NamedTuple):
+    """How far definitions are followed. The default is what can change a run's numbers."""
+
+    packages: frozenset[str] = frozenset({"plasticity"})  # besides those of the roots
+    left_out: frozenset[str] = frozenset(REPORTING)  # modules that are named but not followed
+    # Definitions that one reaches otherwise than by their names, given it and its statement.
+    beyond: Callable[[Definition, ast.stmt], Iterable[Definition]] = lambda definition, node: ()
+
+
+NUMBERS = Follow()
+
+
 def code_digest(experiment: Any) -> str:
     """Return the SHA-256 (hex) of every definition that the experiment's running parts reach.
 
@@ -65,7 +78,7 @@ def _defined(value: Any) -> tuple[list[Definition], str]:
 
 def digest(roots: Iterable[Definition], more: Iterable[str] = ()) -> str:
     """Return the SHA-256 (hex) of what ``roots`` reach, as written here, and of ``more``."""
-    texts = "\n".join([*more, *(text for _, text in _reached(roots))])
+    texts = "\n".join([*more, *(text for _, text in reached(roots))])
     return hashlib.sha256(texts.encode()).hexdigest()
 
 
@@ -74,13 +87,16 @@ def reachable(roots: Iterable[Definition]) -> list[Definition]:
 
     Only definitions in the top-level packages of ``roots`` and in `plasticity` are followed.
     """
-    return sorted(definition for definition, _ in _reached(roots))
+    return sorted(definition for definition, _ in reached(roots))
 
 
-def _reached(roots: Iterable[Definition]) -> Iterator[tuple[Definition, str]]:
+def reached(
+    roots: Iterable[Definition], follow: Follow = NUMBERS
+) -> Iterator[tuple[Definition, str]]:
     """Yield every definition that is reached, in the order of the first visit, with its text."""
     order = list(dict.fromkeys(roots))
-    packages = {_package(root.module) for root in order} | {"plasticity"}
+    packages = follow.packages | {_package(root.module) for root in order}
+    follow = follow._replace(packages=packages)
     number = {definition: k for k, definition in enumerate(order)}
 
     def reference(definition: Definition) -> str:
@@ -93,8 +109,21 @@ def _reached(roots: Iterable[Definition]) -> Iterator[tuple[Definition, str]]:
     while k < len(order):  # grows as it is walked
         definition = order[k]
         node = _definitions(definition.module)[definition.name]
-        yield definition, _Writer(definition.module, packages, reference).definition(node)
+        yield definition, _Writer(definition.module, follow, reference).definition(node)
+        for found in follow.beyond(definition, node):
+            reference(found)
         k += 1
+
+
+def meaning(module: str, name: ast.expr, follow: Follow = NUMBERS) -> Definition | None:
+    """Return the definition for which a name, or a chain of attributes, stands in ``module``."""
+    found = _Writer(module, follow, str).target(name, _Scope(_imports(module)))
+    return found if isinstance(found, Definition) else None
+
+
+def definitions(module: str) -> list[Definition]:
+    """Return every definition of a module."""
+    return [Definition(module, name) for name in _definitions(module)]
 
 
 # A module's names.
@@ -103,7 +132,7 @@ def _reached(roots: Iterable[Definition]) -> Iterator[tuple[Definition, str]]:
 @cache
 def _source(module: str) -> tuple[ast.Module, bool]:
     """Return a module's syntax tree, and whether it is a package."""
-    spec = importlib.util.find_spec(module)
+    spec = _spec(module)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"no source for {module}")
     text = Path(spec.origin).read_text(encoding="utf-8")
@@ -182,10 +211,17 @@ def _member(module: str, name: str) -> _Imported:
 
 @cache
 def _is_module(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:  # its parent is not a package
-        return False
+    return _spec(name) is not None
+
+
+def _spec(module: str) -> ModuleSpec | None:
+    """Return where a module lies; neither it nor the packages that it is in are imported."""
+    package = module.rpartition(".")[0]
+    if not package:
+        return importlib.util.find_spec(module)
+    outer = _spec(package)
+    folders = outer and outer.submodule_search_locations
+    return PathFinder.find_spec(module, folders) if folders else None
 
 
 def _package(module: str) -> str:
@@ -219,11 +255,9 @@ class _Scope(NamedTuple):
 class _Writer:
     """Writes one definition as text, and asks for the number of each definition that it names."""
 
-    def __init__(
-        self, module: str, packages: set[str], reference: Callable[[Definition], str]
-    ) -> None:
-        """Take the definition's module, the packages to follow, and what numbers definitions."""
-        self.module, self.packages, self.reference = module, packages, reference
+    def __init__(self, module: str, follow: Follow, reference: Callable[[Definition], str]) -> None:
+        """Take the definition's module, how far to follow, and what numbers definitions."""
+        self.module, self.follow, self.reference = module, follow, reference
         self.locals: dict[str, str] = {}  # local variable → its number, by first appearance
 
     def definition(self, node: ast.stmt) -> str:
@@ -316,11 +350,11 @@ class _Writer:
         """Write what a name or a chain of attributes stands for, if a module defines that."""
         target = self.target(node, scope)
         if isinstance(target, Definition):
-            if target.module in REPORTING:
+            if target.module in self.follow.left_out:
                 return f"reporting:{target.name}"
             return self.reference(target)
         if isinstance(target, _Imported):
-            inside = target.member is None and _package(target.module) in self.packages
+            inside = target.member is None and _package(target.module) in self.follow.packages
             return "module" if inside else "external:" + ".".join(filter(None, target))
         return None
 
@@ -343,7 +377,7 @@ class _Writer:
 
     def resolved(self, found: _Imported) -> Definition | _Imported:
         """Follow re-exports to the definition; what is not ours is returned as it is."""
-        while found.member is not None and _package(found.module) in self.packages:
+        while found.member is not None and _package(found.module) in self.follow.packages:
             if not _is_module(found.module):
                 return found
             if found.member in _definitions(found.module):

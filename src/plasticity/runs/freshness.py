@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -123,10 +124,12 @@ def _trace(experiment: Experiment, config: Any) -> tuple[str, Shapes]:
     world, chunks = experiment.shapes(config), experiment.chunks(config)
 
     def start(world: Any, key: Any) -> Any:
-        return experiment.start(config, world, key)
+        return experiment.start(config, world, key), jnp.zeros((), jnp.int32)
 
-    def advance(world: Any, state: Any) -> Any:
-        return experiment.advance(config, world, state)
+    def advance(world: Any, now: Any) -> Any:
+        state, chunk = now
+        state, record = experiment.advance(config, world, state, chunk)
+        return (state, chunk + 1), record
 
     found = dataflow.recorded(start, advance, world, _of_callback)
     hashes = sorted((name, made.hash) for name, made in found.items())

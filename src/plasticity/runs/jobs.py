@@ -17,6 +17,7 @@ from typing import Any
 
 from plasticity import configuration, devices
 from plasticity.runs import checkpoints, driver, origin, pool, results, units
+from plasticity.runs.budget import Budget, OutOfTime
 from plasticity.runs.experiment import Experiment
 
 
@@ -39,13 +40,17 @@ def run_unit(
     seed: int,
     *,
     checkpoint_seconds: float | None = None,
+    minutes: float | None = None,
 ) -> None:
     """Run or resume one unit of a run, while jobs may be at work on others.
 
     Nothing happens if the unit is done or the run recorded. If another process is at work on this
     unit, such as a job whose controller was killed, wait for that process.
 
+    With ``minutes`` it stops before this time is up, as `plasticity.runs.driver.run` does.
+
     Raises:
+        budget.OutOfTime: the time was up before the unit was done. Call again to go on.
         configuration.ConfigError: the run has no such unit.
         checkpoints.CheckpointError: the folder is damaged, `plasticity.runs.driver.run` holds it
             alone, or it has a run with another configuration, code, environment or kind of node.
@@ -64,7 +69,7 @@ def run_unit(
     if unit not in left:
         return
     work = folder / "unfinished"
-    seconds = checkpoint_seconds
+    budget, seconds = Budget.of(minutes), checkpoint_seconds
     if seconds is None:
         seconds = experiment.checkpoint_seconds
     header = driver.make_header(
@@ -79,11 +84,13 @@ def run_unit(
         if devices.is_cpu():
             with _own_core() as core:
                 failed = units.run_in_workers(
-                    experiment, config, [unit], work, lock, [core], own, seconds
+                    experiment, config, [unit], work, lock, [core], own, seconds, budget
                 )
         else:
-            failed = units.run_here(experiment, config, [unit], work, seconds)
+            failed = units.run_here(experiment, config, [unit], work, seconds, budget)
     units.require_none(failed, 1)
+    if not units.is_done(experiment, config, unit, work):
+        raise OutOfTime(f"{arm} {seed}: the time is up; the same command goes on where it stopped")
 
 
 @contextmanager

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from plasticity.runs import child
+from plasticity.runs.budget import Budget
 
 WORK = "plasticity.runs.worker:work"
 """The function that a worker calls."""
@@ -33,10 +34,13 @@ def run(
     cores: Sequence[int | None],
     logs: Path,
     *,
+    budget: Budget,
+    environment: Mapping[str, str],
+    shared: Mapping[str, Hashable],
     advanced: Callable[[int], object],
     failed: Callable[[Unit, str], None],
 ) -> None:
-    """Run the units, one worker on each core.
+    """Run the units, one worker on each core, as far as the budget allows.
 
     Args:
         job: what `plasticity.runs.worker` reads first, without its core.
@@ -44,54 +48,64 @@ def run(
         lock: descriptor of the work folder's lock, which the workers hold too.
         cores: one worker for each; a None is a worker that is not pinned.
         logs: the folder for what the workers print, a file for each core.
+        budget: when it is spent, workers are killed in the middle of what they do.
+        environment: variables of the workers in addition to this process's.
+        shared: name of an arm → the same value for arms that share compiled programs.
         advanced: called with the number of chunks whenever some are done.
         failed: called with each unit that failed and the reason.
     """
-    waiting, stopping = Waiting(parts), threading.Event()
+    waiting, stopping = Waiting(parts, shared), threading.Event()
     processes: list[subprocess.Popen[str]] = []
     threads: list[threading.Thread] = []
     try:
         for core in cores:
             log = logs / f"worker_{core}.log"
-            worker = child.start(WORK, dict(job), core=core, log=log, inherit=[lock])
+            worker = child.start(
+                WORK, dict(job), core=core, log=log, inherit=[lock], environment=environment
+            )
             processes.append(worker)
-            arguments = (processes[-1], waiting, advanced, failed, stopping)
+            arguments = (processes[-1], waiting, advanced, failed, stopping, budget)
             threads.append(threading.Thread(target=_serve, args=arguments, daemon=True))
             threads[-1].start()
         for thread in threads:
-            while thread.is_alive():  # join in slices, so that Ctrl-C is heard
-                thread.join(0.2)
+            while thread.is_alive() and budget.left():  # in slices, so that Ctrl-C is heard
+                thread.join(min(0.2, budget.left()))
     finally:
         stopping.set()
         for process in processes:
             process.kill()
         for thread in threads:  # each notices when its worker ends, and closes the pipes
             thread.join()
-    while unit := waiting.take(None):  # only if every worker died
+    while budget.left() and (unit := waiting.take(None)):  # only if every worker died
         failed(unit, "no worker left to run it")
 
 
 class Waiting:
     """The units that no worker has begun, handed out so that few workers compile the same arm."""
 
-    def __init__(self, parts: Sequence[Unit]) -> None:
-        """Take the units in the order in which they should be begun."""
-        self.units, self.begun, self.lock = list(parts), set[str](), threading.Lock()
+    def __init__(self, parts: Sequence[Unit], shared: Mapping[str, Hashable]) -> None:
+        """Take the units in the order in which they should be begun.
+
+        Arms that have equal values in ``shared`` share compiled programs.
+        """
+        self.units, self.shared, self.lock = list(parts), shared, threading.Lock()
+        self.begun = set[Hashable]()
 
     def take(self, arm: str | None) -> Unit | None:
-        """Return the next unit for a worker that has compiled ``arm``; None if none is left.
+        """Return the next unit for a worker that last ran ``arm``; None if none is left.
 
-        Prefer a unit of the same arm, then one of an arm that no worker has begun, then the first
-        that is left.
+        Prefer a unit with the same programs, then one with programs that no worker has compiled,
+        then the first that is left.
         """
         with self.lock:
             if not self.units:
                 return None
-            same = [unit for unit in self.units if unit.arm == arm]
-            unbegun = [unit for unit in self.units if unit.arm not in self.begun]
+            now = None if arm is None else self.shared[arm]
+            same = [] if arm is None else [u for u in self.units if self.shared[u.arm] == now]
+            unbegun = [unit for unit in self.units if self.shared[unit.arm] not in self.begun]
             unit = (same or unbegun or self.units)[0]
             self.units.remove(unit)
-            self.begun.add(unit.arm)
+            self.begun.add(self.shared[unit.arm])
             return unit
 
 
@@ -108,14 +122,15 @@ def _serve(
     advanced: Callable[[int], object],
     failed: Callable[[Unit, str], None],
     stopping: threading.Event,
+    budget: Budget,
 ) -> None:
-    """Give units to one worker until none is left; report each chunk, and why a unit failed.
+    """Give units to one worker while some are left and time is; report each chunk, and failures.
 
     A worker that this process killed because it is ``stopping`` does not count as failed.
     """
     with process:
         arm = None
-        while unit := waiting.take(arm):
+        while budget.left() and (unit := waiting.take(arm)):
             arm, last = unit.arm, 0
             try:
                 child.tell(process, unit)

@@ -34,7 +34,7 @@ class Arm(NamedTuple):
     seeds: int
     chunks_done: int
     chunks: int
-    seconds: float  # of compute behind its checkpoints
+    spent: checkpoints.Spent  # behind its checkpoints
     state: ArmState
     failures: tuple[str, ...]  # the seeds and the reason, for each unit that failed
 
@@ -100,7 +100,7 @@ def _arm(work: Path, units: Sequence[pool.Unit], chunks: int) -> Arm:
         sum(len(unit.seeds) for unit in units),
         sum(done.values()),
         chunks * len(units),
-        sum(folder.seconds() for folder in folders.values()),
+        checkpoints.total(folder.spent() for folder in folders.values()),
         state,
         failures,
     )
@@ -108,20 +108,54 @@ def _arm(work: Path, units: Sequence[pool.Unit], chunks: int) -> Arm:
 
 def line(experiment: Experiment, work: Path, found: Sequence[Arm]) -> str:
     """Write how far an unfinished run is and how much longer it will take."""
-    config, _ = _settings(experiment, work)
-    cost = {
-        arm.name: arm.seeds * _flops(experiment, experiment.arm(config, arm.name)) for arm in found
-    }
-    spent = sum(cost[arm.name] * arm.chunks_done / arm.chunks for arm in found)
-    left = sum(cost.values()) - spent
-    seconds = sum(arm.seconds for arm in found)
-    rest = f", {duration(seconds * left / spent)} of compute left" if spent else ""
+    rest = left(experiment, work, found)
     name, label = work.parent.parent.name, work.parent.name
     what = "being reproduced, " if work.name == "reproducing" else ""
-    done, total = sum(arm.chunks_done for arm in found), sum(arm.chunks for arm in found)
     running = checkpoints.in_use(work)
     state = "running" if running else "stopped; the same command resumes it"
-    return f"{name} {label}: {what}{done} of {total} chunks{rest}; {state}"
+    return f"{name} {label}: {what}{_done(found)}{rest and f', {rest}'}; {state}"
+
+
+def stopped(experiment: Experiment, work: Path) -> str:
+    """Write how far a run is whose time is up, and how much longer it will take."""
+    found = arms(experiment, work)
+    rest = left(experiment, work, found)
+    name, label = work.parent.parent.name, work.parent.name
+    none = sum(arm.chunks_done for arm in found) == 0
+    return (
+        f"{name} {label}: the time is up with {_done(found)}{rest and f', {rest}'}; the same "
+        f"command goes on where it stopped{' (but give it more time)' if none else ''}"
+    )
+
+
+def _done(found: Sequence[Arm]) -> str:
+    return (
+        f"{sum(arm.chunks_done for arm in found)} of {sum(arm.chunks for arm in found)} chunks done"
+    )
+
+
+def left(experiment: Experiment, work: Path, found: Sequence[Arm]) -> str:
+    """Write how much longer a run computes and compiles; empty if nothing tells yet.
+
+    Computing is scaled by floating-point operations from arms that are past their first two chunks:
+    the first often trains nothing. Compiling is scaled by the number of programs: arms that share
+    theirs count once.
+    """
+    config, _ = _settings(experiment, work)
+    settings = {arm.name: experiment.arm(config, arm.name) for arm in found}
+    cost = {arm.name: arm.seeds * _flops(experiment, settings[arm.name]) for arm in found}
+    done = {arm.name: cost[arm.name] * arm.chunks_done / arm.chunks for arm in found}
+    telling = [arm for arm in found if arm.chunks_done > 2 or arm.state == "done"]
+    computed = sum(arm.spent.seconds - arm.spent.compiling for arm in telling)
+    told = sum(done[arm.name] for arm in telling)
+    if not told:
+        return ""
+    computing = computed * (sum(cost.values()) - sum(done.values())) / told
+    begun = {experiment.shares(settings[arm.name]) for arm in found if arm.chunks_done}
+    new = {experiment.shares(settings[arm.name]) for arm in found} - begun
+    compiling = sum(arm.spent.compiling for arm in found) * len(new) / len(begun)
+    more = f" and {duration(compiling)} of compiling" if compiling else ""
+    return f"{duration(computing)} of computing{more} left"
 
 
 @cache
@@ -174,7 +208,7 @@ def _cells(arm: Arm) -> tuple[str, str, str, str]:
     return (
         f"{arm.seeds_done}/{arm.seeds}",
         f"{arm.chunks_done}/{arm.chunks}",
-        duration(arm.seconds) if arm.seconds else "",
+        duration(arm.spent.seconds) if arm.spent.seconds else "",
         arm.state,
     )
 

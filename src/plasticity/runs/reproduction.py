@@ -63,6 +63,7 @@ def reproduce(
     fresh: bool = False,
     workers: int | None = None,
     checkpoint_seconds: float | None = None,
+    minutes: float | None = None,
 ) -> Reproduction:
     """Run the first seed of every arm of a recorded run again and compare every number of it.
 
@@ -77,6 +78,7 @@ def reproduce(
         fresh: discard an unfinished reproduction instead of resuming it.
         workers: see `plasticity.runs.driver.run`.
         checkpoint_seconds: see `plasticity.runs.driver.run`.
+        minutes: see `plasticity.runs.driver.run`.
 
     Raises:
         FileNotFoundError: there is no such run.
@@ -97,7 +99,7 @@ def reproduce(
     work = results.folder(run.experiment, label) / "reproducing"
     with driver.measured(
         experiment, config, work,
-        fresh=fresh, workers=workers, checkpoint_seconds=checkpoint_seconds,
+        fresh=fresh, workers=workers, checkpoint_seconds=checkpoint_seconds, minutes=minutes,
     ) as (records, provenance):  # fmt: skip
         table, arrays = experiment.summarize(config, records)
         # Read both tables from their text, each number as exactly what its digits say.

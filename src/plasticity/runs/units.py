@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from plasticity import configuration
+from plasticity import configuration, programs
 from plasticity.errors import Told
-from plasticity.runs import checkpoints, files, pool
+from plasticity.runs import checkpoints, compiling, files, pool
+from plasticity.runs.budget import Budget
 from plasticity.runs.experiment import Experiment
 from plasticity.runs.pool import Unit
 
@@ -26,10 +27,20 @@ class UnitsFailed(Told, RuntimeError):
     """Some units of a run failed; all others are kept."""
 
 
+MAPPINGS = 20_000
+"""Memory mappings from which on compiled programs are freed; Linux allows 65,530."""
+
+
 def units_of(experiment: Experiment, config: Any, batched: bool) -> list[Unit]:
-    """Return the parts of a run: each arm on each seed, or on all seeds at once if ``batched``."""
+    """Return the parts of a run: each arm on each seed, or on all seeds at once if ``batched``.
+
+    Arms that share programs come together, so that these are compiled once.
+    """
     lanes = [tuple(_seeds(config))] if batched else [(seed,) for seed in _seeds(config)]
-    return [Unit(arm, lane) for arm in experiment.arms(config) for lane in lanes]
+    sharing: dict[Hashable, list[str]] = {}
+    for arm in experiment.arms(config):
+        sharing.setdefault(experiment.shares(experiment.arm(config, arm)), []).append(arm)
+    return [Unit(arm, lane) for arms in sharing.values() for arm in arms for lane in lanes]
 
 
 def require_none(failed: Mapping[Unit, str], count: int) -> None:
@@ -63,15 +74,24 @@ def _lanes(unit: Unit, records: Mapping[str, np.ndarray]) -> dict[int, dict[str,
 
 
 def advance_unit(
-    experiment: Experiment, config: Any, unit: Unit, work: Path, checkpoint_seconds: float
+    experiment: Experiment,
+    config: Any,
+    unit: Unit,
+    work: Path,
+    checkpoint_seconds: float,
+    budget: Budget | None = None,
 ) -> Iterator[int]:
-    """Run or resume one unit; yield how many chunks are done, at the start and after each."""
+    """Run or resume one unit; yield how many chunks are done, at the start and after each.
+
+    It ends early, with a checkpoint, if the next chunk would not fit into the budget.
+    """
     folder = checkpoints.UnitFolder(work, *unit)
     done = folder.chunks_done()
     yield done
     if done < experiment.chunks(experiment.arm(config, unit.arm)):
         with folder.begun():
-            yield from _advance(experiment, config, unit, folder, checkpoint_seconds)
+            limit = budget or Budget(None)
+            yield from _advance(experiment, config, unit, folder, checkpoint_seconds, limit)
 
 
 def _advance(
@@ -80,27 +100,49 @@ def _advance(
     unit: Unit,
     folder: checkpoints.UnitFolder,
     checkpoint_seconds: float,
+    budget: Budget,
 ) -> Iterator[int]:
     changed = experiment.arm(config, unit.arm)
-    _forget_other_arms(changed)
+    _make_room()
     done, total = folder.chunks_done(), experiment.chunks(changed)
     world, _ = load(experiment, config)
-    start, advance = compiled(experiment, batched=len(unit.seeds) > 1)
+    start, advance = in_parts(experiment, batched=len(unit.seeds) > 1)
     keys = [jax.random.key(seed) for seed in unit.seeds]
     state = start(changed, world, jnp.stack(keys) if len(keys) > 1 else keys[0])
     if done:
         state = folder.restore(state)
     pending: list[dict[str, Any]] = []
-    # Processor time, not wall time: whatever else the machine does should not count as cost.
-    since, spent = time.monotonic(), time.process_time()
-    while done < total:
-        state, record = advance(changed, world, state)
+    saved, clock, compiled = time.monotonic(), _Clock(), 0.0
+    while done < total and budget.allows(compiled):
+        began, before = time.monotonic(), compiling.seconds()
+        state, record = advance(changed, world, state, done)
         pending.append(jax.device_get(record))
         done += 1
-        if time.monotonic() - since >= checkpoint_seconds or done == total:
-            folder.save(done, state, pending, time.process_time() - spent)
-            pending, since, spent = [], time.monotonic(), time.process_time()
+        anew = compiling.seconds() - before
+        compiled += anew
+        budget.note(time.monotonic() - began - anew, compiled)
+        ends = done == total or not budget.allows(compiled)
+        if ends or time.monotonic() - saved >= checkpoint_seconds:
+            folder.save(done, state, pending, clock.lap())
+            pending, saved = [], time.monotonic()
         yield done
+
+
+class _Clock:
+    """Processor time, not wall time: whatever else the machine does should not count as cost."""
+
+    def __init__(self) -> None:
+        self.since = self._now()
+
+    def _now(self) -> checkpoints.Spent:
+        return checkpoints.Spent(time.process_time(), compiling.seconds())
+
+    def lap(self) -> checkpoints.Spent:
+        """Return the time since the last lap."""
+        was, self.since = self.since, self._now()
+        seconds = self.since.seconds - was.seconds
+        # Compiling is timed by the wall clock, which goes on when other processes have the core.
+        return checkpoints.Spent(seconds, min(self.since.compiling - was.compiling, seconds))
 
 
 @lru_cache(maxsize=4)
@@ -109,39 +151,41 @@ def load(experiment: Experiment, config: Any) -> tuple[Any, dict[str, object]]:
     return experiment.load(config)
 
 
-@lru_cache(maxsize=4)
-def compiled(
+def in_parts(
     experiment: Experiment, batched: bool
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return jitted ``start`` and ``advance``; batched ones map over the seeds' leading axis."""
+    """Return ``start`` and ``advance`` as the host runs them; batched, for all seeds at once.
+
+    ``start(config, world, keys)`` and ``advance(config, world, states, chunk)`` then map over the
+    seeds' leading axis.
+    """
 
     def start(config: Any, world: Any, key: Any) -> Any:
-        return experiment.start(config, world, key)
+        with programs.apart():
+            one = partial(experiment.start, config, world)
+            return jax.vmap(one)(key) if batched else one(key)
 
-    def advance(config: Any, world: Any, state: Any) -> Any:
-        return experiment.advance(config, world, state)
+    def advance(config: Any, world: Any, state: Any, chunk: int) -> Any:
+        def one(state: Any) -> Any:
+            return experiment.advance(config, world, state, chunk)
 
-    if batched:
-        start, advance = _over_seeds(start), _over_seeds(advance)
-    return jax.jit(start, static_argnums=0), jax.jit(advance, static_argnums=0, donate_argnums=2)
+        with programs.apart():
+            return jax.vmap(one)(state) if batched else one(state)
+
+    return start, advance
 
 
-@lru_cache(maxsize=1)
-def _forget_other_arms(config: Any) -> None:
-    """Free compiled programs, unless they are for the arm of the last call.
+def _make_room() -> None:
+    """Free all compiled programs if they take up many of the memory mappings that Linux allows.
 
-    The machine code of some dozen arms takes more memory mappings than Linux allows a process.
+    The machine code of some dozen networks takes more than a process may have.
     """
-    jax.clear_caches()  # type: ignore[no-untyped-call]
-
-
-def _over_seeds(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Map ``function(config, world, x)`` over the leading axis of x."""
-
-    def batched(config: Any, world: Any, x: Any) -> Any:
-        return jax.vmap(partial(function, config, world))(x)
-
-    return batched
+    try:
+        used = Path("/proc/self/maps").read_bytes().count(b"\n")
+    except OSError:  # not Linux: there is no such limit
+        return
+    if used > MAPPINGS:
+        jax.clear_caches()  # type: ignore[no-untyped-call]
 
 
 def _bar(experiment: Experiment, config: Any, parts: list[Unit]) -> tqdm[Any]:
@@ -154,16 +198,26 @@ def _bar(experiment: Experiment, config: Any, parts: list[Unit]) -> tqdm[Any]:
 
 
 def run_here(
-    experiment: Experiment, config: Any, parts: list[Unit], work: Path, checkpoint_seconds: float
+    experiment: Experiment,
+    config: Any,
+    parts: list[Unit],
+    work: Path,
+    checkpoint_seconds: float,
+    budget: Budget,
 ) -> dict[Unit, str]:
-    """Run every unit in this process. A unit's failure is noted, and the next one runs."""
+    """Run the units in this process, as far as the budget allows; return the reasons for failures.
+
+    After one that failed the next one runs.
+    """
     failed: dict[Unit, str] = {}
     with _bar(experiment, config, parts) as bar:
         for unit in parts:
             bar.set_description(unit.arm)
             last = 0
             try:
-                for done in advance_unit(experiment, config, unit, work, checkpoint_seconds):
+                for done in advance_unit(
+                    experiment, config, unit, work, checkpoint_seconds, budget
+                ):
                     bar.update(done - last)
                     last = done
             except files.ResultsError:  # the disk would be just as full for the next unit
@@ -190,19 +244,27 @@ def run_in_workers(
     cores: Sequence[int | None],
     logs: Path,
     checkpoint_seconds: float,
+    budget: Budget,
 ) -> dict[Unit, str]:
     """Run the units in worker processes, one on each core; return the reasons for failures.
 
-    What the workers print goes to the folder ``logs``, one file per core.
+    When the budget is spent, workers that are in the middle of a chunk are killed. What they print
+    goes to the folder ``logs``, one file per core.
     """
     job = {
         "experiment": experiment.module,
         "config": configuration.to_dict(config),
         "work": str(work.absolute()),
         "checkpoint_seconds": checkpoint_seconds,
+        "deadline": budget.deadline,
     }
     failed: dict[Unit, str] = {}
     with _bar(experiment, config, parts) as bar:
         note = partial(_note, failed, work)
-        pool.run(job, parts, lock, cores, logs, advanced=bar.update, failed=note)
+        shared = {arm: experiment.shares(experiment.arm(config, arm)) for arm, _ in parts}
+        pool.run(
+            job, parts, lock, cores, logs,
+            budget=budget, environment=compiling.cached(work / "compiled"), shared=shared,
+            advanced=bar.update, failed=note,
+        )  # fmt: skip
     return failed

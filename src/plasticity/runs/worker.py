@@ -13,6 +13,7 @@ from typing import Any
 
 from plasticity import configuration
 from plasticity.runs import experiment, pool, units
+from plasticity.runs.budget import Budget
 
 
 def work(
@@ -21,12 +22,13 @@ def work(
     """Run units as they come, forever: `plasticity.runs.child` ends with its parent."""
     chosen = experiment.find(job["experiment"])
     config = configuration.from_dict(chosen.Config, job["config"])
+    budget = Budget(job["deadline"])
     while True:
         arm, seeds = receive()
         unit, reason = pool.Unit(arm, tuple(seeds)), None
         try:
             for done in units.advance_unit(
-                chosen, config, unit, Path(job["work"]), job["checkpoint_seconds"]
+                chosen, config, unit, Path(job["work"]), job["checkpoint_seconds"], budget
             ):
                 answer({"done": done})
         except Exception as error:

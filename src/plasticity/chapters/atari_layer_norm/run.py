@@ -24,6 +24,7 @@ from plasticity.agents.atari_task import GameTask
 from plasticity.agents.settings import GameDQN
 from plasticity.measure import curvature, gradients, inner_products, snapshot
 from plasticity.networks import architectures
+from plasticity.programs import program
 from plasticity.runs.results import Records
 from plasticity.shapes import Array, Float, Int
 from plasticity.worlds import atari, atari_callback
@@ -139,7 +140,6 @@ class State(NamedTuple):
     agent: dqn.State
     emulators: atari_callback.State
     measure_key: Array
-    chunk: Int[Array, ""]
 
 
 def load(config: Config) -> tuple[tuple[()], dict[str, object]]:
@@ -171,6 +171,7 @@ def chunks(config: Config) -> int:
     return config.frames // config.chunk_frames + 1
 
 
+@program(static=("config",))
 def start(config: Config, world: tuple[()], key: Array) -> State:
     """Return an agent after its warm-up; equal keys start equal in every arm."""
     init_key, agent_key, measure_key = jax.random.split(key, 3)
@@ -181,11 +182,14 @@ def start(config: Config, world: tuple[()], key: Array) -> State:
     learner = atari_agent.agent(config, games.actions)
     state = dqn.start(learner, GameTask(games), params, agent_key)
     emulators = games.state(state.experience.ticket)
-    return State(state, emulators, measure_key, jnp.zeros((), jnp.int32))
+    return State(state, emulators, measure_key)
 
 
-def advance(config: Config, world: tuple[()], state: State) -> tuple[State, dict[str, Array]]:
-    """Play until the next measurement (the first call does not train), and measure.
+@program(static=("config",), donate=("state",))
+def advance(
+    config: Config, world: tuple[()], state: State, chunk: Int[Array, ""] | int
+) -> tuple[State, dict[str, Array]]:
+    """Play until the next measurement (chunk 0 does not train), and measure.
 
     The record holds scalars, ``cosines`` (C_k), and ``nodes`` and ``weights`` of the spectrum.
     """
@@ -209,8 +213,8 @@ def advance(config: Config, world: tuple[()], state: State) -> tuple[State, dict
 
     resumed = state.agent.experience._replace(ticket=games.resume(state.emulators))
     begun = state.agent._replace(experience=resumed)
-    trained, record = jax.lax.cond(state.chunk == 0, wait, train, begun)
-    key = jax.random.fold_in(state.measure_key, state.chunk)
+    trained, record = jax.lax.cond(chunk == 0, wait, train, begun)
+    key = jax.random.fold_in(state.measure_key, chunk)
     play_key, look_key = jax.random.split(key)
     stage = atari_agent.emulators(config, config.evaluation_episodes, "evaluation")
     played = atari_task.evaluate(
@@ -226,7 +230,7 @@ def advance(config: Config, world: tuple[()], state: State) -> tuple[State, dict
         **look(config, learner, trained, look_key),
     }
     emulators = games.state(trained.experience.ticket)
-    return State(trained, emulators, state.measure_key, state.chunk + 1), record
+    return State(trained, emulators, state.measure_key), record
 
 
 SCREENS = (80, 64, 48, 32, 16, 0)

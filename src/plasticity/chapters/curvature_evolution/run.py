@@ -20,16 +20,18 @@ import numpy as np
 import optax
 import pandas as pd
 
-from plasticity import configuration, devices
+from plasticity import configuration, programs
 from plasticity.agents import dqn, mdp_agent, mdp_task, optimizers
+from plasticity.agents.mdp_agent import Design
 from plasticity.agents.mdp_task import ImageTask
-from plasticity.agents.settings import DQN, Optimizer, Problem
-from plasticity.chapters.probing import probed_agent
+from plasticity.agents.settings import DQN, Optimizer, Problem, Rates
+from plasticity.chapters.probing import parts, probed_agent
 from plasticity.chapters.probing.probed_agent import World
 from plasticity.measure import curvature, gradients, inner_products
 from plasticity.networks.settings import CNN, MLP
+from plasticity.programs import program
 from plasticity.runs.results import Records
-from plasticity.shapes import Array, Int
+from plasticity.shapes import Array, Bool, Int
 from plasticity.worlds import classification_mdp
 from plasticity.worlds.classification_mdp import MDP
 
@@ -127,7 +129,6 @@ class State(NamedTuple):
     mdp: MDP
     origin: Any  # the parameters before training
     measure_key: Array  # the same at every measurement: equal examples, directions and vectors
-    chunk: Int[Array, ""]
 
 
 def load(config: Config) -> tuple[World, dict[str, object]]:
@@ -145,61 +146,90 @@ def chunks(config: Config) -> int:
     return config.updates + 1
 
 
-def agent(config: Config, key: Array) -> dqn.Agent:
-    """Return the agent with its walks; ``key`` draws their steps and is only used at the start."""
-    plain = mdp_agent.agent(config)
-    if not config.walk_scales:
+def agent(design: Design, walks: bool, key: Array, rates: Rates | None = None) -> dqn.Agent:
+    """Return the agent, if asked with its walks; ``key`` draws their steps: only the start uses it.
+
+    ``rates`` are those of `plasticity.agents.mdp_agent.agent`.
+    """
+    plain = mdp_agent.agent(design, rates=rates)
+    if not walks:
         return plain
     return replace(plain, optimizer=optimizers.with_random_walk(plain.optimizer, key))
 
 
 def start(config: Config, world: World, key: Array) -> State:
     """Return an agent before its first step; equal keys start equal in every arm."""
-    init_key, mdp_key, agent_key, walk_key, measure_key = jax.random.split(key, 5)
+    init_key, mdp_key, agent_key, walk_key, measure_key = parts.split(key, 5)
     name = mdp_agent.image_key(config)
-    mdp = classification_mdp.make(config.problem.variant, world.labels[name], mdp_key)
-    params = mdp_agent.initialise(config, world.images[name].shape[1:], init_key)
-    task = ImageTask(mdp, world.images[name])
-    state = dqn.start(agent(config, walk_key), task, params, agent_key)
-    origin = jax.tree.map(jnp.copy, params)
-    return State(state, mdp, origin, measure_key, jnp.zeros((), jnp.int32))
+    mdp = parts.make(config.problem.variant, world.labels[name], mdp_key)
+    task, keys = ImageTask(mdp, world.images[name]), (init_key, walk_key, agent_key)
+    state, origin = begin(mdp_agent.design(config), bool(config.walk_scales), task, *keys)
+    return State(state, mdp, origin, measure_key)
 
 
-def advance(config: Config, world: World, state: State) -> tuple[State, dict[str, Array]]:
-    """Train until the next target update (the first call does not train), and measure.
+def advance(
+    config: Config, world: World, state: State, chunk: Int[Array, ""] | int
+) -> tuple[State, dict[str, Array]]:
+    """Train until the next target update (chunk 0 does not train), and measure.
 
     The record holds, for each process of `processes`, scalars ``<process>/<metric>``, the
     spectrum's ``<process>/nodes`` and ``weights`` (vectors, order), and for the agent and its walk
     C_k as ``<process>/cosines`` (k, k).
     """
     images = world.images[mdp_agent.image_key(config)]
-    learner = agent(config, state.measure_key)
+    design, task = mdp_agent.design(config), ImageTask(state.mdp, images)
 
-    def train(state: dqn.State) -> dqn.State:
-        return dqn.train(learner, task, state, config.algorithm.target_period)[0]
+    def learn(agent: dqn.State) -> dqn.State:
+        rates = config.optimizer.rates
+        return train(design, bool(config.walk_scales), rates, task, agent, state.measure_key)
 
-    task = ImageTask(state.mdp, images)
-    trained = jax.lax.cond(state.chunk == 0, lambda state: state, train, state.agent)
-    optimal = jnp.asarray(
-        classification_mdp.optimal_actions(config.problem.variant, config.algorithm.discount)
-    )
-    record = {
-        "accuracy": mdp_task.greedy_accuracy(learner, task, trained.params, optimal),
-        "diverged": 1.0 - dqn.is_finite(trained.params),
-    }
+    trained = programs.cond(chunk == 0, lambda agent: agent, learn, state.agent)
+    optimal = classification_mdp.optimal_actions(config.problem.variant, config.algorithm.discount)
+    record = evaluate(design, task, trained, jnp.asarray(optimal))
     watched = processes(config, state.origin, trained)
-    # One graph for all processes: compiling it takes longer than running it.
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *watched.values())
-    found = devices.map_lanes(
-        lambda params: measure(config, images, params, state.origin, state.measure_key), stacked
+    sizes = Sizes(config.examples, config.covariance_examples, config.order, config.vectors)
+    found = programs.each(
+        lambda params: measure(design, sizes, images, params, state.origin, state.measure_key),
+        list(watched.values()),
     )
-    for k, name in enumerate(watched):
+    for name, values in zip(watched, found, strict=True):
         record |= {
-            f"{name}/{metric}": values[k]
-            for metric, values in found.items()
+            f"{name}/{metric}": value
+            for metric, value in values.items()
             if metric != "cosines" or name in ("agent", "walk")
         }
-    return state._replace(agent=trained, chunk=state.chunk + 1), record
+    return state._replace(agent=trained), record
+
+
+@program(static=("design", "walks"), effort="less")
+def begin(
+    design: Design, walks: bool, task: ImageTask, init_key: Array, walk_key: Array, agent_key: Array
+) -> tuple[dqn.State, Any]:
+    """Return the agent, and once more the parameters with which it begins."""
+    params = mdp_agent.initialise(design, task.images.shape[1:], init_key)
+    state = dqn.start(agent(design, walks, walk_key), task, params, agent_key)
+    return state, jax.tree.map(jnp.copy, params)
+
+
+@program(static=("design", "walks"), donate=("state",))
+def train(
+    design: Design, walks: bool, rates: Rates, task: ImageTask, state: dqn.State, key: Array
+) -> dqn.State:
+    """Train until the next target update."""
+    learner = agent(design, walks, key, rates)
+    return dqn.train(learner, task, state, design.algorithm.target_period)[0]
+
+
+@program(static=("design",), effort="least")
+def evaluate(
+    design: Design, task: ImageTask, state: dqn.State, optimal: Bool[Array, "states actions"]
+) -> dict[str, Array]:
+    """Return how well the agent does its task."""
+    learner = mdp_agent.agent(design)
+    return {
+        "accuracy": mdp_task.greedy_accuracy(learner, task, state.params, optimal),
+        "diverged": 1.0 - dqn.is_finite(state.params),
+    }
 
 
 def processes(config: Config, origin: Any, state: dqn.State) -> dict[str, Any]:
@@ -217,26 +247,36 @@ def processes(config: Config, origin: Any, state: dqn.State) -> dict[str, Any]:
     return found
 
 
+class Sizes(NamedTuple):
+    """How much is measured: see the fields of `Config`."""
+
+    examples: int
+    covariance_examples: int
+    order: int
+    vectors: int
+
+
+@program(static=("design", "sizes"), effort="less")
 def measure(
-    config: Config, images: Array, params: Any, origin: Any, key: Array
+    design: Design, sizes: Sizes, images: Array, params: Any, origin: Any, key: Array
 ) -> dict[str, Array]:
     """Return spectrum and gradient covariance of the proxy loss (§4.2), and the distance moved."""
     pick_key, direction_key, vector_key = jax.random.split(key, 3)
     chosen = jax.random.permutation(pick_key, images.shape[0])[
-        : max(config.examples, config.covariance_examples)
+        : max(sizes.examples, sizes.covariance_examples)
     ]
     inputs = images[chosen]
     shape = (len(chosen), classification_mdp.STATES)
     directions = jax.random.normal(direction_key, shape)
-    batch = (inputs[: config.examples], directions[: config.examples])
-    proxy = curvature.proxy_loss(lambda params, x: mdp_agent.forward(config, params, x).output)
+    batch = (inputs[: sizes.examples], directions[: sizes.examples])
+    proxy = curvature.proxy_loss(lambda params, x: mdp_agent.forward(design, params, x).output)
     operator = curvature.hessian(proxy, params, batch)
-    spectrum = curvature.spectrum(operator, vector_key, config.order, config.vectors)
-    k = config.covariance_examples
+    spectrum = curvature.spectrum(operator, vector_key, sizes.order, sizes.vectors)
+    k = sizes.covariance_examples
     found = gradients.covariance(
         inner_products.gram(
-            mdp_agent.network(config), params, config.network.inputs(inputs[:k]),
-            probed_agent.proxy_losses, directions[:k],
+            mdp_agent.network(design), params, design.network.inputs(inputs[:k]),
+            parts.proxy_losses, directions[:k],
         )
     )  # fmt: skip
     summary = gradients.summary(found)

@@ -25,9 +25,12 @@ from plasticity.agents import optimizers, supervised
 from plasticity.learner import Learner, Taken
 from plasticity.measure import snapshot, units
 from plasticity.networks import architectures
+from plasticity.programs import program
 from plasticity.runs.results import Records
 from plasticity.shapes import Array, Float, Int
 from plasticity.worlds import image_files, image_sets
+
+LabelDraw = Literal["uniform", "permuted"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Config:
     # data (A.1: "a subset of 5000 MNIST images")
     dataset: image_files.Dataset = "mnist_5k"
     n_images: int = 5_000
-    label_draw: Literal["uniform", "permuted"] = "uniform"  # A.1 allows both readings
+    label_draw: LabelDraw = "uniform"  # A.1 allows both readings
     # network (A.1: two hidden layers of width 1024)
     width: int = 1_024  # units per hidden layer
     # training (A.1 gives the learning rate; batch size and budget are not in the paper)
@@ -135,7 +138,6 @@ class State(NamedTuple):
 
     learner: Learner
     key: Array
-    period: Int[Array, ""]
 
     @property
     def params(self) -> Any:
@@ -172,35 +174,39 @@ def flops(config: Config) -> float:
     return 6.0 * weights * config.batch_size * config.steps_per_period * config.periods
 
 
-def network(config: Config) -> architectures.MLP:
+def network(width: int) -> architectures.MLP:
     """Return A.1's network: two hidden ReLU layers, ten logits."""
-    return architectures.MLP(widths=(config.width, config.width), outputs=10)
+    return architectures.MLP(widths=(width, width), outputs=10)
 
 
-def forward(
-    config: Config, params: Any, inputs: Float[Array, "batch pixels"]
-) -> architectures.Forward:
+def forward(width: int, params: Any, inputs: Float[Array, "batch pixels"]) -> architectures.Forward:
     """Return the logits and hidden activations of a batch."""
-    return cast(architectures.Forward, network(config).apply(params, inputs))
+    return cast(architectures.Forward, network(width).apply(params, inputs))
 
 
 def start(config: Config, world: World, key: Array) -> State:
     """Return fresh parameters and a fresh optimizer state; equal keys start equal in every arm."""
+    return begin(config.width, world.inputs, key)
+
+
+@program(static=("width",), effort="less")
+def begin(width: int, inputs: Float[Array, "images pixels"], key: Array) -> State:
+    """Return the start of a run; Adam's constants do not matter yet."""
     init_key, run_key = jax.random.split(key)
-    params = network(config).init(init_key, world.inputs[:1])
-    learner = learning.start(optimizers.adam(config.learning_rate, config.adam), params)
-    return State(learner, run_key, jnp.zeros((), jnp.int32))
+    params = network(width).init(init_key, inputs[:1])
+    return State(learning.start(optimizers.adam(1.0, optimizers.DEFAULT_ADAM), params), run_key)
 
 
-def advance(config: Config, world: World, state: State) -> tuple[State, dict[str, Array]]:
+def advance(
+    config: Config, world: World, state: State, chunk: Int[Array, ""] | int
+) -> tuple[State, dict[str, Array]]:
     """Train for one label period; return the new state and what was measured.
 
     The record holds scalars at the end of the period (accuracy, loss, dead units per layer, weight
     norm, displacement of the parameters over the period) and traces over the first and the last
     ``config.window`` steps, shape (2 * window,).
     """
-    labels_key, *keys, sample_key = jax.random.split(jax.random.fold_in(state.key, state.period), 5)
-    labels = draw_labels(config, labels_key, world.labels)
+    labels, *keys, sample_key = draw(config.label_draw, world.labels, state.key, chunk)
     plain = config.steps_per_period - 2 * config.window
     # The traces cost a few reductions per step: only the steps around a switch pay for them.
     data = (world.inputs, labels)
@@ -208,17 +214,33 @@ def advance(config: Config, world: World, state: State) -> tuple[State, dict[str
     learner, _ = train(config, *data, learner, keys[1], plain)
     learner, before = train(config, *data, learner, keys[2], config.window, traced=True)
     record = evaluate(config, *data, learner.params, sample_key)
-    change = jax.tree.map(jnp.subtract, learner.params, state.params)
-    record["displacement"] = optax.tree.norm(change)
-    record |= {name: jnp.concatenate([after[name], before[name]]) for name in after}
-    return State(learner, state.key, state.period + 1), record
+    traces = {name: (after[name], before[name]) for name in after}
+    record |= join(state.params, learner.params, traces)
+    return State(learner, state.key), record
+
+
+@program(static=("label_draw",), effort="less")
+def draw(
+    label_draw: LabelDraw, labels: Int[Array, " images"], key: Array, chunk: Int[Array, ""] | int
+) -> tuple[Any, ...]:
+    """Return the labels of a period, three keys for its batches and one for its evaluation."""
+    labels_key, *keys = jax.random.split(jax.random.fold_in(key, chunk), 5)
+    return draw_labels(label_draw, labels_key, labels), *keys
+
+
+@program(effort="least")
+def join(before: Any, after: Any, traces: Mapping[str, tuple[Array, Array]]) -> dict[str, Array]:
+    """Return how far the parameters moved in a period, and the two parts of each trace as one."""
+    moved = jax.tree.map(jnp.subtract, after, before)
+    joined = {name: jnp.concatenate(parts) for name, parts in traces.items()}
+    return {"displacement": optax.tree.norm(moved), **joined}
 
 
 def draw_labels(
-    config: Config, key: Array, true_labels: Int[Array, " images"]
+    label_draw: LabelDraw, key: Array, true_labels: Int[Array, " images"]
 ) -> Int[Array, " images"]:
     """Return fresh random labels, independent uniform ones or a permutation of the true ones."""
-    if config.label_draw == "uniform":
+    if label_draw == "uniform":
         return image_sets.random_labels(key, true_labels.shape[0])
     return image_sets.permuted_labels(key, true_labels)
 
@@ -237,22 +259,57 @@ def train(
     A trace holds the loss, the norm of the gradient, the norm of the update and the root mean
     square of m̂ / √v̂ (see `plasticity.agents.optimizers.moment_ratio`).
     """
-    optimizer = optimizers.adam(config.learning_rate, config.adam)
-    batches = jax.random.randint(key, (steps, config.batch_size), 0, inputs.shape[0])
+    how = Steps(
+        config.width, config.batch_size, config.learning_rate, config.b1, config.b2, config.eps,
+        steps, traced,
+    )  # fmt: skip
+    return take(how, config.eps_root, inputs, labels, learner, key)
+
+
+class Steps(NamedTuple):
+    """What the program of some steps depends on: of Adam's constants all but ε̄.
+
+    A program that is given its constants computes 1 - b₁ and 1 - b₂ in float32, which is not what
+    it computes with constants of its own.
+    """
+
+    width: int
+    batch_size: int
+    learning_rate: float
+    b1: float
+    b2: float
+    eps: float
+    steps: int
+    traced: bool
+
+
+@program(static=("how",))
+def take(
+    how: Steps,
+    eps_root: Float[Array, ""] | float,
+    inputs: Float[Array, "images pixels"],
+    labels: Int[Array, " images"],
+    learner: Learner,
+    key: Array,
+) -> tuple[Learner, dict[str, Float[Array, " steps"]]]:
+    """Take some optimizer steps, as `train` says."""
+    adam = optimizers.AdamSettings(how.b1, how.b2, how.eps, cast(float, eps_root))
+    optimizer = optimizers.adam(how.learning_rate, adam)
+    batches = jax.random.randint(key, (how.steps, how.batch_size), 0, inputs.shape[0])
 
     def loss(params: Any, batch: Int[Array, " batch"]) -> tuple[Float[Array, ""], None]:
-        logits = forward(config, params, inputs[batch]).output
+        logits = forward(how.width, params, inputs[batch]).output
         each = optax.softmax_cross_entropy_with_integer_labels(logits, labels[batch])
         return jnp.mean(each), None
 
     def watch(taken: Taken, learner: Learner) -> dict[str, Array]:
-        if not traced:
+        if not how.traced:
             return {}
         return {
             "step_loss": taken.loss,
             "gradient_norm": optax.tree.norm(taken.gradient),
             "update_norm": optax.tree.norm(taken.update),
-            "moment_ratio": optimizers.moment_ratio(learner.opt_state, config.adam),
+            "moment_ratio": optimizers.moment_ratio(learner.opt_state, adam),
         }
 
     return supervised.train(optimizer, loss, learner, batches, watch=watch)
@@ -266,8 +323,21 @@ def evaluate(
     key: Array,
 ) -> dict[str, Array]:
     """Return accuracy and loss on a sample (A.1), dead units over all images, the weight norm."""
-    logits, hidden = forward(config, params, inputs)
-    sample = jax.random.permutation(key, inputs.shape[0])[: config.accuracy_sample]
+    return assess(config.width, config.accuracy_sample, inputs, labels, params, key)
+
+
+@program(static=("width", "sample_size"), effort="least")
+def assess(
+    width: int,
+    sample_size: int,
+    inputs: Float[Array, "images pixels"],
+    labels: Int[Array, " images"],
+    params: Any,
+    key: Array,
+) -> dict[str, Array]:
+    """Return what `evaluate` says, on a sample of at most ``sample_size`` images."""
+    logits, hidden = forward(width, params, inputs)
+    sample = jax.random.permutation(key, inputs.shape[0])[:sample_size]
     losses = optax.softmax_cross_entropy_with_integer_labels(logits[sample], labels[sample])
     dead = jnp.stack([units.dead_units(layer) for layer in hidden])
     return {

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from plasticity import configuration, devices
+from plasticity import configuration, devices, programs
 from plasticity.agents import mdp_agent
 from plasticity.chapters.probing.probed_agent import (
     Config,
@@ -38,7 +38,9 @@ def reprobe(
     if config.probe_state == "carried":
         raise ValueError("a bank holds no optimizer state: probe it with a fresh one")
     key = jax.random.key(seed)
-    expected = jax.jit(partial(start, config, world))(key).agent.params
+    with programs.apart():
+        started = start(config, world, key)
+    expected = started.agent.params
     wanted = {name: leaf.shape for name, leaf in named_leaves(expected).items()}
     found = {name: array.shape[1:] for name, array in kept.items()}
     if found != wanted:
@@ -49,7 +51,6 @@ def reprobe(
     params = jax.tree.unflatten(jax.tree.structure(expected), leaves)
 
     def one(params: Any) -> dict[str, Array]:
-        started = start(config, world, key)
         learner = started.agent.learner._replace(params=params)
         state = started.agent._replace(learner=learner)
         return probe_record(config, world, state, started.probe_key)

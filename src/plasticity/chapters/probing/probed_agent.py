@@ -16,17 +16,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from plasticity import configuration
-from plasticity.agents import dqn, mdp_agent, mdp_task
+from plasticity import configuration, programs
+from plasticity.agents import dqn, mdp_agent
+from plasticity.agents.mdp_agent import Design, ImageKey
 from plasticity.agents.mdp_task import Images, ImageTask
-from plasticity.chapters.probing import tables
+from plasticity.chapters.probing import parts, tables
 from plasticity.chapters.probing.by_key import ByKey
-from plasticity.measure import curvature, gradients, inner_products, probe, snapshot
-from plasticity.networks import architectures
+from plasticity.measure import probe, snapshot
 from plasticity.runs import checkpoints
 from plasticity.runs.experiment import Arms, Experiment
 from plasticity.runs.results import Run
-from plasticity.shapes import Array, Float, Int
+from plasticity.shapes import Array, Int
 from plasticity.worlds import classification_mdp, image_sets
 from plasticity.worlds.classification_mdp import MDP
 
@@ -92,7 +92,6 @@ class State(NamedTuple):
     mdp: MDP
     probe_key: Array  # the same at every probe: equal minibatches, so that probes are paired
     proxy_key: Array  # the same at every measurement of curvature: equal examples and directions
-    chunk: Int[Array, ""]
 
 
 def experiment(
@@ -110,7 +109,7 @@ def experiment(
     """
     return Experiment(
         module, config, studies, arms=arms, load=partial(load_arms, arms), shapes=shapes,
-        start=start, advance=advance, chunks=chunks, flops=flops,
+        start=start, advance=advance, chunks=chunks, flops=flops, shares=shares,
         summarize=partial(tables.tidy, arms, swept), claims=claims,
     )  # fmt: skip
 
@@ -186,13 +185,19 @@ def draw_targets(config: Config, images: np.ndarray) -> np.ndarray:
 
 def start(config: Config, world: World, key: Array) -> State:
     """Return an agent before its first step; equal keys start equal in every arm."""
-    init_key, mdp_key, agent_key, probe_key, proxy_key = jax.random.split(key, 5)
+    init_key, mdp_key, agent_key, probe_key, proxy_key = parts.split(key, 5)
     name = mdp_agent.image_key(config)
-    mdp = classification_mdp.make(config.problem.variant, world.labels[name], mdp_key)
-    params = mdp_agent.initialise(config, world.images[name].shape[1:], init_key)
-    task = ImageTask(mdp, world.images[name])
-    state = dqn.start(mdp_agent.agent(config), task, params, agent_key)
-    return State(state, mdp, probe_key, proxy_key, jnp.zeros((), jnp.int32))
+    images = world.images[name]
+    mdp = parts.make(config.problem.variant, world.labels[name], mdp_key)
+    experience = parts.warm_up(config.algorithm, ImageTask(mdp, images), agent_key)
+    design = mdp_agent.design(config, cured=keeps_state(config, images.shape[1:]))
+    state = parts.begin(design, images, init_key, experience, agent_key)
+    return State(state, mdp, probe_key, proxy_key)
+
+
+def shares(config: Config) -> tuple[Design, ImageKey]:
+    """Return what arms have in common that share their programs."""
+    return mdp_agent.design(config), mdp_agent.image_key(config)
 
 
 def chunks(config: Config) -> int:
@@ -200,8 +205,10 @@ def chunks(config: Config) -> int:
     return config.probes + 1
 
 
-def advance(config: Config, world: World, state: State) -> tuple[State, dict[str, Array]]:
-    """Train until the next probe (the first call does not train), probe, and take statistics.
+def advance(
+    config: Config, world: World, state: State, chunk: Int[Array, ""] | int
+) -> tuple[State, dict[str, Array]]:
+    """Train until the next probe (chunk 0 does not train), probe, and take statistics.
 
     A probe that falls on a target update sees the network before the event that follows it. The
     record holds scalars, the fits' ``loss`` (targets,), their mean ``curve`` and ``noise``
@@ -209,38 +216,84 @@ def advance(config: Config, world: World, state: State) -> tuple[State, dict[str
     ``config.keep_parameters`` the parameters as ``params/<path>``.
     """
     images = world.images[mdp_agent.image_key(config)]
-    learner = mdp_agent.agent(config, images.shape[1:])
-    batch, vector_key = proxy_batch(config, images, state.proxy_key)
+    design, task = mdp_agent.design(config), ImageTask(state.mdp, images)
+    outputs = mdp_agent.n_outputs(config)
+    batch, vector_key = parts.proxy_batch(config.proxy_examples, outputs, images, state.proxy_key)
     pieces = config.probe_every // config.sharpness_every
 
-    def piece(state: dqn.State, _: None) -> tuple[dqn.State, tuple[dqn.Metrics, Array]]:
-        state, seen = dqn.train(learner, task, state, config.sharpness_every)
-        return state, (seen, sharpness(config, state.params, batch, vector_key))
+    def sharp(params: Any) -> Array:
+        return parts.sharpness(design, config.sharpness_order, params, batch, vector_key)
 
-    def train(state: dqn.State) -> tuple[dqn.State, dict[str, Array]]:
-        state, (seen, sharp) = jax.lax.scan(piece, state, length=pieces)
-        return state, {
-            "td_loss": jnp.mean(seen["td_loss"]),
-            "td_loss_max": jnp.max(seen["td_loss_max"]),
-            "reward": jnp.mean(seen["reward"]),
-            "sharpness_trace": sharp,
-        }
+    def piece(agent: dqn.State, _: None) -> tuple[dqn.State, tuple[dqn.Metrics, Array]]:
+        agent, seen = train(config, task, agent, config.sharpness_every)
+        return agent, (seen, sharp(agent.params))
 
-    def wait(state: dqn.State) -> tuple[dqn.State, dict[str, Array]]:
+    def learn(agent: dqn.State) -> tuple[dqn.State, dict[str, Array]]:
+        agent, (seen, trace) = programs.scan(piece, agent, length=pieces)
+        return agent, parts.tally(seen) | {"sharpness_trace": trace}
+
+    def wait(agent: dqn.State) -> tuple[dqn.State, dict[str, Array]]:
         unknown = dict.fromkeys(("td_loss", "td_loss_max", "reward"), jnp.asarray(jnp.nan))
-        return state, unknown | {"sharpness_trace": jnp.full((pieces,), jnp.nan)}
+        return agent, unknown | {"sharpness_trace": jnp.full((pieces,), jnp.nan)}
 
-    task = ImageTask(state.mdp, images)
     if config.probes:
-        trained, record = jax.lax.cond(state.chunk == 0, wait, train, state.agent)
+        trained, record = programs.cond(chunk == 0, wait, learn, state.agent)
     else:  # a fresh network, and nothing to train
         trained, record = wait(state.agent)
-    record |= measure(config, task, trained)
-    record |= landscape(config, task, trained, batch, vector_key)
+    record |= measure(config, task, trained, batch)
+    record |= {"sharpness": sharp(trained.params)}
     record |= probe_record(config, world, trained, state.probe_key)
     if config.keep_parameters:
         record |= {f"params/{name}": leaf for name, leaf in named_leaves(trained.params).items()}
-    return state._replace(agent=trained, chunk=state.chunk + 1), record
+    return state._replace(agent=trained), record
+
+
+STRETCH = 100
+"""Steps from which on a stretch of training is a program of its own, called by the host."""
+
+
+def train(
+    config: Config, task: ImageTask, state: dqn.State, steps: int
+) -> tuple[dqn.State, dqn.Metrics]:
+    """Do what `plasticity.agents.dqn.train` does, in programs that agents share.
+
+    Agents that differ only in events train by one program, and an event is another. Where
+    there are no events, short stretches are not worth a call each: they stay inside one program.
+    """
+    plain, rates = mdp_agent.design(config), config.optimizer.rates
+    stretch = dqn.stretch_steps(mdp_agent.agent(config), steps)  # events fall on target updates
+    if stretch < STRETCH and not config.cures:
+        return parts.train_at_once(plain, steps, rates, task, state)
+
+    def advance(state: dqn.State, _: None) -> tuple[dqn.State, dqn.Metrics]:
+        if config.cures:
+            state = parts.intervene(mdp_agent.design(config, cured=True), task, state)
+        drawn = parts.draws(config.algorithm, task.actions, state.key, state.learner.steps, stretch)
+        return parts.train_stretch(plain, rates, task, state, drawn)
+
+    return programs.scan(advance, state, length=steps // stretch)
+
+
+def measure(
+    config: Config, task: ImageTask, state: dqn.State, batch: tuple[Images, Array]
+) -> dict[str, Array]:
+    """Return how well the agent does its task, its network's statistics, and its gradients'."""
+    design, params = mdp_agent.design(config), state.params
+    optimal = classification_mdp.optimal_actions(config.problem.variant, config.algorithm.discount)
+    performance, hidden = parts.perform(design, task, params, jnp.asarray(optimal))
+    gradient_norm, gram = parts.landscape(design, task, state, batch)
+    return {
+        **performance,
+        **parts.of_features(hidden),
+        **parts.of_kernels(snapshot.kernels(params)),
+        "gradient_norm": gradient_norm,
+        **parts.interference(gram),
+    }
+
+
+def keeps_state(config: Config, shape: tuple[int, ...]) -> bool:
+    """Return whether the agent's cure has a state of its own, with which the agent starts."""
+    return bool(config.cures) and mdp_agent.cure(config, shape).init is not None
 
 
 def named_leaves(params: Any) -> dict[str, Array]:
@@ -249,111 +302,20 @@ def named_leaves(params: Any) -> dict[str, Array]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
 
 
-def measure(config: Config, task: ImageTask, state: dqn.State) -> dict[str, Array]:
-    """Return how well the agent does its task, and its network's statistics over all images."""
-    learner = mdp_agent.agent(config)
-    output, hidden = mdp_agent.forward(config, state.params, task.images)
-    optimal = jnp.asarray(
-        classification_mdp.optimal_actions(config.problem.variant, config.algorithm.discount)
-    )
-    return {
-        "accuracy": mdp_task.greedy_accuracy(learner, task, state.params, optimal),
-        "mean_value": jnp.mean(jnp.max(learner.read(output), axis=1)),
-        "diverged": 1.0 - dqn.is_finite(state.params),
-        **snapshot.of_network(hidden, state.params),
-    }
-
-
-def proxy_batch(config: Config, images: Images, key: Array) -> tuple[tuple[Images, Array], Array]:
-    """Return images and directions of the proxy loss, and a key for `sharpness`."""
-    pick_key, direction_key, vector_key = jax.random.split(key, 3)
-    chosen = jax.random.permutation(pick_key, images.shape[0])[: config.proxy_examples]
-    shape = (config.proxy_examples, mdp_agent.n_outputs(config))
-    return (images[chosen], jax.random.normal(direction_key, shape)), vector_key
-
-
-def sharpness(
-    config: Config, params: Any, batch: tuple[Images, Array], key: Array
-) -> Float[Array, ""]:
-    """Return λ₁ of the proxy loss's Hessian (§4.2)."""
-    loss = curvature.proxy_loss(lambda params, x: mdp_agent.forward(config, params, x).output)
-    return curvature.largest_eigenvalue(loss, params, batch, key, config.sharpness_order)
-
-
-def landscape(
-    config: Config,
-    task: ImageTask,
-    state: dqn.State,
-    batch: tuple[Images, Array],
-    key: Array,
-) -> dict[str, Array]:
-    """Return sharpness and C_k of the proxy loss, and the norm of the agent's own gradient."""
-    pictures, directions = batch
-    gram = inner_products.gram(
-        mdp_agent.network(config), state.params, config.network.inputs(pictures),
-        proxy_losses, directions,
-    )  # fmt: skip
-    found = gradients.summary(gradients.covariance(gram))
-    return {
-        "sharpness": sharpness(config, state.params, batch, key),
-        "gradient_norm": mdp_task.gradient_norm(mdp_agent.agent(config), task, state),
-        "interference": found.negative_share,
-        "collinearity": found.collinearity,
-        "gradient_rank": found.rank,
-    }
-
-
-def proxy_losses(found: architectures.Forward, direction: Array) -> Float[Array, " examples"]:
-    """Return the proxy loss of each example; their mean is `curvature.proxy_loss`."""
-    moved = found.output - jax.lax.stop_gradient(found.output) + direction
-    return jnp.mean(moved**2, axis=1)
-
-
 def probe_record(config: Config, world: World, state: dqn.State, key: Array) -> dict[str, Array]:
     """Probe the agent's network with the agent's own optimizer (§3.1)."""
-    learner = mdp_agent.agent(config)
-    found = probe.fit_all(
-        learner.values,
-        state.params,
-        world.images[mdp_agent.image_key(config)],
-        world.targets[mdp_agent.network_key(config)],
-        learner.optimizer,
+    return parts.fit(
+        mdp_agent.design(config), fitting(config), config.optimizer.rates, state,
+        world.images[mdp_agent.image_key(config)], world.targets[mdp_agent.network_key(config)],
         key,
-        objective=objective(config),
-        opt_state=state.learner.opt_state if config.probe_state == "carried" else None,
-        steps=config.probe_steps,
-        batch_size=config.probe_batch_size,
+    )  # fmt: skip
+
+
+def fitting(config: Config) -> parts.Fitting:
+    """Return how this arm's probes fit."""
+    return parts.Fitting(
+        config.probe_state, config.probe_loss, config.probe_steps, config.probe_batch_size
     )
-    return {
-        "loss": found.loss,
-        "probe_loss": jnp.mean(found.loss),
-        "curve": jnp.mean(found.curve, axis=0),
-        "noise": jnp.mean(found.noise, axis=0),
-    }
-
-
-def objective(config: Config) -> probe.Objective:
-    """Return the loss that a probe minimises: squared error of values, or the network's own loss.
-
-    The paper does not say which. For a two-hot network the gradient of Eq. (4) vanishes where the
-    softmax saturates; the gradient of the cross-entropy to two-hot targets does not.
-    """
-    learner = mdp_agent.agent(config)
-
-    def squared(
-        params: Any, images: Array, goal: Float[Array, "batch actions"]
-    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        error = jnp.mean((learner.head.decode(learner.outputs(params, images)) - goal) ** 2)
-        return error, error
-
-    def own(
-        params: Any, images: Array, goal: Float[Array, "batch actions"]
-    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        logits = learner.outputs(params, images)
-        nats = -jnp.sum(learner.head.encode(goal) * jax.nn.log_softmax(logits), axis=-1)
-        return jnp.mean(nats), jnp.mean((learner.head.decode(logits) - goal) ** 2)
-
-    return own if config.probe_loss == "own" and config.output.kind == "two_hot" else squared
 
 
 def flops(config: Config) -> float:
