@@ -1,4 +1,4 @@
-"""How fast agents train and are probed: ours against PyTorch, in a loop like CleanRL's and bare.
+"""How fast agents train and are probed: against PyTorch, like CleanRL's or bare, and rejax.
 
     python benchmarks/agent_speed.py [--toy] [--output FOLDER]
 
@@ -25,6 +25,7 @@ AGREEMENTS = {
     "probes": Agreement("probe_all", moved=False),
     "cnn_updates": Agreement("cnn_update_all", moved=True),
     "cnn_agents": Agreement("cnn_agent_all", moved=True),
+    "rejax_agents": Agreement("lone_agent_pinned", moved=True),
 }
 
 AGENTS = (
@@ -35,6 +36,7 @@ AGENTS = (
 )
 PROBE = Case("mlp", 512, 0, 32, 5_000, steps=500, block=0, targets=2)
 CNN = Case("cnn", 256, 64, 32, 5_000, steps=500, block=10)
+RIVALS = tuple(Case("mlp", width, 0, 32, 5_000, steps=1_000, block=0) for width in (512, 64))
 COPIES = Case("mlp", 512, 0, 32, 5_000, steps=1_000, block=0)
 
 
@@ -44,6 +46,7 @@ class Sizes(NamedTuple):
     agents: tuple[Case, ...] = AGENTS
     probe: Case = PROBE
     cnn: Case = CNN
+    rivals: tuple[Case, ...] = RIVALS
     copies: Case = COPIES
     rounds: int = 5
     seconds: float = 1.5  # per turn, at least
@@ -54,13 +57,14 @@ TOY = Sizes(
     agents=(Case("mlp", 16, 0, 8, 64, steps=20, block=2),),
     probe=Case("mlp", 16, 0, 8, 64, steps=50, block=0, targets=2),
     cnn=Case("cnn", 8, 4, 8, 64, steps=20, block=2),
+    rivals=(Case("mlp", 16, 0, 8, 64, steps=20, block=0),),
     copies=Case("mlp", 16, 0, 8, 64, steps=20, block=0),
     rounds=1,
     seconds=0.02,
     contenders=(
         "agent_pinned", "agent_all", "torch_agent_all", "torch_update_all", "probe_pinned",
         "probe_all", "torch_probe_all", "cnn_update_pinned", "cnn_update_all",
-        "torch_cnn_update_all", "copies", "no_copies",
+        "torch_cnn_update_all", "lone_agent_pinned", "rejax_agent_pinned", "copies", "no_copies",
     ),
 )  # fmt: skip
 """Enough to see that all parts work together; most of its time goes into starting processes."""
@@ -79,6 +83,7 @@ def run(sizes: Sizes, folder: Path) -> tuple[Benchmark, dict[str, Any]]:
         Group(("probes",), (sizes.probe,), sizes.rounds),
         Group(("cnn_updates",), (sizes.cnn,), sizes.rounds),
         Group(("cnn_agents",), (sizes.cnn,), sizes.rounds),
+        Group(("rejax_agents",), sizes.rivals, sizes.rounds),
         Group(("target_copies",), (sizes.copies,), sizes.rounds),
     )
     for group in groups:
@@ -101,4 +106,5 @@ def run(sizes: Sizes, folder: Path) -> tuple[Benchmark, dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    rounds.main("agent_speed", __doc__.partition("\n")[0], measure)
+    peers = ("torch", "rejax", "gymnax")
+    rounds.main("agent_speed", __doc__.partition("\n")[0], measure, peers)

@@ -33,7 +33,7 @@ class Case(NamedTuple):
 
     @property
     def columns(self) -> dict[str, str | int]:
-        return {"network": self.network, "batch_size": self.batch_size}
+        return {"network": self.network, "width": self.width, "batch_size": self.batch_size}
 
 
 class World(NamedTuple):
@@ -143,6 +143,25 @@ TABLES = {
             Entry("torch_cnn_agent_pinned",
                   "PyTorch: whole agents in CleanRL's style, one pinned to each core",
                   "agent_torch.Agent", pinned=True, checked=False),
+        ),
+    ),
+    "rejax_agents": Table(
+        "agent_speed",
+        ours="lone_agent_pinned",
+        heading="updates/s in all | ours is faster by",
+        rate="updates",
+        entries=(
+            Entry("lone_agent_pinned", "ours: whole agents, one pinned to each core",
+                  "agent_jax.Agents", pinned=True),
+            Entry("rejax_agent_pinned", "rejax: whole agents as it comes, one pinned to each core",
+                  "agent_rejax.Agents", pinned=True),
+            Entry("rejax_agent_alike_pinned",
+                  "rejax: the same with our buffer of indices, drawn from with replacement",
+                  "agent_rejax.Agents", {"alike": True}, pinned=True),
+            Entry("agent_products_pinned", "the products alone, as fast as a core multiplies",
+                  "agent_bound.Products", pinned=True, checked=False),
+            Entry("agent_traffic_pinned", "what Adam moves alone, as fast as a core streams",
+                  "agent_bound.Traffic", pinned=True, checked=False),
         ),
     ),
     "target_copies": Table(

@@ -31,11 +31,13 @@ class Aim(NamedTuple):
     contenders: tuple[str, ...]  # the peers: first the default, then forms that may be faster
     least: float
     network: str = ""  # any, if none is named
+    width: int = 0  # any, if it is 0
 
 
 _WHOLE = ("torch_agent_all", "torch_agent_pinned")
 _BARE = ("torch_update_all", "torch_update_pinned", "torch_update_fused_pinned")
 _COMPILED = ("torch_update_compiled_pinned",)
+_REJAX = ("rejax_agent_pinned", "rejax_agent_alike_pinned")
 _SPECTRA = TABLES["spectra"].peers
 
 AIMS = (
@@ -49,6 +51,8 @@ AIMS = (
     Aim("cnn_updates", 32, "the CNN's bare updates", "PyTorch", TABLES["cnn_updates"].peers, 1.0),
     Aim("cnn_agents", 32, "whole agents with the CNN", "a loop in CleanRL's style",
         TABLES["cnn_agents"].peers, 1.0),
+    Aim("rejax_agents", 32, "whole agents of width 64", "rejax", _REJAX, 2.5, width=64),
+    Aim("rejax_agents", 32, "whole agents of width 512", "rejax", _REJAX, 1.8, width=512),
     Aim("spectra", 512, "the MLP's spectral density", "PyHessian", _SPECTRA, 1.4, "mlp"),
     Aim("spectra", 512, "the CNN's spectral density", "PyHessian", _SPECTRA, 2.5, "cnn"),
     Aim("spectra", 512, "the MLP's spectral density", "matfree", ("matfree",), 1.5, "mlp"),

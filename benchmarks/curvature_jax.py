@@ -21,7 +21,7 @@ from plasticity import devices
 from plasticity.agents import dqn, mdp_agent
 from plasticity.agents.mdp_task import ImageTask
 from plasticity.agents.settings import Problem
-from plasticity.chapters.probing import probed_agent
+from plasticity.chapters.probing import parts, probed_agent
 from plasticity.configuration import replaced
 from plasticity.measure import curvature, inner_products, lanczos
 
@@ -226,13 +226,15 @@ class Logged(agent_jax.Agents):
         self, agent: dqn.Agent, task: ImageTask, states: dqn.State, steps: int
     ) -> tuple[dqn.State, Any]:
         every = min(self.case.steps, steps)
-        batch, key = probed_agent.proxy_batch(self.config, task.images, jax.random.key(SEED))
+        config, design = self.config, mdp_agent.design(self.config)
+        outputs, begun = mdp_agent.n_outputs(design), jax.random.key(SEED)
+        batch, key = parts.proxy_batch(config.proxy_examples, outputs, task.images, begun)
 
         def piece(state: dqn.State, _: None) -> tuple[dqn.State, Any]:
             state, _ = dqn.train(agent, task, state, every)
             if not self.logged:
                 return state, None
-            return state, probed_agent.sharpness(self.config, state.params, batch, key)
+            return state, parts.sharpness(design, config.sharpness_order, state.params, batch, key)
 
         return jax.lax.scan(piece, states, length=steps // every)
 

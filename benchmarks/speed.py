@@ -78,7 +78,8 @@ def step_flops(width: int, batch_size: int) -> int:
 def as_markdown(table: pd.DataFrame, name: str) -> str:
     """Return the rates and ratios of table ``name`` as a Markdown table."""
     form, rows = TABLES[name].form, ratios(table, name)
-    several = [key for key in ("network", "dataset") if key in rows and rows[key].nunique() > 1]
+    shown_if_several = ("network", "dataset", "width")
+    several = [key for key in shown_if_several if key in rows and rows[key].nunique() > 1]
     heads = [*several, TABLES[name].size, "contender", TABLES[name].heading, "smallest, largest"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(several) + "|--:|---|--:|--:|--:|"]
     for row in rows.to_dict("records"):
@@ -105,6 +106,7 @@ def findings(table: pd.DataFrame) -> str:
         lines += _whole_probe(table)
     for name, other in (("probes", "probe_vmap"), ("cnn_updates", "cnn_update_native")):
         lines += _other_form(table, name, other)
+    lines += _bounds(table[table.table == "rejax_agents"])
     if "target_copies" in measured:
         lines += _copies(table)
     if "logging" in measured:
@@ -146,8 +148,10 @@ def _aims(table: pd.DataFrame) -> list[str]:
     lines = []
     for aim in AIMS:
         rows = table[(table.table == aim.table) & (table.batch_size == aim.batch_size)]
-        if aim.network and not rows.empty:
-            rows = rows[rows.network == aim.network]
+        for column in ("network", "width"):
+            wanted = getattr(aim, column)
+            if wanted and not rows.empty:
+                rows = rows[rows[column] == wanted]
         if not set(aim.contenders) & set(rows.contender):
             continue
         ratio = ratios(rows, aim.table).set_index("contender").ratio
@@ -187,6 +191,29 @@ def _other_form(table: pd.DataFrame, name: str, other: str) -> list[str]:
     rates = table[table.table == name].pivot(index="round", columns="contender")
     ratio = (rates.steps_per_second[ours] / rates.steps_per_second[other]).median()
     return [f"- {NAMES[ours]}: {ratio:.2f} times the steps of {NAMES[other]}."]
+
+
+def _bounds(table: pd.DataFrame) -> list[str]:
+    """Say how near our agents come to what products and Adam's traffic allow, one after the other.
+
+    A step takes at least the time of both: 1 / rate = 1 / products + 1 / traffic, in each round.
+    """
+    parts = ("agent_products_pinned", "agent_traffic_pinned")
+    if not set(parts) <= set(table.contender):
+        return []
+    lines = []
+    for width, rows in table.groupby("width", sort=False):
+        rates = rows.pivot(index="round", columns="contender", values="steps_per_second")
+        bound = 1 / sum(1 / rates[part] for part in parts)
+        reached = rates[TABLES["rejax_agents"].ours] / bound
+        share = (bound / rates[parts[0]]).median()
+        lines.append(
+            f"- Width {width}: the products of an update and the bytes that Adam moves, each at "
+            f"the best rate of the cores, allow {bound.median():,.0f} updates/s at most, "
+            f"{share:.0%} of that time for products. We reach {reached.median():.0%} "
+            f"({reached.min():.0%} to {reached.max():.0%} over rounds)."
+        )
+    return lines
 
 
 def _copies(table: pd.DataFrame) -> list[str]:
@@ -353,7 +380,7 @@ def _where(machine: dict[str, Any]) -> str:
     device, packages = machine["device"], machine["packages"]
     versions = ", ".join(
         f"{name} {packages[name]}"
-        for name in ("jax", "torch", "PyHessian", "matfree", "gymnasium", "ale-py")
+        for name in ("jax", "torch", "rejax", "PyHessian", "matfree", "gymnasium", "ale-py")
         if name in packages
     )
     commit = (machine["commit"] or "unknown")[:8]

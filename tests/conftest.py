@@ -35,6 +35,13 @@ install_import_hook(shaped(), CHECKER)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def memory() -> Iterator[None]:
+    """Free what a file's tests compiled: all of them together would take gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def double() -> Iterator[None]:
     """Let jax keep float64, in which rounding hides nothing."""

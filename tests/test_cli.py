@@ -79,11 +79,13 @@ def test_status_tells_how_far_an_unfinished_run_is(
     }
     checkpoints.open_header(work, header)
     folder = checkpoints.UnitFolder(work, "tuned", (0,))
-    folder.save(3, {"x": np.ones(2)}, [{"y": np.ones(1)}] * 3, 6.0)
+    folder.save(3, {"x": np.ones(2)}, [{"y": np.ones(1)}] * 3, checkpoints.Spent(66.0, 60.0))
     assert cli.main(["status"]) == 0
     told = capsys.readouterr().out
-    # 3 of 12 chunks of one of 12 units took 6 s: 141 chunks of 2 s are left
-    assert "3 of 144 chunks, 5 min of compute left; stopped" in told
+    # 3 of 12 chunks of one of 12 units took 6 s, and a minute to compile: there are 141 more chunks
+    # of 2 s, and three more arms with programs of their own
+    rest = "5 min of computing and 3 min of compiling left"
+    assert f"3 of 144 chunks done, {rest}; stopped" in told
     with checkpoints.locked(work):
         assert cli.main(["status"]) == 0
         assert "running" in capsys.readouterr().out

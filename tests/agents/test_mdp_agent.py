@@ -255,6 +255,33 @@ def test_the_work_of_other_networks_is_at_least_that_of_their_largest_products(
     assert least < found < 10 * least
 
 
+# What programs depend on.
+
+
+@pytest.mark.parametrize(
+    ("changes", "shared"),
+    [
+        ({"problem": Problem("random_label", "cifar10_train", 99), "seeds": 3}, True),
+        ({"optimizer.learning_rate": 1e-5}, True),
+        ({"cures": (ShrinkAndPerturb(),)}, True),  # events are programs of their own
+        ({"optimizer.weight_decay": 1e-5}, False),  # one more term
+        ({"optimizer.name": "sgd"}, False),
+        ({"network.layer_norm": True}, False),
+        ({"output": TWO_HOT.output}, False),
+        ({"algorithm.discount": 0.5}, False),
+    ],
+)
+def test_agents_share_a_design_if_they_differ_only_in_what_programs_are_given(
+    changes: dict[str, Any], shared: bool
+) -> None:
+    changed = replaced(TINY, changes)
+    assert (mdp_agent.design(changed) == mdp_agent.design(TINY)) is shared
+    cured = mdp_agent.design(changed, cured=True)
+    assert cured.cures == changed.cures and mdp_agent.design(cured) == mdp_agent.design(changed)
+    twice = replaced(changed, {"optimizer.weight_decay": 2 * changed.optimizer.weight_decay})
+    assert mdp_agent.design(twice) == mdp_agent.design(changed)
+
+
 # Every architecture with every intervention and both outputs.
 
 

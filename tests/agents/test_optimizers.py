@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hurried import compilations, compiled
 
 from plasticity.agents import optimizers
 from plasticity.agents.optimizers import DEFAULT_ADAM, TUNED_ADAM, AdamSettings
+from plasticity.agents.settings import Optimizer
 
 BOTH = pytest.mark.parametrize("settings", [DEFAULT_ADAM, TUNED_ADAM])
 
@@ -57,9 +61,11 @@ def test_the_ratio_needs_an_adam_state_but_finds_it_in_a_chain() -> None:
 def test_the_closed_form_is_what_adam_does_after_a_jump(settings: AdamSettings) -> None:
     no_floor = settings._replace(eps_root=0.0)
     optimizer, params = optimizers.adam(1.0, no_floor), jnp.zeros(1)
-    state = optimizer.init(params)
-    for _ in range(20_000):  # until bias correction has worn off; the gradient all but vanished
-        _, state = optimizer.update(jnp.full(1, 1e-12), state, params)
+    # until bias correction has worn off; the gradient all but vanished
+    state = jax.lax.fori_loop(
+        0, 20_000, lambda _, state: optimizer.update(jnp.full(1, 1e-12), state, params)[1],
+        optimizer.init(params),
+    )  # fmt: skip
     steps = np.arange(1, 60)
     found = []
     for _ in steps:
@@ -75,6 +81,35 @@ def test_default_adam_can_move_six_learning_rates_at_once_and_b2_equal_b1_never_
     assert 6.5 < default.max() < 6.6
     assert steps[default.argmax()] == 12
     assert optimizers.ratio_after_jump(steps, TUNED_ADAM).max() <= 1.0
+
+
+# Rates that a program is given.
+
+
+def lowest(optimizer: optax.GradientTransformation) -> jax.Array:
+    """Return where six steps down a bowl lead."""
+    params = jnp.array([1.0, -2.0, 0.5])
+    state = optimizer.init(params)
+    for _ in range(6):
+        update, state = optimizer.update(params * jnp.array([1.0, 3.0, 0.1]), state, params)
+        params = optax.apply_updates(params, update)
+    return params
+
+
+@pytest.mark.parametrize("decays", [(0.0, 0.0), (0.1, 1e-3)], ids=["plain", "decayed"])
+@pytest.mark.parametrize("name", ["adam", "rmsprop", "sgd"])
+def test_a_program_that_is_given_its_rates_does_what_one_of_constants_does(
+    name: optimizers.OptimizerName, decays: tuple[float, float]
+) -> None:
+    settings = [Optimizer(name, 0.01 * (k + 1), decay) for k, decay in enumerate(decays)]
+    (form,) = {chosen.form for chosen in settings}
+    with compilations() as count:
+        given = compiled(lambda rates: lowest(form.transformation(rates)))
+        found = [given(chosen.rates) for chosen in settings]
+        assert count["<lambda>"] == 1
+    constant = [compiled(partial(lowest, chosen.transformation()))() for chosen in settings]
+    np.testing.assert_allclose(found, constant, rtol=1e-6)
+    assert np.abs(found[0] - found[1]).max() > 1e-3
 
 
 # The random walk beside an optimizer.

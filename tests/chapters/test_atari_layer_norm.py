@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from hurried import compiled
+from hurried import apart, compiled
 
 from plasticity import configuration
 from plasticity.agents import atari_agent, atari_task, dqn, frame_replay
@@ -42,16 +42,15 @@ TINY = Config(
 KEY = jax.random.key(0)
 Life = list[tuple[State, dict[str, np.ndarray]]]
 
-start = compiled(experiment.start, static_argnums=0)
-advance = compiled(experiment.advance, static_argnums=0)
+start, advance = apart(experiment.start), apart(experiment.advance)
 
 
 @pytest.fixture(scope="module")
 def life() -> Life:
     """The state after each of a tiny agent's chunks, and what was measured."""
     state, found = start(TINY, (), KEY), []
-    for _ in range(experiment.chunks(TINY)):
-        state, record = advance(TINY, (), state)
+    for chunk in range(experiment.chunks(TINY)):
+        state, record = advance(TINY, (), state, chunk)
         found.append((state, jax.device_get(record)))
     return found
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hurried import compiled
+from hurried import apart, compiled
 
 from plasticity import configuration
 from plasticity import learner as learning
@@ -42,8 +42,7 @@ KEY = jax.random.key(0)
 Life = list[tuple[State, dict[str, np.ndarray]]]
 PROCESSES = ("agent", "walk", "walk_x10", "walk_per_tensor")
 
-start = compiled(experiment.start, static_argnums=0)
-advance = compiled(experiment.advance, static_argnums=0)
+start, advance = apart(experiment.start), apart(experiment.advance)
 train = compiled(dqn.train, static_argnums=(0, 3))
 
 
@@ -57,8 +56,8 @@ def world() -> World:
 def life(world: World) -> Life:
     """The state after each of a tiny agent's chunks, and what was measured."""
     state, found = start(TINY, world, KEY), []
-    for _ in range(experiment.chunks(TINY)):
-        state, record = advance(TINY, world, state)
+    for chunk in range(experiment.chunks(TINY)):
+        state, record = advance(TINY, world, state, chunk)
         found.append((state, jax.device_get(record)))
     return found
 
@@ -161,7 +160,7 @@ def test_the_agent_is_one_that_was_trained_without_a_walk(world: World, life: Li
 
 def test_after_one_step_a_walk_is_as_far_as_its_agent_times_its_scale(world: World) -> None:
     begun = start(TINY, world, KEY)
-    learner = experiment.agent(TINY, KEY)
+    learner = experiment.agent(mdp_agent.design(TINY), True, KEY, TINY.optimizer.rates)
     stepped, _ = train(learner, ImageTask(begun.mdp, images_of(world)), begun.agent, 1)
     moved = {
         name: jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), params, begun.origin)
@@ -246,11 +245,12 @@ def test_the_spectrum_is_that_of_the_dense_hessian(double: None) -> None:
     """Of 2 x 2 images and three units a layer: a Hessian of 67 parameters can be held."""
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.normal(size=(60, 2, 2, 1)))
-    config = replace(TINY, network=MLP(width=3), order=48)
-    begun = mdp_agent.initialise(config, (2, 2, 1), KEY)
+    design = mdp_agent.design(replace(TINY, network=MLP(width=3)))
+    begun = mdp_agent.initialise(design, (2, 2, 1), KEY)
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), begun)
-    found = compiled(experiment.measure, static_argnums=0)(
-        config, images, params, jax.tree.map(lambda leaf: 2 * leaf, params), KEY
+    sizes = experiment.Sizes(examples=16, covariance_examples=12, order=48, vectors=2)
+    found = compiled(experiment.measure, static_argnums=(0, 1))(
+        design, sizes, images, params, jax.tree.map(lambda leaf: 2 * leaf, params), KEY
     )  # fmt: skip
     x, xi, vector = problem(images, KEY)
     outputs = by_hand(params, x)

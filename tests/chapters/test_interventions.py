@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hurried import apart
 
 from plasticity import cli, configuration, statistics
 from plasticity.agents import mdp_agent
@@ -484,8 +485,9 @@ def test_a_two_hot_network_is_probed_by_its_own_loss_if_asked() -> None:
         probe_loss="own",
     )  # fmt: skip
     world, _ = probed_agent.load([config])
-    state = EXPERIMENT.start(config, world, jax.random.key(3))
-    found = probed_agent.probe_record(config, world, state.agent, state.probe_key)
+    state = apart(EXPERIMENT.start)(config, world, jax.random.key(3))
+    probe_record = apart(probed_agent.probe_record)
+    found = probe_record(config, world, state.agent, state.probe_key)
     agent, images = mdp_agent.agent(config), world.images[mdp_agent.image_key(config)]
     support = jnp.linspace(-3.0, 3.0, 5)
     offset = agent.values(state.agent.params, images).mean()
@@ -515,10 +517,10 @@ def test_a_two_hot_network_is_probed_by_its_own_loss_if_asked() -> None:
         if n == 0:
             first = errors
     np.testing.assert_allclose(found["curve"][0], np.mean([first, errors]), rtol=1e-4)
-    advanced = EXPERIMENT.advance(config, world, state)[1]
+    advanced = apart(EXPERIMENT.advance)(config, world, state, 0)[1]
     np.testing.assert_allclose(advanced["loss"], found["loss"], rtol=1e-5)
     by_values = replace(config, probe_loss="squared")
-    squared = probed_agent.probe_record(by_values, world, state.agent, state.probe_key)
+    squared = probe_record(by_values, world, state.agent, state.probe_key)
     assert np.all(np.abs(squared["loss"] - found["loss"]) > 1e-3)
 
 

@@ -44,6 +44,18 @@ def test_shares_are_counted() -> None:
     assert share.result_bytes == 6 * 12 * 65 * 4
 
 
+def test_compiling_counts_once_for_arms_that_share_programs() -> None:
+    config, rate = toy.Config(chunks=12, seeds=3), RATE._replace(compiling=5.0)
+    (share,) = cost.estimate(toy.EXPERIMENT, config, rate).values()
+    assert (share.compiling, share.seconds) == (2 * 5, 6 * 12)
+    alike = dataclasses.replace(toy.EXPERIMENT, shares=lambda config: config.size)
+    shares = cost.estimate(alike, config, rate)
+    assert shares["all"].compiling == 5
+    assert cost.table(shares, "core").compiling.tolist() == ["0.00 h"]
+    measured = cost.measure(alike, toy.Config(), seconds=1e-9)
+    assert 0 < measured.compiling < 60
+
+
 def test_figures_need_what_they_say() -> None:
     def figures(config: toy.Config) -> dict[str, tuple[list[str], int]]:
         return {"Fig. 1": (["narrow", "wide"], config.seeds), "Fig. 2": (["wide"], 1)}
@@ -64,6 +76,10 @@ def test_a_recorded_run_says_how_fast_it_was() -> None:
     assert (found.seconds, found.chunks, found.study) == (2.0, 2 * 3 * 4, "laptop")
     (share,) = cost.estimate(toy.EXPERIMENT, config, found).values()
     np.testing.assert_allclose(share.seconds, 2.0)  # what it took
+    told = dataclasses.replace(run, provenance=provenance | {"compile_seconds": 0.5})
+    found = cost.of_run(toy.EXPERIMENT, told)
+    assert found.seconds == 1.5 and found.compiling == 0.5 / 2  # for each of two arms
+    assert found.operations == 2 * 3 * 8 * 4 / 1.5
 
 
 def test_a_sample_is_timed_where_there_is_one() -> None:
@@ -75,8 +91,8 @@ def test_a_sample_is_timed_where_there_is_one() -> None:
 
     sampled = dataclasses.replace(toy.EXPERIMENT, sample=sample)
     found = cost.measure(sampled, toy.Config(scale=2.0), seconds=1e9)
-    assert (found.study, found.chunks) == ("sample", 4)  # all but the first, which compiles
-    np.testing.assert_allclose(found.operations * found.seconds, 8 * 4)
+    assert (found.study, found.chunks) == ("sample", 3)  # all but the first two, which compile
+    np.testing.assert_allclose(found.operations * found.seconds, 8 * 3)
 
 
 def test_a_process_of_its_own_answers_the_same() -> None:

@@ -70,8 +70,8 @@ def test_a_new_field_with_a_default_is_proved_by_programs(recorded: results.Run)
 
 @pytest.mark.usefixtures("edited")
 def test_other_programs_are_no_proof_and_their_arms_are_named(recorded: results.Run) -> None:
-    def faster(config: toy.Config, world: Any, state: Any) -> Any:
-        state, record = toy.advance(config, world, state)
+    def faster(config: toy.Config, world: Any, state: Any, chunk: Any) -> Any:
+        state, record = toy.advance(config, world, state, chunk)
         return state, record | {
             "mean": 1.5 * record["mean"] if config.scale > 1 else record["mean"]
         }

@@ -70,8 +70,8 @@ def test_a_changed_constant_is_found_and_nothing_is_written(
 ) -> None:
     written = (runs / "toy" / "quick" / "run.json").read_bytes()
 
-    def later(config: toy.Config, world: jax.Array, state: dict[str, jax.Array]) -> Any:
-        state, record = toy.advance(config, world, state)
+    def later(config: toy.Config, world: jax.Array, state: Any, chunk: int) -> Any:
+        state, record = toy.advance(config, world, state, chunk)
         return state, {**record, "mean": record["mean"] * (1 + 2.0**-23)}  # the last bit
 
     with pytest.raises(
