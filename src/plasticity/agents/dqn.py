@@ -157,13 +157,38 @@ def warm_up(agent: Agent, task: Task, key: Key[Array, ""]) -> Experience:
     """Return what `start` with this key knows after its random transitions.
 
     No network takes part: only the numbers of ``agent`` count.
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> from plasticity.agents import dqn, mdp_task
+    >>> from plasticity.worlds import classification_mdp
+    >>> mdp = classification_mdp.make("true_label", jnp.arange(10), jax.random.key(0))
+    >>> agent = dqn.Agent(
+    ...     apply=lambda params, x: x @ params, optimizer=optax.sgd(0.1), batch_size=1,
+    ...     target_period=2, epsilon=0.1, warmup=4, capacity=8)
+    >>> task = mdp_task.ImageTask(mdp, images=jnp.ones((10, 3)))
+    >>> int(dqn.warm_up(agent, task, jax.random.key(1)).buffer.size)
+    4
     """
     reset_key, walk_key, _ = jax.random.split(key, 3)
     return task.begin(agent, reset_key, walk_key)
 
 
 def begun(agent: Agent, params: Any, experience: Experience, key: Key[Array, ""]) -> State:
-    """Return what `start` does, with the experience that `warm_up` gave for the same key."""
+    """Return what `start` does, with the experience that `warm_up` gave for the same key.
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> from plasticity.agents import dqn, mdp_task
+    >>> from plasticity.worlds import classification_mdp
+    >>> mdp = classification_mdp.make("true_label", jnp.arange(10), jax.random.key(0))
+    >>> agent = dqn.Agent(
+    ...     apply=lambda params, x: x @ params, optimizer=optax.sgd(0.1), batch_size=1,
+    ...     target_period=2, epsilon=0.1, warmup=4, capacity=8)
+    >>> task = mdp_task.ImageTask(mdp, images=jnp.ones((10, 3)))
+    >>> key, params = jax.random.key(1), jnp.zeros((3, 10))
+    >>> state = dqn.begun(agent, params, dqn.warm_up(agent, task, key), key)
+    >>> bool(state.key == dqn.start(agent, task, params, key).key)
+    True
+    """
     _, _, key = jax.random.split(key, 3)
     # Folds 0 and 1 of this key are taken by the first update of the target.
     learner = learning.start(agent.optimizer, params, agent.cure, jax.random.fold_in(key, 2))
@@ -244,6 +269,18 @@ def draws(
 
     ``key`` is `State.key`; ``before`` counts the steps taken before. No network takes part: only
     the numbers of ``agent`` count.
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> from plasticity.agents import dqn, mdp_task
+    >>> from plasticity.worlds import classification_mdp
+    >>> mdp = classification_mdp.make("true_label", jnp.arange(10), jax.random.key(0))
+    >>> agent = dqn.Agent(
+    ...     apply=lambda params, x: x @ params, optimizer=optax.sgd(0.1), batch_size=1,
+    ...     target_period=2, epsilon=0.1, warmup=4, capacity=8)
+    >>> task = mdp_task.ImageTask(mdp, images=jnp.ones((10, 3)))
+    >>> drawn = dqn.draws(agent, task.actions, jax.random.key(1), jnp.array(0), steps=5)
+    >>> drawn.batch.shape, drawn.others is None
+    ((5, 1), True)
     """
     key, now = jax.random.split(key)
     *choice_keys, sample_key = jax.random.split(now, 4)
@@ -271,6 +308,20 @@ def train_stretch(agent: Agent, task: Task, state: State, drawn: Draws) -> tuple
     `train` is `intervene`, `draws` for `stretch_steps` and this, again and again. Who compiles each
     by itself lets agents that differ in events, or in their network, share some of them. The
     metrics are scalars.
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> from plasticity.agents import dqn, mdp_task
+    >>> from plasticity.worlds import classification_mdp
+    >>> mdp = classification_mdp.make("true_label", jnp.arange(10), jax.random.key(0))
+    >>> agent = dqn.Agent(
+    ...     apply=lambda params, x: x @ params, optimizer=optax.sgd(0.1), batch_size=1,
+    ...     target_period=2, epsilon=0.1, warmup=4, capacity=8)
+    >>> task = mdp_task.ImageTask(mdp, images=jnp.ones((10, 3)))
+    >>> state = dqn.start(agent, task, jnp.zeros((3, 10)), jax.random.key(1))
+    >>> drawn = dqn.draws(agent, task.actions, state.key, state.learner.steps, steps=2)
+    >>> state, metrics = dqn.train_stretch(agent, task, state, drawn)
+    >>> int(state.learner.steps), metrics["td_loss"].shape
+    (2, ())
     """
     state, metrics = _stretch(agent, task, state, drawn)
     steps = drawn.batch.shape[0]
@@ -279,7 +330,20 @@ def train_stretch(agent: Agent, task: Task, state: State, drawn: Draws) -> tuple
 
 
 def intervene(agent: Agent, task: Task, state: State) -> State:
-    """Let the cure's event happen if it is due, on a batch of what the buffer holds."""
+    """Let the cure's event happen if it is due, on a batch of what the buffer holds.
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> from plasticity.agents import dqn, mdp_task
+    >>> from plasticity.worlds import classification_mdp
+    >>> mdp = classification_mdp.make("true_label", jnp.arange(10), jax.random.key(0))
+    >>> agent = dqn.Agent(
+    ...     apply=lambda params, x: x @ params, optimizer=optax.sgd(0.1), batch_size=1,
+    ...     target_period=2, epsilon=0.1, warmup=4, capacity=8)
+    >>> task = mdp_task.ImageTask(mdp, images=jnp.ones((10, 3)))
+    >>> state = dqn.start(agent, task, jnp.zeros((3, 10)), jax.random.key(1))
+    >>> dqn.intervene(agent, task, state) is state  # this agent has no cure
+    True
+    """
     if agent.cure.event is None:
         return state
     key = state.event_key
