@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from plasticity.cure import NONE, Cure, Seen, is_due
-from plasticity.shapes import Array, Float, Int, Key
+from plasticity.shapes import Array, Bool, Float, Int, Key
 
 Loss = Callable[[Any, Any], tuple[Float[Array, ""], Any]]
 """(params, batch) → the loss, and whatever else it should return (None for nothing)."""
@@ -131,3 +131,14 @@ def intervene(
         learner,
     )
     return found
+
+
+def is_finite(params: Any) -> Bool[Array, ""]:
+    """Return whether every parameter is finite; in a network that diverged some are not.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity import learner
+    >>> [bool(learner.is_finite({"w": jnp.array([w])})) for w in (1.0, jnp.inf)]
+    [True, False]
+    """
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))

@@ -20,7 +20,7 @@ from plasticity.agents import dqn, mdp_task, q_learning, replay
 from plasticity.agents.dqn import Agent, State
 from plasticity.agents.mdp_task import ImageTask
 from plasticity.cure import Cure, Seen, combined
-from plasticity.learner import Learner, Taken
+from plasticity.learner import Learner, Taken, is_finite
 from plasticity.networks.heads import TwoHot
 from plasticity.worlds import classification_mdp
 from plasticity.worlds.classification_mdp import MDP, VARIANTS, Variant
@@ -612,17 +612,17 @@ def test_numbers_that_are_none_are_flagged_and_do_not_stop_training(
 ) -> None:
     optimal = jnp.ones((10, 10), bool)  # whatever a network does is right, if it does anything
     params = draw(10)
-    assert bool(dqn.is_finite(params))
+    assert bool(is_finite(params))
     assert float(mdp_task.greedy_accuracy(AGENT, task, params, optimal)) == 1.0
     for bad in (jnp.nan, jnp.inf):
         broken = params | {"c": params["c"].at[3].set(bad)}
-        assert not bool(dqn.is_finite(broken))
+        assert not bool(is_finite(broken))
         assert float(mdp_task.greedy_accuracy(AGENT, task, broken, optimal)) == 0.0
     broken = params | {"w": params["w"].at[0, 0].set(jnp.nan)}
     state = begun._replace(learner=begun.learner._replace(params=broken))
     state, metrics = train(AGENT, task, state, 16)
     assert np.isnan(metrics["td_loss"]).all()
-    assert not bool(dqn.is_finite(state.params))
+    assert not bool(is_finite(state.params))
     assert int(state.learner.steps) == 16
     stored = state.experience.buffer.items
     assert np.isfinite(stored.reward).all()

@@ -312,19 +312,23 @@ WITHIN = tuple(name for name in INTERVENTIONS if name not in STRUCTURES)
 
 
 def cover() -> list[Any]:
-    """A case for each program: network, output, structure, and a spread over the rest."""
+    """A case for each network and structure, and a spread over the rest.
+
+    It has all pairs of two settings. All combinations are the study ``smoke`` of interventions.
+    """
     cases = []
-    for (a, network), (e, output), (s, structure) in itertools.product(
-        enumerate(NETWORKS), enumerate(OUTPUTS), enumerate(STRUCTURES)
+    for (a, network), (s, structure) in itertools.product(
+        enumerate(NETWORKS), enumerate(STRUCTURES)
     ):
+        output = OUTPUTS[(a + s) % 2]
         changes = {
-            "network": network, "output": output, "algorithm.double": (a + s) % 2 == 1,
-            "problem.variant": VARIANTS[(a + e + s) % 3],
-            "optimizer.name": ("adam", "rmsprop")[(a // 2 + e + s) % 2],
+            "network": network, "output": output, "algorithm.double": (a // 2 + s) % 2 == 1,
+            "problem.variant": VARIANTS[(a + s) % 3],
+            "optimizer.name": ("adam", "rmsprop")[(a // 2 + s // 2) % 2],
         }  # fmt: skip
         config = replaced(TINY, changes | STRUCTURES[structure])
         case = f"{network.kind}-{output.kind}-{structure}"
-        cases.append(pytest.param(config, (1, 3)[(a + e) % 2], id=case))
+        cases.append(pytest.param(config, (1, 3)[(a + s // 2) % 2], id=case))
     return cases
 
 
@@ -421,7 +425,7 @@ def test_every_architecture_trains_with_every_intervention_and_both_outputs(
         first, early = train(begun, WITHIN.index(name))
         state, late = train(first, WITHIN.index(name))
         assert int(state.learner.steps) == 8
-        assert bool(dqn.is_finite((begun.params, state.params, state.target_params)))
+        assert bool(learning.is_finite((begun.params, state.params, state.target_params)))
         losses = [early["td_loss"], late["td_loss"]]
         assert np.isfinite(losses).all() and np.min(losses) > 0
         # every layer learns, and what is beside the parameters goes on

@@ -197,8 +197,8 @@ def test_the_scale_counts_the_fields_of_what_a_run_is_composed_of() -> None:
     stored = {"study": "laptop", "config": configuration.to_dict(config)}
     run = results.Run("toy", "laptop", pd.DataFrame(), {}, stored)
     assert report.scale(run, AgentConfig()) == (
-        "**Scaled down** from the `paper` study: n images 500 instead of 5,000, width 64 "
-        "instead of 512."
+        "**Scaled down** from the `paper` study: width 64 instead of 512, n images 500 "
+        "instead of 5,000."
     )
 
 

@@ -129,8 +129,8 @@ class State(NamedTuple):
 Metrics = dict[str, Float[Array, "*stretches"]]
 """What training reports, one entry per stretch of steps with a fixed target network.
 
-``td_loss`` is the mean squared error of values over the stretch, ``td_loss_max`` the largest in a
-single batch; the rest are means of what `Task.report` returns.
+``td_loss`` is the mean squared error of values, ``td_loss_max`` the largest in a single batch; the
+rest are means of what `Task.report` returns.
 """
 
 
@@ -144,9 +144,8 @@ def start(agent: Agent, task: Task, params: Any, key: Key[Array, ""]) -> State:
     >>> agent = dqn.Agent(
     ...     apply=lambda params, x: x @ params, optimizer=optax.sgd(0.1), batch_size=1,
     ...     target_period=2, epsilon=0.1, warmup=4, capacity=8)
-    >>> start = jax.jit(dqn.start, static_argnums=0)
     >>> task = mdp_task.ImageTask(mdp, images=jnp.ones((10, 3)))
-    >>> state = start(agent, task, jnp.zeros((3, 10)), jax.random.key(1))
+    >>> state = dqn.start(agent, task, jnp.zeros((3, 10)), jax.random.key(1))
     >>> int(state.experience.buffer.size), int(state.learner.steps)
     (4, 0)
     """
@@ -189,7 +188,7 @@ def begun(agent: Agent, params: Any, experience: Experience, key: Key[Array, ""]
     >>> bool(state.key == dqn.start(agent, task, params, key).key)
     True
     """
-    _, _, key = jax.random.split(key, 3)
+    key = jax.random.split(key, 3)[2]
     # Folds 0 and 1 of this key are taken by the first update of the target.
     learner = learning.start(agent.optimizer, params, agent.cure, jax.random.fold_in(key, 2))
     # A copy: training donates its state, and one array cannot be donated twice.
@@ -214,9 +213,8 @@ def train(agent: Agent, task: Task, state: State, steps: int) -> tuple[State, Me
     ...     apply=lambda params, x: x @ params, optimizer=optax.sgd(0.1), batch_size=1,
     ...     target_period=2, epsilon=0.1, warmup=4, capacity=8)
     >>> task = mdp_task.ImageTask(mdp, images=jnp.ones((10, 3)))
-    >>> start = jax.jit(dqn.start, static_argnums=0)
-    >>> train = jax.jit(dqn.train, static_argnums=(0, 3), donate_argnums=2)
-    >>> state = start(agent, task, jnp.zeros((3, 10)), jax.random.key(1))
+    >>> train = jax.jit(dqn.train, static_argnums=(0, 3))
+    >>> state = dqn.start(agent, task, jnp.zeros((3, 10)), jax.random.key(1))
     >>> state, metrics = train(agent, task, state, 4)
     >>> int(state.learner.steps), metrics["td_loss"].shape  # an entry per target period
     (4, (2,))
@@ -233,9 +231,9 @@ def train(agent: Agent, task: Task, state: State, steps: int) -> tuple[State, Me
 
 
 def stretch_steps(agent: Agent, steps: int) -> int:
-    """Return the longest stretch that ends at every target update and event.
+    """Return the longest stretch that ends at each target update and event, whatever came before.
 
-    That is so wherever training of ``steps`` began. Raises ValueError unless there is at least one.
+    Raises ValueError unless there is at least one step.
 
     >>> import optax
     >>> from plasticity.agents import dqn
@@ -271,14 +269,11 @@ def draws(
     the numbers of ``agent`` count.
 
     >>> import jax, jax.numpy as jnp, optax
-    >>> from plasticity.agents import dqn, mdp_task
-    >>> from plasticity.worlds import classification_mdp
-    >>> mdp = classification_mdp.make("true_label", jnp.arange(10), jax.random.key(0))
+    >>> from plasticity.agents import dqn
     >>> agent = dqn.Agent(
     ...     apply=lambda params, x: x @ params, optimizer=optax.sgd(0.1), batch_size=1,
     ...     target_period=2, epsilon=0.1, warmup=4, capacity=8)
-    >>> task = mdp_task.ImageTask(mdp, images=jnp.ones((10, 3)))
-    >>> drawn = dqn.draws(agent, task.actions, jax.random.key(1), jnp.array(0), steps=5)
+    >>> drawn = dqn.draws(agent, 10, jax.random.key(1), jnp.array(0), steps=5)
     >>> drawn.batch.shape, drawn.others is None
     ((5, 1), True)
     """
@@ -385,8 +380,7 @@ def _stretch(agent: Agent, task: Task, state: State, drawn: Draws) -> tuple[Stat
         return task.act(experience, jnp.where(explore, random_action, greedy), key)
 
     def step(carry: Any, draw: Any) -> tuple[Any, dict[str, Array]]:
-        learner, experience = carry
-        first, others, uniform = draw
+        (learner, experience), (first, others, uniform) = carry, draw
         experience = act(learner.params, experience, first)
         seen = task.sample(experience, uniform)
         learner, taken = q_learning.learn(agent, learner, task.batch(seen), bootstrap(seen))
@@ -395,25 +389,12 @@ def _stretch(agent: Agent, task: Task, state: State, drawn: Draws) -> tuple[Stat
         if others is not None:
             experience, _ = jax.lax.scan(
                 lambda now, choice: (task.settle(act(learner.params, now, choice)), None),
-                experience,
-                others,
-            )
+                experience, others,
+            )  # fmt: skip
         report = task.report(experience, taken)
         return (learner, experience), {"td_loss": taken.aux.squared, **report}
 
-    carry = (state.learner, state.experience)
-    (learner, experience), seen = jax.lax.scan(step, carry, drawn[:3])
+    (learner, experience), seen = jax.lax.scan(step, (state.learner, state.experience), drawn[:3])
     metrics = {name: jnp.mean(values) for name, values in seen.items()}
     metrics["td_loss_max"] = jnp.max(seen["td_loss"])
     return state._replace(learner=learner, experience=experience, key=drawn.key), metrics
-
-
-def is_finite(params: Any) -> Bool[Array, ""]:
-    """Return whether every parameter is finite; in a diverged agent some are not.
-
-    >>> import jax.numpy as jnp
-    >>> from plasticity.agents import dqn
-    >>> bool(dqn.is_finite({"w": jnp.ones(2)})), bool(dqn.is_finite({"w": jnp.array([jnp.inf])}))
-    (True, False)
-    """
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))

@@ -8,10 +8,13 @@ suffix if settings were overridden, so that a trial never overwrites a recorded 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
+import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from plasticity import configuration
-from plasticity.runs.files import ResultsError, npz_bytes, write_atomically
+from plasticity.runs.files import ResultsError, cannot_write, npz_bytes, write_atomically
 
 FIDELITY = ("paper", "gpu", "night", "laptop", "quick")
 """The studies of an experiment's whole question, from the most to the least faithful to the paper.
@@ -133,8 +136,10 @@ def write(
 ) -> Run:
     """Record a finished run, each file atomically and ``run.json`` last.
 
-    Arrays named ``bank/<arm>/<name>`` go into one file per arm, which `Run.bank` reads. Until
-    ``run.json`` is in place a reader sees the previous run, or none.
+    Arrays named ``bank/<arm>/<name>`` go into one file per arm, which `Run.bank` reads. The folder
+    is locked meanwhile: whoever finds there some files of the previous run and some of this one,
+    such as another chapter of the book, waits until all are in place (`load`). Raises
+    `ResultsError` if the folder cannot be written.
     """
     target = folder(experiment, run_label)
     banks: dict[str, dict[str, np.ndarray]] = {}
@@ -147,9 +152,26 @@ def write(
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     document = {"experiment": experiment, **provenance, "sha256": hashes}
     files["run.json"] = _json(document)
-    for name, content in files.items():
-        write_atomically(target / name, content)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(target, error) from error
+    with _locked(target, fcntl.LOCK_EX):
+        for name, content in files.items():
+            write_atomically(target / name, content)
     return load(experiment, run_label)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, how: int) -> Iterator[None]:
+    """Hold a lock on a run's folder, which the kernel frees if the process is killed."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems lock no folders
+            fcntl.flock(descriptor, how)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def add_proof(run: Run, entry: Mapping[str, Any]) -> Run:
@@ -171,14 +193,24 @@ def _json(document: Mapping[str, Any]) -> bytes:
 
 
 def load(experiment: str, run_label: str) -> Run:
-    """Read a recorded run and check it against its hashes.
+    """Read a recorded run and check it against its hashes; wait for a run that is being written.
 
     Raises FileNotFoundError if there is none, `ResultsError` if a file is damaged or edited.
     """
+    try:
+        return _loaded(experiment, run_label)
+    except ResultsError:  # or only some of its files are in place yet
+        with _locked(folder(experiment, run_label), fcntl.LOCK_SH):
+            return _loaded(experiment, run_label)
+
+
+def _loaded(experiment: str, run_label: str) -> Run:
+    """Do as `load` does, at this moment."""
     source = folder(experiment, run_label)
     try:
         provenance = json.loads((source / "run.json").read_text(encoding="utf-8"))
         contents = {name: (source / name).read_bytes() for name in provenance["sha256"]}
+        table, stored = (io.BytesIO(contents[name]) for name in ("results.csv", "arrays.npz"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(
             f"{error.filename} is missing; record the run with "
@@ -192,24 +224,21 @@ def load(experiment: str, run_label: str) -> Run:
                 f"{source / name} is not what the run wrote (its SHA-256 differs from run.json's): "
                 f"restore it from version control, or delete {source} and run again"
             )
-    table = pd.read_csv(source / "results.csv")
-    with np.load(source / "arrays.npz", allow_pickle=False) as stored:
-        arrays = {name: stored[name] for name in stored.files}
-    return Run(experiment, run_label, table, arrays, provenance)
+    with np.load(stored, allow_pickle=False) as opened:
+        arrays = {name: opened[name] for name in opened.files}
+    return Run(experiment, run_label, pd.read_csv(table), arrays, provenance)
 
 
 def recorded(experiment: str) -> list[Run]:
     """Return the experiment's recorded runs, those of the whole question first."""
-    found = [
-        load(experiment, path.parent.name) for path in (root() / experiment).glob("*/run.json")
-    ]
-    return sorted(found, key=lambda run: (*_rank(run), run.label))
+    return [load(experiment, found) for found in _labels(experiment)]
 
 
-def _rank(run: Run) -> tuple[bool, int]:
-    """Return the sort key of runs: those of the whole question first, the most faithful on top."""
-    whole = run.label in FIDELITY
-    return not whole, FIDELITY.index(run.label) if whole else 0
+def _labels(experiment: str) -> list[str]:
+    """Return the labels of what is recorded: whole questions first, the most faithful on top."""
+    ranks = {study: rank for rank, study in enumerate(FIDELITY)}
+    found = (path.parent.name for path in (root() / experiment).glob("*/run.json"))
+    return sorted(found, key=lambda name: (ranks.get(name, len(ranks)), name))
 
 
 def best(experiment: str) -> Run:
@@ -217,9 +246,9 @@ def best(experiment: str) -> Run:
 
     Raises FileNotFoundError, naming the command, if nothing is recorded.
     """
-    for run in recorded(experiment):
-        if run.label in FIDELITY:
-            return run
+    for found in _labels(experiment):
+        if found in FIDELITY:
+            return load(experiment, found)  # and no other, which may be written at this moment
     raise FileNotFoundError(
         f"no recorded run of {experiment}: `plasticity run {experiment} --study laptop`"
     )

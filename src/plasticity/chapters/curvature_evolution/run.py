@@ -27,6 +27,7 @@ from plasticity.agents.mdp_task import ImageTask
 from plasticity.agents.settings import DQN, Optimizer, Problem, Rates
 from plasticity.chapters.probing import parts, probed_agent
 from plasticity.chapters.probing.probed_agent import World
+from plasticity.learner import is_finite
 from plasticity.measure import curvature, gradients, inner_products
 from plasticity.networks.settings import CNN, MLP
 from plasticity.programs import program
@@ -228,7 +229,7 @@ def evaluate(
     learner = mdp_agent.agent(design)
     return {
         "accuracy": mdp_task.greedy_accuracy(learner, task, state.params, optimal),
-        "diverged": 1.0 - dqn.is_finite(state.params),
+        "diverged": 1.0 - is_finite(state.params),
     }
 
 

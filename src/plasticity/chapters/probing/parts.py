@@ -14,6 +14,7 @@ from plasticity.agents import dqn, mdp_agent, mdp_task
 from plasticity.agents.mdp_agent import Design
 from plasticity.agents.mdp_task import Images, ImageTask
 from plasticity.agents.settings import DQN, Rates
+from plasticity.learner import is_finite
 from plasticity.measure import curvature, gradients, inner_products, probe, snapshot
 from plasticity.networks import architectures
 from plasticity.programs import program
@@ -105,7 +106,7 @@ def perform(
     return {
         "accuracy": mdp_task.greedy_accuracy(learner, task, params, optimal),
         "mean_value": jnp.mean(jnp.max(learner.read(output), axis=1)),
-        "diverged": 1.0 - dqn.is_finite(params),
+        "diverged": 1.0 - is_finite(params),
     }, hidden
 
 
