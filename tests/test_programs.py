@@ -6,7 +6,7 @@ Nothing but the time that compiling takes may depend on where one program ends a
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -151,23 +151,6 @@ def test_the_memory_of_what_is_donated_is_taken_apart_and_nowhere_else() -> None
     assert state.is_deleted() and not kept.is_deleted()
 
 
-@pytest.mark.parametrize("chunk", [0, 1])
-def test_lanes_apart_are_lanes_one_by_one(advance: Any, chunk: int) -> None:
-    """As seeds run on an accelerator: `jax.vmap` over what the host runs."""
-    lanes = {"x": jnp.arange(6.0).reshape(2, 3), "n": jnp.array([0, 1], jnp.int32)}
-    alone = [jax.tree.map(lambda leaf, k=k: leaf[k], lanes) for k in range(2)]
-    with programs.apart():
-        states, seen = jax.vmap(lambda state: advance(0.5, state, chunk))(lanes)
-        for k, state in enumerate(alone):
-            expected, trace = advance(0.5, state, chunk)
-            np.testing.assert_allclose(seen[k], trace, rtol=1e-6)
-            jax.tree.map(
-                partial(np.testing.assert_allclose, rtol=1e-6),
-                jax.tree.map(lambda leaf, k=k: leaf[k], states), expected,
-            )  # fmt: skip
-    assert not np.array_equal(states["x"][0], states["x"][1])
-
-
 @pytest.mark.parametrize("cpu", [True, False])
 @pytest.mark.parametrize("way", ["apart", "within a program", "whole"])
 def test_each_gives_what_one_call_each_gives(
@@ -239,23 +222,23 @@ DEFAULT = {
 """What XLA does unless it is told otherwise, as `make unit` tells it for all that tests compile."""
 
 
-def settings_of(chosen: Callable[..., Any]) -> Mapping[str, Any]:
-    """Return the arguments of `programs.program` that a program was made with."""
-    compiled = inspect.getclosurevars(chosen).nonlocals["compiled"]
-    return inspect.getclosurevars(compiled.__wrapped__).nonlocals
+def settings_of(chosen: Callable[..., Any]) -> programs.Program:
+    """Return what `programs.program` made of a function."""
+    made: programs.Program = inspect.getclosurevars(chosen).nonlocals["made"]
+    return made
 
 
 def bits(chosen: Any, effort: programs.Effort, *given: Any) -> str:
     """Return a digest of what a program gives if it is compiled with this effort."""
     options = DEFAULT | dict(programs.OPTIONS[effort] or {})
-    static = settings_of(chosen)["static"]
+    static = settings_of(chosen).static
     run = jax.jit(chosen.__wrapped__, static_argnames=static, compiler_options=options)
     return checkpoints.digest(run(*given))
 
 
 def check(chosen: Callable[..., Any], *given: Any) -> None:
     """Compare a program's bits with those of all effort: recorded runs rest on them."""
-    effort = settings_of(chosen)["effort"]
+    effort = settings_of(chosen).effort
     assert effort != "full"
     assert bits(chosen, effort, *given) == bits(chosen, "full", *given)
 

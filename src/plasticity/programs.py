@@ -15,7 +15,7 @@ Compiling takes longer than many a run. So what an experiment does is cut into p
 Traced as a whole (`jax.jit`, `jax.make_jaxpr`), ``advance`` is one program as if nothing had been
 said: parts are inlined, and `scan` and `cond` are those of `jax.lax`. Within `apart` the host runs
 the same ``advance``: it calls the parts one after another, in a loop and with a condition of its
-own.
+own. `plasticity.lanes` runs many such calls in step.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import cache, wraps
 from typing import Any, Literal, ParamSpec, TypeVar
 
@@ -33,8 +34,6 @@ from plasticity import devices
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-_APART = ContextVar("_APART", default=False)
 
 Effort = Literal["full", "less", "least"]
 
@@ -54,6 +53,37 @@ With the least it takes a fifth, and sums may be rounded otherwise: for what is 
 """
 
 
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A function that is compiled by itself, and how."""
+
+    function: Callable[..., Any]
+    static: tuple[str, ...]
+    donate: tuple[str, ...]
+    effort: Effort
+
+    def whole(self, *args: Any, **kwargs: Any) -> Any:
+        """Do what the function does; the programs that it calls are part of it."""
+        with called_by(None):
+            return self.function(*args, **kwargs)
+
+
+Caller = Callable[[Program, tuple[Any, ...], Mapping[str, Any]], Any]
+"""(program, its arguments) → what it returns."""
+
+_CALLER: ContextVar[Caller | None] = ContextVar("_CALLER", default=None)
+
+
+@contextmanager
+def called_by(caller: Caller | None) -> Iterator[None]:
+    """Within it ``caller`` runs each `program`, or with None each is an ordinary function."""
+    token = _CALLER.set(caller)
+    try:
+        yield
+    finally:
+        _CALLER.reset(token)
+
+
 @contextmanager
 def apart() -> Iterator[None]:
     """Within it each `program` is compiled by itself, and the host runs `scan` and `cond`.
@@ -64,17 +94,8 @@ def apart() -> Iterator[None]:
     ...     programs.scan(lambda x, _: (x + 1, x), jnp.zeros(()), length=3)[1].tolist()
     [0.0, 1.0, 2.0]
     """
-    with _set(True):
+    with called_by(lambda program, args, kwargs: compiled(program)(*args, **kwargs)):
         yield
-
-
-@contextmanager
-def _set(value: bool) -> Iterator[None]:
-    token = _APART.set(value)
-    try:
-        yield
-    finally:
-        _APART.reset(token)
 
 
 def program(
@@ -98,22 +119,37 @@ def program(
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        @wraps(function)
-        def whole(*args: P.args, **kwargs: P.kwargs) -> R:
-            with _set(False):  # what it calls is part of it
-                return function(*args, **kwargs)
-
-        @cache  # not before it is called: by then the kind of device is known
-        def compiled() -> Callable[..., R]:
-            return jit(whole, effort, static_argnames=static, donate_argnames=donate)
+        made = Program(function, tuple(static), tuple(donate), effort)
 
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            return compiled()(*args, **kwargs) if _APART.get() else function(*args, **kwargs)
+            caller = _CALLER.get()
+            found: R = function(*args, **kwargs) if caller is None else caller(made, args, kwargs)
+            return found
 
         return call
 
     return decorate
+
+
+@cache  # not before it is called: by then the kind of device is known
+def compiled(program: Program) -> Callable[..., Any]:
+    """Return the jitted function of a program.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity import programs
+    >>> twice = programs.Program(lambda x: 2 * x, static=(), donate=(), effort="full")
+    >>> float(programs.compiled(twice)(jnp.ones(())))
+    2.0
+    """
+
+    @wraps(program.function)
+    def whole(*args: Any, **kwargs: Any) -> Any:
+        return program.whole(*args, **kwargs)
+
+    return jit(
+        whole, program.effort, static_argnames=program.static, donate_argnames=program.donate
+    )
 
 
 def jit(function: Callable[P, R], effort: Effort, **named: Any) -> Callable[P, R]:
@@ -137,13 +173,13 @@ def scan(body: Callable[[Any, None], tuple[Any, Any]], carry: Any, length: int) 
     >>> float(end), seen.tolist()
     (8.0, [1.0, 2.0, 4.0])
     """
-    if not _APART.get():
+    if _CALLER.get() is None:
         return jax.lax.scan(body, carry, length=length)
     seen = []
     for _ in range(length):
         carry, found = body(carry, None)
         seen.append(found)
-    return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *seen)
+    return carry, _stacked(seen)
 
 
 def cond(predicate: Any, yes: Callable[..., Any], no: Callable[..., Any], *operands: Any) -> Any:
@@ -154,7 +190,7 @@ def cond(predicate: Any, yes: Callable[..., Any], no: Callable[..., Any], *opera
     ...     programs.cond(True, lambda x: x + 1, lambda x: x, 1)
     2
     """
-    if not _APART.get():
+    if _CALLER.get() is None:
         return jax.lax.cond(predicate, yes, no, *operands)
     return (yes if predicate else no)(*operands)
 
@@ -163,15 +199,19 @@ def each(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
     """Return ``function`` of each of several pytrees of equal shapes.
 
     In one program they are stacked and mapped over, so that ``function`` is compiled once; within
-    `apart`, on a CPU, it is called for one after another.
+    `apart` it is called for one after another.
 
     >>> import jax.numpy as jnp
     >>> from plasticity import programs
     >>> [float(x) for x in programs.each(jnp.sum, [jnp.ones(2), jnp.zeros(2)])]
     [2.0, 0.0]
     """
-    if _APART.get() and devices.is_cpu():
+    if _CALLER.get() is not None:
         return [function(item) for item in items]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *items)
-    found = devices.map_lanes(function, stacked)
+    found = devices.map_lanes(function, _stacked(items))
     return [jax.tree.map(lambda leaf, k=k: leaf[k], found) for k in range(len(items))]
+
+
+@program(effort="least")
+def _stacked(items: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *items)

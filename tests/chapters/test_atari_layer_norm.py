@@ -25,7 +25,7 @@ from plasticity.chapters.atari_layer_norm import run as experiment
 from plasticity.chapters.atari_layer_norm.run import Config, State
 from plasticity.measure import gradients
 from plasticity.networks.settings import NatureCNN
-from plasticity.runs import checkpoints, driver, results, units
+from plasticity.runs import checkpoints, driver, plan, results
 from plasticity.worlds import atari, atari_callback
 from plasticity.worlds.image_files import DataError
 
@@ -239,7 +239,7 @@ def test_killed_and_resumed_a_run_gives_the_bits_of_an_unbroken_one(runs: Path) 
                 EXPERIMENT, TINY, "quick", workers=0, reuse=False, checkpoint_seconds=0.0
             )  # fmt: skip
     (work,) = runs.glob("atari_layer_norm/*/unfinished")
-    unit = units.units_of(EXPERIMENT, TINY, batched=False)[0]
+    unit = plan.units_of(EXPERIMENT, TINY, batched=False)[0]
     assert 1 <= checkpoints.UnitFolder(work, *unit).chunks_done() < 3
     atari_callback._environments.cache_clear()
     again = driver.run(EXPERIMENT, TINY, "quick", workers=0, reuse=False, checkpoint_seconds=0.0)

@@ -29,7 +29,7 @@ from plasticity.chapters.probing.probed_agent import World
 from plasticity.configuration import replaced
 from plasticity.measure import gradients
 from plasticity.networks.settings import MLP
-from plasticity.runs import checkpoints, driver, freshness, results, units
+from plasticity.runs import checkpoints, driver, freshness, plan, results
 from plasticity.runs.results import Run
 
 TINY = Config(
@@ -536,7 +536,7 @@ def test_interrupted_and_resumed_the_driver_records_what_was_measured(
         with pytest.raises(KeyboardInterrupt):
             driver.run(EXPERIMENT, TINY, "quick", workers=0, checkpoint_seconds=0.0)
     (work,) = runs.glob("curvature_evolution/*/unfinished")
-    (unit,) = units.units_of(EXPERIMENT, TINY, batched=False)
+    (unit,) = plan.units_of(EXPERIMENT, TINY, batched=False)
     assert 1 <= checkpoints.UnitFolder(work, *unit).chunks_done() < 7
     recorded = driver.run(EXPERIMENT, TINY, "quick", workers=0)
     table, arrays = experiment.summarize(TINY, {("agent", 0): stacked(life)})

@@ -19,10 +19,13 @@ import numpy as np
 import pytest
 import toy
 
-from plasticity import configuration
-from plasticity.runs import checkpoints, driver, pool, results
+from plasticity import configuration, lanes
+from plasticity.runs import checkpoints, driver, pool, progress, results
+from plasticity.runs.budget import Budget, OutOfTime
+from plasticity.runs.experiment import Experiment
 from plasticity.runs.files import ResultsError
-from plasticity.runs.units import UnitsFailed, _lanes, _make_room, advance_unit, units_of
+from plasticity.runs.plan import planned, units_of
+from plasticity.runs.units import UnitsFailed, _make_room, advance_unit, of_lanes
 
 CHILD = """
 import json, sys
@@ -78,13 +81,74 @@ def test_equal_seeds_give_equal_bits_and_other_seeds_others(runs: Path) -> None:
 def test_a_batch_of_seeds_measures_what_single_seeds_do(runs: Path) -> None:
     config, work = toy.Config(), runs / "batched"
     single = run_here(config)
-    for unit in units_of(toy.EXPERIMENT, config, batched=True):
+    for unit in units_of(alike(), config, batched=True):
         assert list(advance_unit(toy.EXPERIMENT, config, unit, work, 0.0))[-1] == 6
-        lanes = _lanes(unit, checkpoints.UnitFolder(work, *unit).records())
-        for seed, record in lanes.items():
+        measured = of_lanes(unit, checkpoints.UnitFolder(work, *unit).records())
+        assert list(measured) == [("narrow", 0), ("narrow", 1), ("wide", 0), ("wide", 1)]
+        for (arm, seed), record in measured.items():
             np.testing.assert_allclose(
-                record["position"], single.arrays[unit.arm][seed], rtol=1e-5, atol=1e-4
+                record["position"], single.arrays[arm][seed], rtol=1e-5, atol=1e-4
             )
+
+
+def alike() -> Experiment:
+    """The toy, its two arms said to share their programs."""
+    return dataclasses.replace(toy.EXPERIMENT, shares=lambda config: config.size)
+
+
+def test_lanes_in_step_are_killed_and_resumed_to_the_same_bits(runs: Path) -> None:
+    config, whole, broken = toy.Config(), runs / "whole", runs / "broken"
+    (unit,) = units_of(alike(), config, batched=True)
+    list(advance_unit(alike(), config, unit, whole, 0.0))
+    for done in advance_unit(alike(), config, unit, broken, 0.0):
+        if done == 3:
+            break
+    assert checkpoints.UnitFolder(broken, *unit).chunks_done() == 3
+    list(advance_unit(alike(), config, unit, broken, 0.0))
+    found, expected = (checkpoints.UnitFolder(w, *unit).records() for w in (broken, whole))
+    assert found.keys() == expected.keys()
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, expected[name])
+
+
+def test_a_unit_that_does_not_fit_is_split_and_stays_so(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With room for three lanes of four: two and two."""
+    single, in_step, allows = run_here(toy.Config()), lanes.in_step, Budget.allows
+    monkeypatch.setattr(jax, "default_backend", lambda: "an accelerator")
+    calls = iter(range(100))
+    monkeypatch.setattr(Budget, "allows", lambda budget, compiled: next(calls) < 6)
+
+    def narrow(lanes_: Any) -> Any:
+        if len(lanes_) > 3:
+            raise lanes.NoRoom(len(lanes_), 3)
+        return in_step(lanes_)
+
+    monkeypatch.setattr(lanes, "in_step", narrow)
+    with pytest.raises(OutOfTime):
+        driver.run(alike(), toy.Config(), "quick", reuse=False)
+    assert "goes on in 2 parts" in capsys.readouterr().err
+    work = runs / "toy" / "quick" / "unfinished"
+    parts = [pool.Unit("narrow", (0, 1)), pool.Unit("wide", (0, 1))]
+    assert planned(alike(), toy.Config(), work, batched=True) == parts
+    arms = progress.arms(alike(), work)
+    assert [arm.chunks for arm in arms] == [6, 6] and 0 < arms[0].chunks_done < 6
+    monkeypatch.setattr(Budget, "allows", allows)
+    monkeypatch.setattr(
+        lanes, "in_step", in_step
+    )  # there is more room now, but it goes on as it was
+    run = driver.run(alike(), toy.Config(), "quick", reuse=False)
+    for arm, array in single.arrays.items():
+        np.testing.assert_allclose(run.arrays[arm], array, rtol=1e-5, atol=1e-4)
+    assert run.provenance["execution"] == {"processes": "one", "batched": True}
+
+
+def test_a_damaged_list_of_parts_is_told(runs: Path) -> None:
+    runs.mkdir(exist_ok=True)
+    (runs / "split.json").write_text('{"half of')
+    with pytest.raises(checkpoints.CheckpointError, match=r"split.json is damaged.*--fresh"):
+        planned(toy.EXPERIMENT, toy.Config(), runs, batched=True)
 
 
 def test_reuses_a_recorded_run_only_if_configuration_and_code_are_the_same(
@@ -360,7 +424,11 @@ def test_arms_that_share_programs_come_one_after_another() -> None:
     )
     single, batched = (units_of(many, toy.Config(seeds=2), batched=way) for way in (False, True))
     assert single == [pool.Unit(arm, (seed,)) for arm in "acbd" for seed in (0, 1)]
+    # In step only those that have as many chunks.
     assert batched == [pool.Unit(arm, (0, 1)) for arm in "acbd"]
+    as_many = dataclasses.replace(many, chunks=lambda config: 6)
+    found = units_of(as_many, toy.Config(seeds=2), batched=True)
+    assert found == [pool.Unit("a", (0, 1), ("c",)), pool.Unit("b", (0, 1), ("d",))]
     unlike = dataclasses.replace(many, shares=toy.EXPERIMENT.shares)  # each by itself
     assert [unit.arm for unit in units_of(unlike, toy.Config(), batched=True)] == [*"abcd"]
 

@@ -44,7 +44,7 @@ def test_a_failed_unit_is_told_at_once_and_leaves_its_reason(
     config = toy.Config(fail_arm="wide", chunks=2)
     work = run_and_fail(config)
     told = capsys.readouterr().err
-    assert "failed: wide (0,): " in told and "told to fail" in told
+    assert "failed: wide, seed 0: " in told and "told to fail" in told
     narrow, wide = progress.arms(toy.EXPERIMENT, work)
     assert narrow == ("narrow", 2, 2, 4, 4, narrow.spent, "done", ()) and narrow.spent.seconds > 0
     assert wide[:7] == ("wide", 0, 2, 0, 4, (0.0, 0.0), "failed")
@@ -82,7 +82,7 @@ def test_workers_failures_are_told_and_left_too(
     config = toy.Config(fail_arm="wide", chunks=2, seeds=1)
     with pytest.raises(units.UnitsFailed):
         driver.run(toy.EXPERIMENT, config, "quick", workers=1)
-    assert capsys.readouterr().err.count("failed: wide (0,): ") == 1
+    assert capsys.readouterr().err.count("failed: wide, seed 0: ") == 1
     work = results.folder("toy", results.label(toy.STUDIES, "quick", config)) / "unfinished"
     assert [found.state for found in progress.arms(toy.EXPERIMENT, work)] == ["done", "failed"]
 

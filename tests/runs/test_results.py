@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -54,6 +56,38 @@ def test_damage_is_found(runs: Path, name: str) -> None:
     path.write_bytes(content)
     with pytest.raises(files.ResultsError, match=f"{name} is not what the run wrote.*delete"):
         results.load("toy", "laptop")
+
+
+def test_a_run_that_is_being_written_is_waited_for(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The book executes two chapters at a time, and one may read what the other records."""
+    write()
+    real, reading = results.write_atomically, []
+    with ThreadPoolExecutor() as pool:
+
+        def write_slowly(path: Path, content: bytes) -> None:
+            if path.name == "run.json":  # the others are new by now
+                reading.append(pool.submit(results.recorded, "toy"))
+                with pytest.raises(TimeoutError):
+                    reading[0].result(timeout=0.2)
+            real(path, content)
+
+        monkeypatch.setattr(results, "write_atomically", write_slowly)
+        changed: dict[str, Any] = {**PROVENANCE, "seeds": [0, 1]}
+        results.write("toy", "laptop", TABLE[:1], {"other": np.zeros(3)}, changed)
+        (run,) = reading[0].result(timeout=10)
+    assert len(run.table) == 1 and set(run.arrays) == {"other"}
+    assert run.provenance["seeds"] == [0, 1]
+
+
+def test_the_best_run_is_read_and_no_other(runs: Path) -> None:
+    write("laptop")
+    write("quick", study="quick")
+    (runs / "toy" / "quick" / "results.csv").write_text("half of it")
+    assert results.best("toy").label == "laptop"
+    with pytest.raises(files.ResultsError, match="is not what the run wrote"):
+        results.recorded("toy")
 
 
 def test_broken_provenance_and_absent_runs_are_named(runs: Path) -> None:

@@ -1,8 +1,9 @@
 """The work folder of an unfinished run: what makes it resume to the same bits.
 
 ``papermill_runs/<experiment>/<label>/unfinished/`` has a header (configuration, code, environment)
-and a folder for each unit, one arm on one seed. Its lock is held by one driver and its workers
-alone, or shared by jobs that each run a single unit::
+and a folder for each unit: one arm on one seed, or several in step, named after the first arm and
+the number of others. Its lock is held by one driver and its workers alone, or shared by jobs that
+each run a single unit::
 
     header.json  lock
     <arm>/<seed>/records_000007.npz   what the chunks since the last checkpoint measured
@@ -144,6 +145,10 @@ class Spent(NamedTuple):
     seconds: float  # in all
     compiling: float  # of which went into compiling
 
+    def share(self, count: int) -> Spent:
+        """Return what one of ``count`` arms took that went in step."""
+        return Spent(self.seconds / count, self.compiling / count)
+
 
 def total(parts: Iterable[Spent]) -> Spent:
     """Return the time that several things took together."""
@@ -154,9 +159,12 @@ def total(parts: Iterable[Spent]) -> Spent:
 class UnitFolder:
     """The checkpoints of one unit."""
 
-    def __init__(self, work: Path, arm: str, seeds: tuple[int, ...]) -> None:
+    def __init__(
+        self, work: Path, arm: str, seeds: tuple[int, ...], others: tuple[str, ...] = ()
+    ) -> None:
         """Name the folder; nothing is created before the unit is `begun` or fails."""
-        self.path = work / arm / "-".join(map(str, seeds))
+        arms = f"{arm}+{len(others)}" if others else arm
+        self.path = work / arms / "-".join(map(str, seeds))
 
     @contextmanager
     def begun(self) -> Iterator[None]:

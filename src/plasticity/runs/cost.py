@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import pandas as pd
 
 from plasticity import configuration
@@ -69,19 +69,18 @@ def measure(experiment: Experiment, config: Any, seconds: float = SECONDS) -> Ra
     on_cpu = jax.default_backend() == "cpu"
     seeds = 1 if on_cpu else config.seeds
     world, _ = experiment.load(timed)
-    start, advance = in_parts(experiment, batched=seeds > 1)
-    keys = [jax.random.key(seed) for seed in range(seeds)]
-    state = start(arm_config, world, jnp.stack(keys) if seeds > 1 else keys[0])
+    start, advance = in_parts(experiment, [arm_config] * seeds)
+    state = start(world, [jax.random.key(seed) for seed in range(seeds)])
     clock = time.process_time if on_cpu else time.perf_counter
     before = compiling.seconds()
     total = experiment.chunks(arm_config)
     for chunk in (0, 1):  # the first chunk often trains nothing, so that the second compiles too
-        state, record = advance(arm_config, world, state, chunk)
-        jax.device_get(record)
+        state, records = advance(world, state, chunk)
+        jax.tree.map(np.asarray, records)
     compiled, began, done = compiling.seconds() - before, clock(), 0
     while done == 0 or (clock() - began < seconds and done < total - 2):
-        state, record = advance(arm_config, world, state, 2 + done)
-        jax.device_get(record)
+        state, records = advance(world, state, 2 + done)
+        jax.tree.map(np.asarray, records)
         done += 1
     spent = clock() - began
     work = seeds * experiment.flops(arm_config) * done / total

@@ -3,7 +3,7 @@
 On a CPU every unit (one arm on one seed) runs in a worker process pinned to one core. By
 measurement that beats both threads inside one process and batching seeds with `jax.vmap`, and it
 makes the bits independent of the number of cores. On an accelerator the driver's own process runs
-the arms one after another with all seeds batched.
+all arms that share programs in step, on all seeds, as many as fit into the device's memory.
 """
 
 from __future__ import annotations
@@ -28,17 +28,16 @@ from plasticity.runs import (
 )
 from plasticity.runs.budget import Budget, OutOfTime
 from plasticity.runs.experiment import Experiment
+from plasticity.runs.plan import planned, seeds_of
 from plasticity.runs.pool import Unit
 from plasticity.runs.results import Run
 from plasticity.runs.units import (
-    _lanes,
-    _seeds,
     is_done,
     load,
+    of_lanes,
     require_none,
     run_here,
     run_in_workers,
-    units_of,
 )
 
 
@@ -136,7 +135,7 @@ def measured(
         checkpoints.open_header(work, header)
         # A data error shows here, once, before any worker starts.
         world, source = load(experiment, config)
-        parts = units_of(experiment, config, header["execution"]["batched"])
+        parts = planned(experiment, config, work, header["execution"]["batched"])
         left = [unit for unit in parts if not is_done(experiment, config, unit, work)]
         failed: dict[Unit, str] = {}
         if left and in_workers:
@@ -147,13 +146,14 @@ def measured(
         elif left:
             failed = run_here(experiment, config, left, work, checkpoint_seconds, budget)
         require_none(failed, len(parts))
-        if not all(is_done(experiment, config, unit, work) for unit in left):
+        parts = planned(experiment, config, work, header["execution"]["batched"])
+        if not all(is_done(experiment, config, unit, work) for unit in parts):
             raise OutOfTime(progress.stopped(experiment, work))
         folders = {unit: checkpoints.UnitFolder(work, *unit) for unit in parts}
         records = {
-            (unit.arm, seed): lane
+            lane: record
             for unit, folder in folders.items()
-            for seed, lane in _lanes(unit, folder.records()).items()
+            for lane, record in of_lanes(unit, folder.records()).items()
         }
         spent = checkpoints.total(folder.spent() for folder in folders.values())
         provenance = {
@@ -161,7 +161,7 @@ def measured(
             "code": header["code"],
             "data": source,
             "world": checkpoints.digest(world),
-            "seeds": _seeds(config),
+            "seeds": seeds_of(config),
             "execution": header["execution"],
             "compute_seconds": round(spent.seconds, 1),
             "compile_seconds": round(spent.compiling, 1),  # of these
@@ -190,7 +190,7 @@ def make_header(
 
 
 def _is_batched(work: Path) -> bool:
-    """Return whether all seeds run at once: on an accelerator, unless jobs began them one by one.
+    """Return whether lanes go in step: on an accelerator, unless jobs began them one by one.
 
     Raises `checkpoints.CheckpointError` if the header is damaged.
     """

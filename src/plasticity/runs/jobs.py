@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from plasticity import configuration, devices
-from plasticity.runs import checkpoints, driver, origin, pool, results, units
+from plasticity.runs import checkpoints, driver, origin, plan, pool, results, units
 from plasticity.runs.budget import Budget, OutOfTime
 from plasticity.runs.experiment import Experiment
 
@@ -27,7 +27,7 @@ def unfinished(experiment: Experiment, config: Any, study: str) -> tuple[Path, l
     folder = results.folder(experiment.name, label)
     if driver.recorded(experiment, label, config):
         return folder, []
-    parts = units.units_of(experiment, config, batched=False)
+    parts = plan.units_of(experiment, config, batched=False)
     work = folder / "unfinished"
     return folder, [unit for unit in parts if not units.is_done(experiment, config, unit, work)]
 
@@ -58,7 +58,7 @@ def run_unit(
         driver.UnitsFailed: the unit failed. Call again to retry it from its last checkpoint.
     """
     unit = pool.Unit(arm, (seed,))
-    parts = units.units_of(experiment, config, batched=False)
+    parts = plan.units_of(experiment, config, batched=False)
     if unit not in parts:
         arms = ", ".join(experiment.arms(config))
         seeds = ", ".join(str(part.seeds[0]) for part in parts if part.arm == parts[0].arm)

@@ -21,10 +21,22 @@ WORK = "plasticity.runs.worker:work"
 
 
 class Unit(NamedTuple):
-    """What is checkpointed and resumed separately: an arm on one seed, or on all at once."""
+    """What is checkpointed and resumed separately: an arm on a seed, or many of them in step."""
 
     arm: str
     seeds: tuple[int, ...]
+    others: tuple[str, ...] = ()  # further arms, each on these seeds
+
+    @property
+    def lanes(self) -> list[tuple[str, int]]:
+        """Each arm on each seed."""
+        return [(arm, seed) for arm in (self.arm, *self.others) for seed in self.seeds]
+
+    def __str__(self) -> str:
+        """Name the arms and seeds."""
+        more = f" and {len(self.others)} more" if self.others else ""
+        seeds = "seed" if len(self.seeds) == 1 else "seeds"
+        return f"{self.arm}{more}, {seeds} {', '.join(map(str, self.seeds))}"
 
 
 def run(

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 from plasticity import configuration
 from plasticity.runs import checkpoints, pool, results
 from plasticity.runs.experiment import Experiment
-from plasticity.runs.units import units_of
+from plasticity.runs.plan import planned
 
 ArmState = Literal["done", "running", "failed", "waiting"]
 
@@ -65,22 +65,23 @@ def arms(experiment: Experiment, work: Path) -> list[Arm]:
     """
     config, batched = _settings(experiment, work)
     by_arm: dict[str, list[pool.Unit]] = {}
-    for unit in units_of(experiment, config, batched):
-        by_arm.setdefault(unit.arm, []).append(unit)
+    for unit in planned(experiment, config, work, batched):
+        for arm in (unit.arm, *unit.others):
+            by_arm.setdefault(arm, []).append(unit)
     return [
-        _arm(work, units, experiment.chunks(experiment.arm(config, name)))
+        _arm(name, work, units, experiment.chunks(experiment.arm(config, name)))
         for name, units in by_arm.items()
     ]
 
 
 def _settings(experiment: Experiment, work: Path) -> tuple[Any, bool]:
-    """Return an unfinished run's configuration, and whether its seeds are batched."""
+    """Return an unfinished run's configuration, and whether its lanes go in step."""
     header = checkpoints.read_header(work)
     config = configuration.from_dict(experiment.Config, header["config"])
     return config, header["execution"]["batched"]
 
 
-def _arm(work: Path, units: Sequence[pool.Unit], chunks: int) -> Arm:
+def _arm(name: str, work: Path, units: Sequence[pool.Unit], chunks: int) -> Arm:
     folders = {unit: checkpoints.UnitFolder(work, *unit) for unit in units}
     done = {unit: folder.chunks_done() for unit, folder in folders.items()}
     reasons = {unit: folder.failure() for unit, folder in folders.items() if done[unit] < chunks}
@@ -95,12 +96,14 @@ def _arm(work: Path, units: Sequence[pool.Unit], chunks: int) -> Arm:
     elif failures:
         state = "failed"
     return Arm(
-        units[0].arm,
+        name,
         sum(len(unit.seeds) for unit in units if unit not in reasons),
         sum(len(unit.seeds) for unit in units),
         sum(done.values()),
         chunks * len(units),
-        checkpoints.total(folder.spent() for folder in folders.values()),
+        checkpoints.total(
+            folder.spent().share(1 + len(unit.others)) for unit, folder in folders.items()
+        ),
         state,
         failures,
     )

@@ -1,23 +1,23 @@
-"""The units of a run, each an arm on a seed: how to list them, and how to advance one."""
+"""How to run the units of a run (`plasticity.runs.plan`): in this process, or in workers."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from plasticity import configuration, programs
+from plasticity import configuration, lanes, programs
 from plasticity.errors import Told
-from plasticity.runs import checkpoints, compiling, files, pool
+from plasticity.runs import checkpoints, compiling, files, plan, pool
 from plasticity.runs.budget import Budget
 from plasticity.runs.experiment import Experiment
 from plasticity.runs.pool import Unit
@@ -27,26 +27,17 @@ class UnitsFailed(Told, RuntimeError):
     """Some units of a run failed; all others are kept."""
 
 
+END = {"done": np.ones(1)}
+"""The state of a unit that has come to its end."""
+
 MAPPINGS = 20_000
 """Memory mappings from which on compiled programs are freed; Linux allows 65,530."""
-
-
-def units_of(experiment: Experiment, config: Any, batched: bool) -> list[Unit]:
-    """Return the parts of a run: each arm on each seed, or on all seeds at once if ``batched``.
-
-    Arms that share programs come together, so that these are compiled once.
-    """
-    lanes = [tuple(_seeds(config))] if batched else [(seed,) for seed in _seeds(config)]
-    sharing: dict[Hashable, list[str]] = {}
-    for arm in experiment.arms(config):
-        sharing.setdefault(experiment.shares(experiment.arm(config, arm)), []).append(arm)
-    return [Unit(arm, lane) for arms in sharing.values() for arm in arms for lane in lanes]
 
 
 def require_none(failed: Mapping[Unit, str], count: int) -> None:
     """Raise `UnitsFailed`, with every reason, if any of ``count`` units failed."""
     if failed:
-        reasons = "\n".join(f"  {unit.arm} {unit.seeds}: {why}" for unit, why in failed.items())
+        reasons = "\n".join(f"  {unit}: {why}" for unit, why in failed.items())
         raise UnitsFailed(
             f"{len(failed)} of {count} units failed; the others are kept, and the same "
             f"command retries these:\n{reasons}"
@@ -59,18 +50,32 @@ def is_done(experiment: Experiment, config: Any, unit: Unit, work: Path) -> bool
     return done >= experiment.chunks(experiment.arm(config, unit.arm))
 
 
-def _seeds(config: Any) -> list[int]:
-    return [config.first_seed + k for k in range(config.seeds)]
+Record = Mapping[str, Any]
+"""What a chunk of a lane measured: name → array."""
 
 
-def _lanes(unit: Unit, records: Mapping[str, np.ndarray]) -> dict[int, dict[str, np.ndarray]]:
-    """Split a unit's records, (chunks, seeds, ...) if batched, into those of each seed."""
-    if len(unit.seeds) == 1:
-        return {unit.seeds[0]: dict(records)}
+def _joined(unit: Unit, records: Sequence[Record]) -> dict[str, np.ndarray]:
+    """Return what the lanes of a unit measured as one record; lanes may have different names."""
+    if len(records) == 1:
+        return {name: np.asarray(value) for name, value in records[0].items()}
     return {
-        seed: {name: array[:, k] for name, array in records.items()}
-        for k, seed in enumerate(unit.seeds)
+        f"{k}:{name}": np.asarray(value)
+        for k, record in enumerate(records)
+        for name, value in record.items()
     }
+
+
+def of_lanes(
+    unit: Unit, records: Mapping[str, np.ndarray]
+) -> dict[tuple[str, int], dict[str, np.ndarray]]:
+    """Return what each arm and seed of a unit measured, from all that the unit measured."""
+    if len(unit.lanes) == 1:
+        return {unit.lanes[0]: dict(records)}
+    found: list[dict[str, np.ndarray]] = [{} for _ in unit.lanes]
+    for key, array in records.items():
+        lane, _, name = key.partition(":")
+        found[int(lane)][name] = array
+    return dict(zip(unit.lanes, found, strict=True))
 
 
 def advance_unit(
@@ -102,28 +107,29 @@ def _advance(
     checkpoint_seconds: float,
     budget: Budget,
 ) -> Iterator[int]:
-    changed = experiment.arm(config, unit.arm)
+    arms = [experiment.arm(config, arm) for arm, _ in unit.lanes]
     _make_room()
-    done, total = folder.chunks_done(), experiment.chunks(changed)
+    done, total = folder.chunks_done(), experiment.chunks(arms[0])
     world, _ = load(experiment, config)
-    start, advance = in_parts(experiment, batched=len(unit.seeds) > 1)
-    keys = [jax.random.key(seed) for seed in unit.seeds]
-    state = start(changed, world, jnp.stack(keys) if len(keys) > 1 else keys[0])
+    start, advance = in_parts(experiment, arms)
+    state = start(world, [jax.random.key(seed) for _, seed in unit.lanes])
     if done:
         state = folder.restore(state)
     pending: list[dict[str, Any]] = []
     saved, clock, compiled = time.monotonic(), _Clock(), 0.0
-    while done < total and budget.allows(compiled):
+    going = budget.allows(compiled)
+    while going:
         began, before = time.monotonic(), compiling.seconds()
-        state, record = advance(changed, world, state, done)
-        pending.append(jax.device_get(record))
+        state, records = advance(world, state, done)
+        pending.append(_joined(unit, records))
         done += 1
         anew = compiling.seconds() - before
         compiled += anew
         budget.note(time.monotonic() - began - anew, compiled)
-        ends = done == total or not budget.allows(compiled)
-        if ends or time.monotonic() - saved >= checkpoint_seconds:
-            folder.save(done, state, pending, clock.lap())
+        going = done < total and budget.allows(compiled)
+        if not going or time.monotonic() - saved >= checkpoint_seconds:
+            # Of a unit that is done nobody needs the state, which may be large.
+            folder.save(done, END if done == total else state, pending, clock.lap())
             pending, saved = [], time.monotonic()
         yield done
 
@@ -152,27 +158,41 @@ def load(experiment: Experiment, config: Any) -> tuple[Any, dict[str, object]]:
 
 
 def in_parts(
-    experiment: Experiment, batched: bool
+    experiment: Experiment, arms: Sequence[Any]
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return ``start`` and ``advance`` as the host runs them; batched, for all seeds at once.
+    """Return ``start`` and ``advance`` as the host runs them, for one lane or several in step.
 
-    ``start(config, world, keys)`` and ``advance(config, world, states, chunk)`` then map over the
-    seeds' leading axis.
+    ``arms`` are the lanes' configurations. ``start(world, keys)`` gives the state: the lane's, or
+    that of all lanes, stacked. ``advance(world, state, chunk)`` gives it after another chunk, and
+    what each lane measured.
     """
 
-    def start(config: Any, world: Any, key: Any) -> Any:
-        with programs.apart():
-            one = partial(experiment.start, config, world)
-            return jax.vmap(one)(key) if batched else one(key)
+    def start(world: Any, keys: Sequence[jax.Array]) -> Any:
+        calls = [
+            partial(experiment.start, arm, world, key) for arm, key in zip(arms, keys, strict=True)
+        ]
+        return together(_in_step(calls))
 
-    def advance(config: Any, world: Any, state: Any, chunk: int) -> Any:
-        def one(state: Any) -> Any:
-            return experiment.advance(config, world, state, chunk)
+    def advance(world: Any, state: Any, chunk: int) -> tuple[Any, list[Record]]:
+        states = [state] if len(arms) == 1 else lanes.spread(state, len(arms))
+        calls = [
+            partial(experiment.advance, arm, world, one, chunk)
+            for arm, one in zip(arms, states, strict=True)
+        ]
+        after, records = zip(*_in_step(calls), strict=True)
+        return together(after), list(records)
 
-        with programs.apart():
-            return jax.vmap(one)(state) if batched else one(state)
+    def together(states: Sequence[Any]) -> Any:
+        return states[0] if len(arms) == 1 else lanes.gather(states)
 
     return start, advance
+
+
+def _in_step(calls: Sequence[Callable[[], Any]]) -> list[Any]:
+    if len(calls) > 1:
+        return lanes.in_step(calls)
+    with programs.apart():
+        return [calls[0]()]
 
 
 def _make_room() -> None:
@@ -210,8 +230,10 @@ def run_here(
     After one that failed the next one runs.
     """
     failed: dict[Unit, str] = {}
+    waiting = deque(parts)
     with _bar(experiment, config, parts) as bar:
-        for unit in parts:
+        while waiting and budget.allows(compiled=0.0):
+            unit = waiting.popleft()
             bar.set_description(unit.arm)
             last = 0
             try:
@@ -222,6 +244,14 @@ def run_here(
                     last = done
             except files.ResultsError:  # the disk would be just as full for the next unit
                 raise
+            except lanes.NoRoom as error:
+                smaller = plan.split(unit, error.fitting)
+                plan.note_split(work, unit, smaller)
+                tqdm.write(f"{unit}: {error}; goes on in {len(smaller)} parts", file=sys.stderr)
+                waiting.extendleft(reversed(smaller))
+                chunks = experiment.chunks(experiment.arm(config, unit.arm))
+                bar.total += chunks * (len(smaller) - 1)
+                bar.update(-last)
             except Exception as error:
                 _note(failed, work, unit, f"{type(error).__name__}: {error}")
     return failed
@@ -230,7 +260,7 @@ def run_here(
 def _note(failed: dict[Unit, str], work: Path, unit: Unit, reason: str) -> None:
     """Note why a unit failed: in ``failed``, on the screen, and in its folder for later."""
     failed[unit] = reason
-    tqdm.write(f"failed: {unit.arm} {unit.seeds}: {reason}", file=sys.stderr)
+    tqdm.write(f"failed: {unit}: {reason}", file=sys.stderr)
     with suppress(files.ResultsError):  # a full disk may be the reason
         checkpoints.UnitFolder(work, *unit).fail(reason)
 
@@ -261,7 +291,7 @@ def run_in_workers(
     failed: dict[Unit, str] = {}
     with _bar(experiment, config, parts) as bar:
         note = partial(_note, failed, work)
-        shared = {arm: experiment.shares(experiment.arm(config, arm)) for arm, _ in parts}
+        shared = {unit.arm: experiment.shares(experiment.arm(config, unit.arm)) for unit in parts}
         pool.run(
             job, parts, lock, cores, logs,
             budget=budget, environment=compiling.cached(work / "compiled"), shared=shared,

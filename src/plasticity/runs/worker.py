@@ -24,8 +24,8 @@ def work(
     config = configuration.from_dict(chosen.Config, job["config"])
     budget = Budget(job["deadline"])
     while True:
-        arm, seeds = receive()
-        unit, reason = pool.Unit(arm, tuple(seeds)), None
+        arm, seeds, others = receive()
+        unit, reason = pool.Unit(arm, tuple(seeds), tuple(others)), None
         try:
             for done in units.advance_unit(
                 chosen, config, unit, Path(job["work"]), job["checkpoint_seconds"], budget
