@@ -6,7 +6,7 @@ and shows what was measured.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import agent_task
 import atari_task
@@ -64,6 +64,44 @@ AIMS = (
     Aim("atari_agents", 32, "Atari agents", "a loop in CleanRL's style",
         TABLES["atari_agents"].peers, 1.2),
 )  # fmt: skip
+
+
+class Work(NamedTuple):
+    """A kind of work, and who else does it: all of it, unless ``words`` say otherwise."""
+
+    words: str  # for a sentence's list: without commas
+    table: str
+    batch_size: int
+    peers: tuple[str, ...]
+    network: str = ""  # any, if none is named
+    width: int = 0  # any, if it is 0
+
+
+def _work(words: str, table: str, batch_size: int, **case: Any) -> Work:
+    """Return a kind of work with every peer in PyTorch of its table."""
+    return Work(words, table, batch_size, TABLES[table].peers, **case)
+
+
+WORKS = (
+    _work("training at batch 128", "training", 128),
+    _work("training at batch 512", "training", 512),
+    Work("agents at batch 32", "agents", 32, _WHOLE),
+    Work("agents at batch 32 vs bare updates", "agents", 32, (*_BARE, *_COMPILED)),
+    Work("agents at batch 512", "agents", 512, _WHOLE),
+    Work("agents at batch 512 vs bare updates", "agents", 512, (*_BARE, *_COMPILED)),
+    Work("agents of width 64", "rejax_agents", 32, _REJAX, width=64),
+    Work("agents of width 512", "rejax_agents", 32, _REJAX, width=512),
+    _work("probes", "probes", 32),
+    _work("CNN updates", "cnn_updates", 32),
+    _work("CNN agents", "cnn_agents", 32),
+    Work("spectral density of the MLP", "spectra", 512, (*_SPECTRA, "matfree"), "mlp"),
+    Work("spectral density of the CNN", "spectra", 512, (*_SPECTRA, "matfree"), "cnn"),
+    Work("Atari stepping in 1 game", "atari_steps", 1, ("gymnasium_sync",)),
+    Work("Atari stepping in 8 games", "atari_steps", 8, ("gymnasium_sync",)),
+    _work("Atari agents", "atari_agents", 32),
+    _work("Atari updates", "atari_updates", 32),
+)
+"""All that another library was measured at too, in the order of the page Speed."""
 
 COPIES_AT_MOST = 0.02
 """The largest share of all time that target updates should cost."""

@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import comparisons
+import findings
 import numpy as np
 import pandas as pd
 import speed
@@ -328,4 +329,5 @@ def main(
         speed.as_markdown(recorded, key) for key in comparisons.TABLES if key in set(recorded.table)
     ]
     notes = [form(machine) for key, form in speed.NOTES.items() if key in machine]
-    print("\n\n".join([speed.describe(machine), *tables, *notes, speed.findings(recorded)]))
+    found_in_all = findings.as_table(findings.findings(recorded))
+    print("\n\n".join([speed.describe(machine), *tables, *notes, found_in_all]))

@@ -1,4 +1,4 @@
-"""The recorded benchmarks of `benchmarks/`, as tables and sentences."""
+"""The recorded benchmarks of `benchmarks/`: the files, ratios, and a table for each comparison."""
 
 from __future__ import annotations
 
@@ -8,18 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from comparisons import (
-    AIMS,
-    APART_AT_MOST,
-    COPIES_AT_MOST,
-    FRAMES_AT_LEAST,
-    LOGGING_AT_MOST,
-    NAMES,
-    RISE_AT_MOST,
-    TABLES,
-)
+from comparisons import APART_AT_MOST, NAMES, RISE_AT_MOST, TABLES, Aim, Work
 
-from plasticity.measure import probe
 from plasticity.runs.files import ResultsError
 
 HERE = Path(__file__).parent
@@ -67,6 +57,15 @@ def ratios(table: pd.DataFrame, name: str) -> pd.DataFrame:
     )
 
 
+def rows_of(table: pd.DataFrame, case: Aim | Work) -> pd.DataFrame:
+    """Return what was measured of an aim's case, or of a kind of work."""
+    rows = table[(table.table == case.table) & (table.batch_size == case.batch_size)]
+    for column in ("network", "width"):
+        if (wanted := getattr(case, column)) and not rows.empty:
+            rows = rows[rows[column] == wanted]
+    return rows
+
+
 def step_flops(width: int, batch_size: int) -> int:
     """Return the floating-point operations of a step's matrix products, 2 m n k each.
 
@@ -76,8 +75,13 @@ def step_flops(width: int, batch_size: int) -> int:
 
 
 def as_markdown(table: pd.DataFrame, name: str) -> str:
-    """Return the rates and ratios of table ``name`` as a Markdown table."""
+    """Return the rates and ratios of table ``name`` as a Markdown table.
+
+    A sentence says so if the benchmark was recorded before it had this table.
+    """
     form, rows = TABLES[name].form, ratios(table, name)
+    if rows.empty:
+        return f"Not yet recorded: `make bench BENCH={TABLES[name].benchmark}` records it."
     shown_if_several = ("network", "dataset", "width")
     several = [key for key in shown_if_several if key in rows and rows[key].nunique() > 1]
     heads = [*several, TABLES[name].size, "contender", TABLES[name].heading, "smallest, largest"]
@@ -91,180 +95,6 @@ def as_markdown(table: pd.DataFrame, name: str) -> str:
         cells = [*(row[key] for key in several), row["batch_size"], NAMES[row["contender"]], shown]
         lines.append(f"| {' | '.join(map(str, cells))} | **{ratio}** | {low}, {high} |")
     return "\n".join(lines)
-
-
-def findings(table: pd.DataFrame) -> str:
-    """Return what the ratios of a benchmark say, one Markdown bullet per topic."""
-    measured = set(table.table)
-    lines: list[str] = []
-    if "training" in measured:
-        lines += _training(table)
-    if "seeds" in measured:
-        lines += _seeds(table)
-    lines += _aims(table[table.table.isin({aim.table for aim in AIMS})])
-    if "probes" in measured:
-        lines += _whole_probe(table)
-    for name, other in (("probes", "probe_vmap"), ("cnn_updates", "cnn_update_native")):
-        lines += _other_form(table, name, other)
-    lines += _bounds(table[table.table == "rejax_agents"])
-    if "target_copies" in measured:
-        lines += _copies(table)
-    if "logging" in measured:
-        lines += _logging(table)
-    if "atari_parts" in measured:
-        lines += _parts(table)
-    return "\n".join(lines)
-
-
-def _training(table: pd.DataFrame) -> list[str]:
-    lines = []
-    gemm = ratios(table, "gemm").set_index("contender")
-    for batch, rows in ratios(table, "training").groupby("batch_size"):
-        ratio = rows.set_index("contender").ratio
-        share = gemm[gemm.batch_size == batch].ratio["jax_dot"]
-        line = f"- Batch {batch}: our step reaches {share:.0%} of the machine's rate"
-        peers = ratio[ratio.index.isin(TABLES["training"].peers)]
-        if not peers.empty:
-            line += f"; {ratio['torch_eager_default']:.2f} times PyTorch eager with its default "
-            line += (
-                f"Adam; {peers.min():.2f} times the fastest PyTorch, {NAMES[str(peers.idxmin())]}"
-            )
-        lines.append(line + ".")
-    return lines
-
-
-def _seeds(table: pd.DataFrame) -> list[str]:
-    lines = []
-    for row in ratios(table, "seeds").to_dict("records"):
-        if row["contender"] != TABLES["seeds"].ours:
-            lines.append(
-                f"- Width {row['width']}, batch {row['batch_size']}, several seeds: pinned "
-                f"processes take {row['ratio']:.2f} times the steps of {NAMES[row['contender']]}."
-            )
-    return lines
-
-
-def _aims(table: pd.DataFrame) -> list[str]:
-    lines = []
-    for aim in AIMS:
-        rows = table[(table.table == aim.table) & (table.batch_size == aim.batch_size)]
-        for column in ("network", "width"):
-            wanted = getattr(aim, column)
-            if wanted and not rows.empty:
-                rows = rows[rows[column] == wanted]
-        if not set(aim.contenders) & set(rows.contender):
-            continue
-        ratio = ratios(rows, aim.table).set_index("contender").ratio
-        ratio = ratio[ratio.index.isin(aim.contenders)]
-        plain = ratio.get(aim.contenders[0], ratio.min())
-        said = [f"{plain:.2f} times the {TABLES[aim.table].rate} of {aim.peers} as it comes"]
-        if ratio.min() < plain:
-            said.append(f"{ratio.min():.2f} times at its fastest ({NAMES[str(ratio.idxmin())]})")
-        if ratio.min() >= aim.least:
-            reached = "reached"
-        elif plain >= aim.least:
-            reached = "reached against the first, **missed** against the second"
-        else:
-            reached = "**missed**"
-        size = TABLES[aim.table].size.capitalize()
-        lines.append(
-            f"- {size} {aim.batch_size}, {aim.ours}: {', '.join(said)}. The aim was "
-            f"{aim.least:g}: {reached}."
-        )
-    return lines
-
-
-def _whole_probe(table: pd.DataFrame) -> list[str]:
-    rates = ratios(table, "probes").set_index("contender").steps_per_second
-    seconds = probe.TARGETS * probe.STEPS / rates[TABLES["probes"].ours]
-    return [
-        f"- At this rate a whole probe, {probe.TARGETS} targets of {probe.STEPS:,} steps, takes "
-        f"{seconds:.0f} s."
-    ]
-
-
-def _other_form(table: pd.DataFrame, name: str, other: str) -> list[str]:
-    """Compare our form with the one that is not chosen on this device."""
-    if other not in set(table.contender):
-        return []
-    ours = TABLES[name].ours.replace("pinned", "all")
-    rates = table[table.table == name].pivot(index="round", columns="contender")
-    ratio = (rates.steps_per_second[ours] / rates.steps_per_second[other]).median()
-    return [f"- {NAMES[ours]}: {ratio:.2f} times the steps of {NAMES[other]}."]
-
-
-def _bounds(table: pd.DataFrame) -> list[str]:
-    """Say how near our agents come to what products and Adam's traffic allow, one after the other.
-
-    A step takes at least the time of both: 1 / rate = 1 / products + 1 / traffic, in each round.
-    """
-    parts = ("agent_products_pinned", "agent_traffic_pinned")
-    if not set(parts) <= set(table.contender):
-        return []
-    lines = []
-    for width, rows in table.groupby("width", sort=False):
-        rates = rows.pivot(index="round", columns="contender", values="steps_per_second")
-        bound = 1 / sum(1 / rates[part] for part in parts)
-        reached = rates[TABLES["rejax_agents"].ours] / bound
-        share = (bound / rates[parts[0]]).median()
-        lines.append(
-            f"- Width {width}: the products of an update and the bytes that Adam moves, each at "
-            f"the best rate of the cores, allow {bound.median():,.0f} updates/s at most, "
-            f"{share:.0%} of that time for products. We reach {reached.median():.0%} "
-            f"({reached.min():.0%} to {reached.max():.0%} over rounds)."
-        )
-    return lines
-
-
-def _copies(table: pd.DataFrame) -> list[str]:
-    found = ratios(table, "target_copies").set_index("contender")
-    share = 1 - found.ratio
-
-    def rounds(name: str) -> str:
-        low, high = 1 - found.high[name], 1 - found.low[name]
-        return f"{share[name]:.1%} ({low:.1%} to {high:.1%} over rounds)"
-
-    line = f"- Copying the target network costs {rounds('no_copies')} of the time"
-    if "one_table" in share:
-        kept = "kept" if share["one_table"] <= COPIES_AT_MOST else "**not kept**"
-        line += (
-            f", and {rounds('one_table')} with the table of target values that is made anew "
-            f"after every other copy. At most {COPIES_AT_MOST:.0%} was the aim: {kept}"
-        )
-    return [line + "."]
-
-
-def _logging(table: pd.DataFrame) -> list[str]:
-    found = ratios(table, "logging")
-    lines = []
-    for row in found[found.contender == "unlogged_pinned"].to_dict("records"):
-        extra, least, most = (1 / row[name] - 1 for name in ("ratio", "high", "low"))
-        kept = "kept" if extra < LOGGING_AT_MOST else "**not kept**"
-        lines.append(
-            f"- λ₁ every 1,000 steps, {row['network']} on {row['dataset']}: {extra:.1%} "
-            f"({least:.1%} to {most:.1%} over rounds) more time. Less than {LOGGING_AT_MOST:.0%} "
-            f"was the aim: {kept}."
-        )
-    return lines
-
-
-def _parts(table: pd.DataFrame) -> list[str]:
-    """Say where an agent's time goes, and which part bounds its rate."""
-    found = ratios(table, "atari_parts").set_index("contender")
-    parts = found.drop(TABLES["atari_parts"].ours)
-    if parts.empty:
-        return []
-    taken = ", ".join(
-        f"{NAMES[str(name)]} {1e6 / rate:,.1f}" for name, rate in parts.steps_per_second.items()
-    )
-    whole = found.steps_per_second[TABLES["atari_parts"].ours]
-    slowest = str(parts.ratio.idxmax())
-    return [
-        f"- Microseconds of an Atari agent's frame on all cores: {taken}, and {1e6 / whole:,.1f} "
-        f"for a whole agent, {parts.ratio.sum():.0%} of which the parts would take one after the "
-        f"other. The slowest, {NAMES[slowest]}, allows "
-        f"{parts.steps_per_second[slowest]:,.0f} frames/s, the whole agent reaches {whole:,.0f}."
-    ]
 
 
 def accuracies(machine: dict[str, Any]) -> str:
@@ -333,29 +163,12 @@ def on_device(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def device_findings(table: pd.DataFrame, machine: dict[str, Any]) -> str:
-    """Return what `on_device` says of the fastest layout, as a Markdown bullet."""
-    medians = table.groupby(["processes", "agents"], sort=False).median().reset_index()
-    best = max(medians.to_dict("records"), key=lambda layout: layout["frames_per_second"])
-    rate = best["frames_per_second"]
-    reached = "reached" if rate >= FRAMES_AT_LEAST else "**missed**"
-    line = (
-        f"- On one {machine['device']['kind']} with {machine['device']['cores']} cores "
-        f"{best['processes']} processes of {best['agents']} agents play and learn from "
-        f"{rate:,.0f} frames/s in all. The aim was {FRAMES_AT_LEAST:,}: {reached}. The emulators "
-        f"alone, on those cores, come to {best['emulators_per_second']:,.0f}"
-    )
-    if not pd.isna(best["busy"]):
-        line += f", and the GPU is at work {best['busy']:.0%} of the time"
-    return line + "."
-
-
 def describe_device(machine: dict[str, Any]) -> str:
     """Return machine, date, versions and settings of ``benchmarks/atari_device.py``."""
     settings = machine["settings"]
     failed = "".join(f" {what} did not run: {why}." for what, why in machine["failed"].items())
     return (
-        f"{_where(machine)} {settings['turns']} turns of at least {settings['seconds']:g} s, "
+        f"{where(machine)} {settings['turns']} turns of at least {settings['seconds']:g} s, "
         f"buffers of {settings['case']['capacity']:,} transitions.{failed}"
     )
 
@@ -364,7 +177,7 @@ def describe(machine: dict[str, Any]) -> str:
     """Return machine, date, versions and how it was measured, as Markdown."""
     settings = machine["settings"]
     text = (
-        f"{_where(machine)} {settings['rounds']} rounds, turns of at least "
+        f"{where(machine)} {settings['rounds']} rounds, turns of at least "
         f"{settings['seconds']:g} s; those at rest took {machine['idle_cpu_share']:.2%} of a core."
     )
     if "extrapolation" in settings:
@@ -375,7 +188,7 @@ def describe(machine: dict[str, Any]) -> str:
     return text + "".join(failed)
 
 
-def _where(machine: dict[str, Any]) -> str:
+def where(machine: dict[str, Any]) -> str:
     """Return when, on what and by which code a benchmark was measured, in a sentence."""
     device, packages = machine["device"], machine["packages"]
     versions = ", ".join(

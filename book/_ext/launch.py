@@ -5,16 +5,22 @@ one that a reader could not open, the buttons stay off. Binder and Colab open th
 page was built from.
 """
 
+from __future__ import annotations
+
 import os
 import re
 import subprocess
+from pathlib import Path
 from urllib.parse import urlsplit
+
+from sphinx.application import Sphinx
+from sphinx.config import Config
 
 # The hosts whose edit and issue pages the theme can link to.
 PROVIDERS = {"github.com": "github", "gitlab.com": "gitlab"}
 
 
-def _git(srcdir, *arguments):
+def _git(srcdir: Path, *arguments: str) -> str:
     """One line of git's output, or "" where git or its answer is missing."""
     command = ["git", "-C", str(srcdir), *arguments]
     try:
@@ -23,7 +29,7 @@ def _git(srcdir, *arguments):
         return ""
 
 
-def public_url(address):
+def public_url(address: str) -> str:
     """`https://host/owner/name` for a git address on a host we know, else "".
 
     Takes https, ssh and scp-like addresses; a user name or token in it is dropped.
@@ -42,13 +48,13 @@ def public_url(address):
     return f"https://{host.lower()}/{path}"
 
 
-def branch_name(srcdir):
+def branch_name(srcdir: Path) -> str:
     """The branch readers get: origin's default one, else the one checked out, else main."""
     default = _git(srcdir, "symbolic-ref", "--short", "refs/remotes/origin/HEAD")
     return default.removeprefix("origin/") or _git(srcdir, "branch", "--show-current") or "main"
 
 
-def add_buttons(app, config):
+def add_buttons(app: Sphinx, config: Config) -> None:
     """Fill in the theme's repository options."""
     address = os.environ.get("BOOK_REPOSITORY_URL") or _git(
         app.srcdir, "remote", "get-url", "origin"
@@ -56,7 +62,7 @@ def add_buttons(app, config):
     url = public_url(address)
     if not url:
         return
-    provider = PROVIDERS[urlsplit(url).hostname]
+    provider = PROVIDERS[urlsplit(url).hostname or ""]
     launch = {"notebook_interface": "jupyterlab", "binderhub_url": "https://mybinder.org"}
     if provider == "github":  # Colab reads no other host.
         launch["colab_url"] = "https://colab.research.google.com"
@@ -72,7 +78,7 @@ def add_buttons(app, config):
     }
 
 
-def setup(app):
+def setup(app: Sphinx) -> dict[str, bool]:
     """Run before the theme reads its options."""
     app.connect("config-inited", add_buttons, priority=100)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
