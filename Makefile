@@ -53,8 +53,10 @@ help: ## List the targets (this text)
 
 # Where compiling takes longer than what it is for: without XLA's optimizations and with its old emitters of fused loops
 # it takes a third to a half. What readers run, the book and nbval's chapters, is compiled as it is for them.
-HURRIED := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true \
-	--xla_cpu_use_fusion_emitters=false
+# XLA refuses to run with a flag that it does not have, and from jaxlib 0.11 on it no longer has the third.
+HURRIED = --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true \
+	$(shell $(BIN)/python -c "from importlib.metadata import version; \
+	  print('--xla_cpu_use_fusion_emitters=false' if version('jaxlib') < '0.11' else '')")
 
 # What is up to date is left as it is (book/_ext/up_to_date says when); after `rm -rf _build` nothing is.
 .PHONY: book
@@ -77,7 +79,7 @@ lint: $(STAMP) ## Sources and notebooks (ruff), workflows (their schema; zizmor)
 	$(BIN)/zizmor --offline --quiet --persona=regular .github
 
 .PHONY: types
-types: $(STAMP) ## mypy, strict, on src/
+types: $(STAMP) ## mypy, strict, on src/ and the extensions of the book
 	$(BIN)/mypy
 
 .PHONY: notebooks
@@ -90,12 +92,12 @@ else
 endif
 
 .PHONY: unit
-unit: export XLA_FLAGS := $(HURRIED)
+unit: export XLA_FLAGS = $(HURRIED)
 unit: $(STAMP) ## pytest on tests/, two processes
 	$(BIN)/python -m pytest -n 2 --dist loadscope --durations=25
 
 .PHONY: bench
-bench: $(PEERS) ## Speed against peers; writes the page Speed's tables (BENCH=agent_speed: one benchmark)
+bench: $(PEERS) ## Speed against peers; writes the page Speed's tables (BENCH=agent_speed: one; BENCH=build_speed: the book)
 	@set -e; for name in $(BENCH); do echo "$$name" >&2; $(BIN)/python benchmarks/$$name.py; done
 
 .PHONY: figure

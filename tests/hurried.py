@@ -18,6 +18,8 @@ R = TypeVar("R")
 
 OPTIONS = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
+UNFUSED = programs.supported(OPTIONS | {"xla_cpu_use_fusion_emitters": False})
+
 compiled = partial(jax.jit, compiler_options=OPTIONS)
 
 

@@ -115,10 +115,13 @@ def _prove(options: argparse.Namespace) -> None:
     from plasticity.runs import freshness, results
 
     run = freshness.prove(chosen, options.study)
-    arms = run.provenance["proofs"][-1]["arms"]
+    folder, proofs = results.folder(run.experiment, run.label), run.provenance.get("proofs")
+    if not proofs:
+        print(f"{folder}: this code made it; its programs are stored, for later code")
+        return
     print(
-        f"{results.folder(run.experiment, run.label)}: the same programs in all {arms} arms, and "
-        "the same table of what they record"
+        f"{folder}: the same programs in all {proofs[-1]['arms']} arms, and the same table of what "
+        "they record"
     )
 
 
@@ -132,6 +135,23 @@ def _reproduce(options: argparse.Namespace) -> None:
         fresh=options.fresh, workers=options.workers, minutes=_minutes(options),
     )  # fmt: skip
     print(f"{results.folder(found.run.experiment, found.run.label)}: {found}")
+
+
+def _sitting(options: argparse.Namespace) -> None:
+    from plasticity.runs import sitting
+
+    left = sitting.work_off(sitting.read_queue(options.queue), options.minutes, options.out)
+    for path in left.parts:
+        print(f"{path}: {path.stat().st_size:,} bytes")
+    for unit in left.behind:
+        print(f"{unit} is too large to travel, and was left behind")
+
+
+def _merge(options: argparse.Namespace) -> None:
+    from plasticity.runs import sitting
+
+    for told in sitting.merge(options.out):
+        print(told)
 
 
 def _resolve(options: argparse.Namespace) -> tuple[Experiment, Any]:
@@ -314,6 +334,15 @@ COMMANDS: dict[str, tuple[Any, str, list[Word]]] = {
         (("--fresh",), {"action": "store_true", "help": "discard an unfinished reproduction"}),
         WORKERS,
         MINUTES,
+    ]),
+    "sitting": (_sitting, "work off a queue of runs for some minutes, and leave files to merge", [
+        (("minutes",), {"type": float, "metavar": "MINUTES", "help": "its time"}),
+        (("out",), {"type": Path, "metavar": "OUT", "help": "the folder for its files"}),
+        (("--queue",), {"type": Path, "required": True, "metavar": "FILE",
+                        "help": "on each line what would follow `plasticity run`"}),
+    ]),
+    "merge": (_merge, "take home what a sitting left", [
+        (("out",), {"type": Path, "metavar": "OUT", "help": "the folder with its files"}),
     ]),
     "cost": (_cost_of, "what a run would cost, from this machine's speed", [
         *SETTINGS,

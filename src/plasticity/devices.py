@@ -6,10 +6,14 @@ rounding; tests compare the forms with each other.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import jax
+
+_AS_IF: ContextVar[str | None] = ContextVar("_AS_IF", default=None)
 
 
 def is_cpu() -> bool:
@@ -19,7 +23,25 @@ def is_cpu() -> bool:
     >>> "lax.map" if devices.is_cpu() else "vmap"
     '...map'
     """
-    return jax.default_backend() == "cpu"
+    return (_AS_IF.get() or jax.default_backend()) == "cpu"
+
+
+@contextmanager
+def as_if(platform: str) -> Iterator[None]:
+    """Within it functions take the form that is the fastest on another kind of device.
+
+    To look at what would run there, on a machine that has none.
+
+    >>> from plasticity import devices
+    >>> with devices.as_if("gpu"):
+    ...     devices.is_cpu()
+    False
+    """
+    token = _AS_IF.set(platform)
+    try:
+        yield
+    finally:
+        _AS_IF.reset(token)
 
 
 def map_lanes(function: Callable[..., Any], *lanes: Any) -> Any:

@@ -43,12 +43,12 @@ class NoRoom(RuntimeError):
 
 
 class Lane:
-    """One lane of a stack of arrays, not yet sliced off. jax.numpy and numpy take it as an array.
+    """One lane of a stack of arrays, not yet sliced off: `jax.numpy.asarray` does that, or numpy.
 
     >>> import jax.numpy as jnp
     >>> from plasticity import lanes
-    >>> float(jnp.sum(lanes.Lane(jnp.array([[1.0, 2.0], [3.0, 4.0]]), 1)))
-    7.0
+    >>> jnp.asarray(lanes.Lane(jnp.array([[1.0, 2.0], [3.0, 4.0]]), 1)).tolist()
+    [3.0, 4.0]
     """
 
     def __init__(self, stack: jax.Array, index: int) -> None:

@@ -76,7 +76,16 @@ _CALLER: ContextVar[Caller | None] = ContextVar("_CALLER", default=None)
 
 @contextmanager
 def called_by(caller: Caller | None) -> Iterator[None]:
-    """Within it ``caller`` runs each `program`, or with None each is an ordinary function."""
+    """Within it ``caller`` runs each `program`, or with None each is an ordinary function.
+
+    >>> from plasticity import programs
+    >>> @programs.program()
+    ... def twice(x):
+    ...     return 2 * x
+    >>> with programs.called_by(lambda program, args, kwargs: f"twice of {args[0]}"):
+    ...     twice(3)
+    'twice of 3'
+    """
     token = _CALLER.set(caller)
     try:
         yield
@@ -161,7 +170,28 @@ def jit(function: Callable[P, R], effort: Effort, **named: Any) -> Callable[P, R
     3.0
     """
     options = OPTIONS[effort] if devices.is_cpu() else None
-    return jax.jit(function, compiler_options=options, **named)
+    return jax.jit(function, compiler_options=options and supported(options), **named)
+
+
+def supported(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those compiler options that this version of XLA has: they come and go.
+
+    >>> from plasticity import programs
+    >>> programs.supported({"xla_backend_optimization_level": 1, "xla_never_heard_of": True})
+    {'xla_backend_optimization_level': 1}
+    """
+    return {name: value for name, value in options.items() if _is_supported(name, value)}
+
+
+@cache
+def _is_supported(name: str, value: Any) -> bool:
+    try:
+        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "No such compile option" not in str(error):
+            raise
+        return False
+    return True
 
 
 def scan(body: Callable[[Any, None], tuple[Any, Any]], carry: Any, length: int) -> tuple[Any, Any]:

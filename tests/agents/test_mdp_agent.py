@@ -15,7 +15,7 @@ import numpy as np
 import optax
 import pytest
 
-from plasticity import configuration
+from plasticity import configuration, programs
 from plasticity import learner as learning
 from plasticity.agents import dqn, mdp_agent
 from plasticity.agents.mdp_agent import AgentConfig
@@ -44,10 +44,9 @@ SIDE = 6  # of the images, in pixels
 
 compiled = partial(
     jax.jit,
-    compiler_options=hurried.OPTIONS | {
-        "xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1,
-    },
-)  # fmt: skip
+    compiler_options=hurried.UNFUSED
+    | programs.supported({"xla_cpu_parallel_codegen_split_count": 1}),
+)
 
 
 def bits(tree: Any) -> list[bytes]:

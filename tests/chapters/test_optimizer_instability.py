@@ -114,11 +114,11 @@ def test_evaluation_counts_dead_units_and_hits(world: experiment.World) -> None:
     hidden["bias"] = hidden["bias"].at[:4].set(-1e3)
     output = params["params"]["Dense_2"]
     output["kernel"], output["bias"] = 0 * output["kernel"], jax.nn.one_hot(7, 10)
-    record = experiment.evaluate(TINY, world.inputs, jnp.full(60, 7), params, jax.random.key(0))
+    record = experiment.evaluate(16, 40, world.inputs, jnp.full(60, 7), params, jax.random.key(0))
     assert record["dead_units_layer_1"] == 4 / 16
     assert record["accuracy"] == 1.0
     np.testing.assert_allclose(record["loss"], np.log(np.e + 9) - 1, rtol=1e-6)
-    record = experiment.evaluate(TINY, world.inputs, jnp.full(60, 6), params, jax.random.key(0))
+    record = experiment.evaluate(16, 40, world.inputs, jnp.full(60, 6), params, jax.random.key(0))
     assert record["accuracy"] == 0.0
 
 

@@ -51,7 +51,7 @@ class Foreign(nn.Module):
 
 compiled = partial(
     jax.jit,
-    compiler_options=hurried.OPTIONS | {"xla_cpu_use_fusion_emitters": False},
+    compiler_options=hurried.UNFUSED,
 )  # fmt: skip
 foreign = compiled(partial(Foreign().init, x=X))
 VIT = vit.ViT(3, width=8, feed_forward=12, heads=2, spectral_norm=True)

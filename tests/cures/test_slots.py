@@ -36,7 +36,7 @@ OPTIMIZERS: dict[str, tuple[optax.GradientTransformation, int]] = {
 
 compiled = partial(
     jax.jit,
-    compiler_options=hurried.OPTIONS | {"xla_cpu_use_fusion_emitters": False},
+    compiler_options=hurried.UNFUSED,
 )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ ROW, IMAGE, SCREEN = jnp.ones((1, 4)), jnp.ones((1, 6, 6, 1)), jnp.ones((1, 36, 
 
 compiled = partial(
     jax.jit,
-    compiler_options=hurried.OPTIONS | {"xla_cpu_use_fusion_emitters": False},
+    compiler_options=hurried.UNFUSED,
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import toy
 
-from plasticity import cli, configuration
+from plasticity import cli, configuration, devices
 from plasticity.runs import driver, freshness, results, units
 from plasticity.worlds import atari, atari_callback
 
@@ -102,11 +102,44 @@ def test_fewer_chunks_are_no_proof(recorded: results.Run) -> None:
         freshness.prove(shorter, recorded.label)
 
 
-def test_a_run_without_programs_says_what_else_would_prove_it(runs: Path) -> None:
+def test_a_run_without_programs_says_what_else_would_prove_it(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     quick = driver.run(toy.EXPERIMENT, toy.Config(chunks=1, size=4, seeds=1), "quick", workers=0)
     assert "programs" not in quick.provenance  # it is never committed
+    monkeypatch.setattr("plasticity.runs.fingerprint.code_digest", lambda experiment: "edited")
     with pytest.raises(freshness.NotProved, match=r"no programs stored.*plasticity reproduce toy"):
         freshness.prove(toy.EXPERIMENT, quick.label)
+
+
+def test_an_accelerators_run_is_recorded_without_programs_and_gets_them_elsewhere(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Traced as for that accelerator, by the same code; only then can later code be compared."""
+    seen: list[bool] = []
+
+    def start(*given: Any) -> Any:
+        seen.append(devices.is_cpu())
+        return toy.EXPERIMENT.start(*given)
+
+    experiment = dataclasses.replace(toy.EXPERIMENT, start=start)
+    monkeypatch.setattr(cli, "experiment", lambda name: experiment)
+    config = toy.Config(chunks=1, size=4)
+    with devices.as_if("gpu"):
+        run = driver.run(experiment, config, "laptop", workers=0)
+    assert "programs" not in run.provenance
+    device = {**run.provenance["device"], "platform": "gpu"}
+    results.amend(run, lambda _: {"device": device})
+    seen.clear()
+    assert cli.main(["prove", "toy", "--study", run.label]) == 0
+    assert "this code made it; its programs are stored" in capsys.readouterr().out
+    found = results.load("toy", run.label).provenance
+    assert found["programs"]["traced_by"]["platform"] == "gpu" and not any(seen)
+    assert "proofs" not in found
+    monkeypatch.setattr("plasticity.runs.fingerprint.code_digest", lambda experiment: "edited")
+    assert cli.main(["prove", "toy", "--study", run.label]) == 0
+    assert "the same programs in all 2 arms" in capsys.readouterr().out
+    assert not any(seen)
 
 
 def test_what_a_program_calls_on_the_host_is_hashed_with_what_it_is_bound_to() -> None:

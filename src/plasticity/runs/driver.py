@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from plasticity import configuration
+from plasticity import configuration, devices
 from plasticity.runs import (
     checkpoints,
     fingerprint,
@@ -83,9 +83,10 @@ def run(
         fresh=fresh, workers=workers, checkpoint_seconds=checkpoint_seconds, minutes=minutes,
     ) as (records, provenance):  # fmt: skip
         table, arrays = experiment.summarize(config, records)
-        if study != "quick":  # a quick run is never committed: nobody will ask whether it is fresh
-            provenance["programs"] = freshness.programs(experiment, config)
-        return results.write(experiment.name, label, table, arrays, {"study": study, **provenance})
+        run = results.write(experiment.name, label, table, arrays, {"study": study, **provenance})
+    # A quick run is never committed: nobody will ask whether it is fresh. An accelerator's time is
+    # dear: `plasticity prove` stores the programs elsewhere.
+    return freshness.store(experiment, run) if study != "quick" and devices.is_cpu() else run
 
 
 def recorded(experiment: Experiment, label: str, config: Any) -> Run | None:

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from plasticity import configuration
+from plasticity import configuration, devices
 from plasticity.runs import dataflow, files, fingerprint, origin, results
 from plasticity.runs.experiment import Experiment
 from plasticity.runs.results import Run
@@ -57,16 +57,19 @@ def proof(provenance: Mapping[str, Any], code: str) -> str | None:
 def prove(experiment: Experiment, label: str) -> Run:
     """Compare the programs of every arm with those of a recorded run; note it if all are equal.
 
-    Returns the run with a new entry in its provenance's ``proofs``. Raises FileNotFoundError if
-    there is no such run, `NotProved`, naming the arms, if stored programs are missing or differ.
+    Returns the run with a new entry in its provenance's ``proofs``; if no programs were stored yet
+    and the code is still the run's, with programs and without that entry. Raises FileNotFoundError
+    if there is no such run, `NotProved`, naming the arms, if stored programs are missing or differ.
     """
     name = experiment.name
     run = results.load(name, label)
     stored = run.provenance.get("programs")
     if stored is None:
+        if proof(run.provenance, fingerprint.code_digest(experiment)) == "digest":
+            return store(experiment, run)
         raise NotProved(f"{name}/{label} has no programs stored: {_reproduce(run)}")
     config = configuration.from_dict(experiment.Config, run.config)
-    today = programs(experiment, config)
+    today = programs(experiment, config, stored["traced_by"]["platform"])
     arms = stored["arms"].keys() | today["arms"].keys()
     changed = [arm for arm in sorted(arms) if stored["arms"].get(arm) != today["arms"].get(arm)]
     if changed or stored["table"] != today["table"]:
@@ -89,6 +92,13 @@ def prove(experiment: Experiment, label: str) -> Run:
     )
 
 
+def store(experiment: Experiment, run: Run) -> Run:
+    """Store the programs of a run that this very code has made, for later code to be compared."""
+    config = configuration.from_dict(experiment.Config, run.config)
+    found = programs(experiment, config, run.provenance["device"]["platform"])
+    return results.amend(run, lambda _: {"programs": found})
+
+
 def _reproduce(run: Run) -> str:
     return (
         "nothing was written. If numbers should be what they were, "
@@ -96,22 +106,26 @@ def _reproduce(run: Run) -> str:
     )
 
 
-def programs(experiment: Experiment, config: Any) -> dict[str, Any]:
+def programs(experiment: Experiment, config: Any, platform: str | None = None) -> dict[str, Any]:
     """Return the hash of each arm's programs, the table's hash, and what traced them.
 
-    The programs are for one seed at a time on this kind of device. Shows a progress bar.
+    The programs are for one seed at a time on this kind of device, or on another ``platform``, as
+    `jax.default_backend` names it. Shows a progress bar.
     """
     digests: dict[str, str] = {}
     records: dict[str, Shapes] = {}
     for arm in tqdm(experiment.arms(config), desc="programs", unit="arm"):
-        digests[arm], records[arm] = _trace(experiment, experiment.arm(config, arm))
-        jax.clear_caches()  # type: ignore[no-untyped-call]  # hundreds of arms would fill the memory
+        # Hundreds of arms would fill the memory, and some were traced for this device.
+        jax.clear_caches()  # type: ignore[no-untyped-call]
+        with devices.as_if(platform or jax.default_backend()):
+            digests[arm], records[arm] = _trace(experiment, experiment.arm(config, arm))
+    jax.clear_caches()  # type: ignore[no-untyped-call]
     versions = origin.environment()["packages"]
     traced_by = {name: versions[name] for name in ("jax", "flax", "optax")}
     return {
         "arms": digests,
         "table": _table_digest(experiment, config, records),
-        "traced_by": {"platform": jax.default_backend(), **traced_by},
+        "traced_by": {"platform": platform or jax.default_backend(), **traced_by},
     }
 
 

@@ -14,7 +14,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,12 +179,19 @@ def add_proof(run: Run, entry: Mapping[str, Any]) -> Run:
 
     Raises `ResultsError` if the folder holds another run by now: the proof is not about that one.
     """
+    return amend(run, lambda found: {"proofs": [*found.get("proofs", []), dict(entry)]})
+
+
+def amend(run: Run, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Run:
+    """Change entries of a run's provenance, atomically; ``change`` gets what they are now.
+
+    Raises `ResultsError` if the folder holds another run by now.
+    """
     found = load(run.experiment, run.label)
     path = folder(run.experiment, run.label) / "run.json"
     if found.provenance["sha256"] != run.provenance["sha256"]:
         raise ResultsError(f"{path} was recorded again meanwhile: what was compared is gone")
-    entries = [*found.provenance.get("proofs", []), dict(entry)]
-    write_atomically(path, _json({**found.provenance, "proofs": entries}))
+    write_atomically(path, _json({**found.provenance, **change(found.provenance)}))
     return load(run.experiment, run.label)
 
 

@@ -5,7 +5,7 @@ from plasticity.runs.experiment import Experiment
 
 EXPERIMENT = Experiment(
     __name__, run.Config, run.STUDIES, arms=run.arms, load=run.load, shapes=run.shapes,
-    start=run.start, advance=run.advance, chunks=run.chunks, flops=run.flops,
+    start=run.start, advance=run.advance, chunks=run.chunks, flops=run.flops, shares=run.shares,
     summarize=run.summarize, claims=judge.CLAIMS,
 )  # fmt: skip
 """What it takes to run this chapter's experiment and to judge it."""

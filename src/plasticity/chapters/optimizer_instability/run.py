@@ -163,6 +163,11 @@ def shapes(config: Config) -> World:
     return found
 
 
+def shares(config: Config) -> Config:
+    """Return what arms have in common that share their programs: all but ε̄."""
+    return replace(config, eps_root=0.0)
+
+
 def chunks(config: Config) -> int:
     """Return how many times `advance` is called: once per label period."""
     return config.periods
@@ -213,7 +218,7 @@ def advance(
     learner, after = train(config, *data, state.learner, keys[0], config.window, traced=True)
     learner, _ = train(config, *data, learner, keys[1], plain)
     learner, before = train(config, *data, learner, keys[2], config.window, traced=True)
-    record = evaluate(config, *data, learner.params, sample_key)
+    record = evaluate(config.width, config.accuracy_sample, *data, learner.params, sample_key)
     traces = {name: (after[name], before[name]) for name in after}
     record |= join(state.params, learner.params, traces)
     return State(learner, state.key), record
@@ -315,19 +320,8 @@ def take(
     return supervised.train(optimizer, loss, learner, batches, watch=watch)
 
 
-def evaluate(
-    config: Config,
-    inputs: Float[Array, "images pixels"],
-    labels: Int[Array, " images"],
-    params: Any,
-    key: Array,
-) -> dict[str, Array]:
-    """Return accuracy and loss on a sample (A.1), dead units over all images, the weight norm."""
-    return assess(config.width, config.accuracy_sample, inputs, labels, params, key)
-
-
 @program(static=("width", "sample_size"), effort="least")
-def assess(
+def evaluate(
     width: int,
     sample_size: int,
     inputs: Float[Array, "images pixels"],
@@ -335,7 +329,10 @@ def assess(
     params: Any,
     key: Array,
 ) -> dict[str, Array]:
-    """Return what `evaluate` says, on a sample of at most ``sample_size`` images."""
+    """Return accuracy and loss on a sample (A.1), dead units over all images, the weight norm.
+
+    The sample has ``sample_size`` images, or as many as there are.
+    """
     logits, hidden = forward(width, params, inputs)
     sample = jax.random.permutation(key, inputs.shape[0])[:sample_size]
     losses = optax.softmax_cross_entropy_with_integer_labels(logits[sample], labels[sample])

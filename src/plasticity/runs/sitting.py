@@ -1,0 +1,253 @@
+"""A sitting: some minutes of a machine that is lent, worked off from a written queue.
+
+The machine may be bare, and may be taken away at the end of the time. So a sitting runs the runs of
+a queue one after another, each as a process that is stopped at the end of the time whatever it
+does, and leaves in a folder, as files of limited size, all that it recorded and what it needs to go
+on. `merge` puts that back where it belongs::
+
+    machine $ papermill_runs/sitting.sh 10 OUT         # plasticity sitting, without installing it
+    home    $ plasticity merge OUT
+
+What is too large to travel stays behind: a unit whose state is left there begins again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from plasticity import configuration
+from plasticity.errors import Told
+from plasticity.runs import checkpoints, files, results
+from plasticity.runs.budget import OutOfTime
+
+FILE_BYTES = 15 * 2**20
+"""The largest file that a sitting leaves."""
+
+ALL_BYTES = 4 * FILE_BYTES
+"""The most that it leaves in all."""
+
+PACKING = 20.0
+"""Seconds of a sitting that are kept for leaving its files."""
+
+
+class NotMerged(Told, RuntimeError):
+    """Files of a sitting that cannot be merged; the message says why."""
+
+
+class Left(NamedTuple):
+    """What a sitting left."""
+
+    parts: list[Path]  # its files
+    behind: list[Path]  # folders of units that were too large
+
+
+def read_queue(path: Path) -> list[list[str]]:
+    """Return the runs of a queue: on each line what would follow ``plasticity run``.
+
+    Empty lines are skipped, and so is what follows a #. Raises FileNotFoundError, and
+    `configuration.ConfigError` for a line that is no command line.
+    """
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            words = shlex.split(line, comments=True)
+        except ValueError as error:
+            raise configuration.ConfigError(f"{path}, line {number}: {error}") from None
+        if words:
+            found.append(words)
+    return found
+
+
+def work_off(
+    queue: Iterable[Sequence[str]], minutes: float, out: Path, tell: Callable[[str], object] = print
+) -> Left:
+    """Run what is queued until the time is up, then leave results and checkpoints in ``out``.
+
+    A run that is recorded already returns at once; one that fails is told of, and the next begins.
+    Raises `configuration.ConfigError` unless there is time for more than packing,
+    `results.ResultsError` if ``out`` cannot be written.
+    """
+    began = time.time()
+    end = time.monotonic() + 60 * minutes - PACKING
+    configuration.require(
+        60 * minutes > PACKING, f"minutes = {minutes}: packing takes up to {PACKING:g} seconds"
+    )
+    for words in queue:
+        if (left := end - time.monotonic()) <= 0:
+            break
+        tell(f"$ plasticity run {shlex.join(words)}")
+        command = [sys.executable, "-m", "plasticity.cli", "run", *words]
+        try:
+            done = subprocess.run([*command, "--minutes", f"{left / 60:.3f}"], timeout=left + 1)
+        except subprocess.TimeoutExpired:  # in the middle of a chunk, or still compiling
+            tell("stopped in the middle of a chunk: it goes on from its last checkpoint")
+            break
+        if done.returncode == OutOfTime.status:
+            break
+        if done.returncode:
+            tell(f"exit status {done.returncode}; on to the next")
+    return pack(out, since=began)
+
+
+def pack(
+    out: Path, since: float = 0.0, file_bytes: int = FILE_BYTES, all_bytes: int = ALL_BYTES
+) -> Left:
+    """Leave what was recorded after ``since``, a time, and all unfinished runs in ``out``.
+
+    Of a unit the newest state counts, with the measurements up to it. If the whole is too large,
+    the largest units stay behind. Raises `results.ResultsError` if ``out`` cannot be written.
+    """
+    recorded = [
+        path
+        for stored in results.root().glob("*/*/run.json")
+        if stored.stat().st_mtime >= since
+        for path in _files(stored.parent)
+    ]
+    works = [header.parent for header in results.root().glob("*/*/unfinished/header.json")]
+    shared = [path for work in works for path in work.glob("*.json")]
+    units = {state.parent: _newest(state.parent) for state in _states(works)}
+    behind: list[Path] = []
+    while True:
+        packed = _tar([*recorded, *shared, *(path for kept in units.values() for path in kept)])
+        if len(packed) <= all_bytes or not units:
+            break
+        largest = max(units, key=lambda unit: sum(path.stat().st_size for path in units[unit]))
+        behind.append(largest)
+        del units[largest]
+    count = max(1, -(-len(packed) // file_bytes))
+    digest = hashlib.sha256(packed).hexdigest()[:16]
+    parts = []
+    for k in range(count):
+        path = out / f"sitting_{digest}_{k + 1}_of_{count}"
+        files.write_atomically(path, packed[k * file_bytes : (k + 1) * file_bytes])
+        parts.append(path)
+    return Left(parts, behind)
+
+
+def _files(run: Path) -> list[Path]:
+    """Return the files of a recorded run, without those of unfinished ones beside it."""
+    work = {"unfinished", "reproducing"}
+    return [
+        path
+        for path in run.rglob("*")
+        if path.is_file() and not work & set(path.relative_to(run).parts)
+    ]
+
+
+def _states(works: Sequence[Path]) -> list[Path]:
+    return [path for work in works for path in work.glob("*/*/state_*") if path.name[6:].isdigit()]
+
+
+def _newest(unit: Path) -> list[Path]:
+    """Return the files of a unit's newest state, and of all measurements up to it."""
+    number = max(int(path.name[6:]) for path in unit.glob("state_*") if path.name[6:].isdigit())
+    state = unit / f"state_{number:06d}"
+    records = [path for path in unit.glob("records_*.npz") if int(path.stem[8:]) <= number]
+    return [*records, *(path for path in state.rglob("*") if path.is_file())]
+
+
+def _tar(paths: Iterable[Path]) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w:gz", compresslevel=1) as tar:
+        for path in paths:
+            tar.add(path, path.relative_to(results.root()))
+    return made.getvalue()
+
+
+def merge(out: Path) -> list[str]:
+    """Put what a sitting left in ``out`` among the runs; return what was merged, in words.
+
+    A recorded run takes the place of the unfinished one. An unfinished unit takes the place of this
+    unit here if it has come further. Raises `NotMerged` if a file is missing or damaged, or if
+    another run of another configuration or code is under way here, and
+    `checkpoints.CheckpointError` if that is in use; then nothing is changed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for packed in _packed(out):
+            _unpack(packed, Path(folder))
+        return _merge(Path(folder))
+
+
+def _packed(out: Path) -> list[bytes]:
+    """Return the archives in a folder, each put together from its parts."""
+    names: dict[tuple[str, int], dict[int, Path]] = {}
+    for path in sorted(out.rglob("sitting_*")):
+        if match := re.fullmatch(r"sitting_([0-9a-f]{16})_(\d+)_of_(\d+)", path.name):
+            digest, k, count = match[1], int(match[2]), int(match[3])
+            names.setdefault((digest, count), {})[k] = path
+    if not names:
+        raise NotMerged(f"{out}: no files of a sitting (sitting_..._1_of_...)")
+    found = []
+    for (digest, count), parts in names.items():
+        if missing := sorted(set(range(1, count + 1)) - set(parts)):
+            raise NotMerged(f"{out}: sitting_{digest}_{missing[0]}_of_{count} is missing")
+        packed = b"".join(parts[k].read_bytes() for k in range(1, count + 1))
+        if hashlib.sha256(packed).hexdigest()[:16] != digest:
+            raise NotMerged(f"{out}: a file of sitting_{digest} is damaged: fetch them again")
+        found.append(packed)
+    return found
+
+
+def _unpack(packed: bytes, folder: Path) -> None:
+    with tarfile.open(fileobj=io.BytesIO(packed), mode="r:gz") as tar:
+        tar.extractall(folder, filter="data")
+
+
+def _merge(came: Path) -> list[str]:
+    works = sorted(header.parent for header in came.glob("*/*/unfinished/header.json"))
+    for work in works:
+        here = results.root() / work.relative_to(came)
+        if (here / "header.json").exists():
+            was, now = checkpoints.read_header(here), checkpoints.read_header(work)
+            if was != now:
+                parts = ", ".join(name for name in now if was.get(name) != now[name])
+                raise NotMerged(
+                    f"{here} holds an unfinished run with another {parts} than the sitting's: "
+                    "delete that folder if the sitting's is the one to go on with"
+                )
+        if checkpoints.in_use(here):
+            raise checkpoints.CheckpointError(f"{here} is in use by another process")
+    told = []
+    for stored in sorted(came.glob("*/*/run.json")):
+        here = results.root() / stored.parent.relative_to(came)
+        for path in _files(stored.parent):
+            place = here / path.relative_to(stored.parent)
+            files.write_atomically(place, path.read_bytes())
+        shutil.rmtree(here / "unfinished", ignore_errors=True)
+        told.append(f"{here}: recorded")
+    for work in works:
+        here = results.root() / work.relative_to(came)
+        for path in work.glob("*.json"):
+            files.write_atomically(here / path.name, path.read_bytes())
+        further = [
+            unit for unit in _units(work) if _done(unit) > _done(here / unit.relative_to(work))
+        ]
+        for unit in further:
+            place = here / unit.relative_to(work)
+            coming = place.with_name(f".{place.name}")
+            shutil.copytree(unit, coming, dirs_exist_ok=True)
+            shutil.rmtree(place, ignore_errors=True)  # after a kill here it comes again
+            coming.rename(place)
+        told.append(f"{here}: {len(further)} units have come further")
+    return told
+
+
+def _units(work: Path) -> list[Path]:
+    return sorted({state.parent for state in _states([work])})
+
+
+def _done(unit: Path) -> int:
+    found = [int(path.name[6:]) for path in unit.glob("state_*") if path.name[6:].isdigit()]
+    return max(found, default=0)
