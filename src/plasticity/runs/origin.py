@@ -19,6 +19,7 @@ def environment() -> dict[str, Any]:
 
     device = jax.devices()[0]
     kind = _processor() if device.platform == "cpu" else device.device_kind
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     return {
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_source": bool(_git("status", "--porcelain", "--", "src")),
@@ -29,6 +30,7 @@ def environment() -> dict[str, Any]:
             "kind": kind,
             "cores": os.cpu_count(),
             "system": f"{platform.system()} {platform.machine()}",
+            **({"matmul_precision": precision} if precision else {}),  # of an accelerator
         },
     }
 
