@@ -93,10 +93,10 @@ def test_products_alone_are_the_gradient_of_the_linear_network(benchmark_module:
     assert task.distance([np.asarray(leaf) for leaf in expected], found) < bound
 
 
-@pytest.fixture(params=["mlp", "cnn"])
-def agents(request: pytest.FixtureRequest, benchmark_module: Any) -> Any:
+@pytest.fixture(params=["mlp", "cnn"], scope="module")
+def agents(request: pytest.FixtureRequest) -> Any:
     """The second benchmark's modules, a small case, its world in float64, a check's minibatches."""
-    task, ours = map(benchmark_module, ("task", "agent_jax"))
+    task, ours = map(importlib.import_module, ("task", "agent_jax"))
     case = ours.Case(request.param, 16, 4, 8, 64, steps=20, block=3)
     world = task.in_double(ours.make_world(case))
     return task, ours, case, world, ours.given(case, world)
@@ -249,10 +249,10 @@ def test_the_bound_counts_products_and_bytes(benchmark_module: Any) -> None:
         np.testing.assert_allclose(np.abs(part.now).max(), np.abs(part.start).max(), rtol=0.5)
 
 
-@pytest.fixture
-def probes(benchmark_module: Any) -> Any:
+@pytest.fixture(scope="module")
+def probes() -> Any:
     """As `agents`, for a probe."""
-    task, ours = map(benchmark_module, ("task", "agent_jax"))
+    task, ours = map(importlib.import_module, ("task", "agent_jax"))
     case = ours.Case("mlp", 16, 0, 8, 64, steps=50, block=0, targets=2)
     world = task.in_double(ours.make_world(case))
     return task, ours, case, world, ours.given(case, world)
@@ -286,10 +286,10 @@ def test_fits_in_pytorch_are_the_same(probes: Any, benchmark_module: Any, name: 
     assert task.distance(a, d) > task.TOLERANCE
 
 
-@pytest.fixture(params=["mlp", "cnn"])
-def curved(request: pytest.FixtureRequest, benchmark_module: Any) -> Any:
+@pytest.fixture(params=["mlp", "cnn"], scope="module")
+def curved(request: pytest.FixtureRequest) -> Any:
     """The third benchmark's modules, a small case, its world in float64, a start vector."""
-    task, ours = map(benchmark_module, ("task", "curvature_jax"))
+    task, ours = map(importlib.import_module, ("task", "curvature_jax"))
     case = ours.Case(request.param, 8, 3, 12, 12, order=6)
     world = task.in_double(ours.make_world(case))
     return task, ours, case, world, ours.given(case, world)
@@ -928,9 +928,8 @@ def test_recorded_benchmark_is_complete(repository: Path, benchmark: str) -> Non
 
 @pytest.mark.slow
 def test_the_cost_of_widths_is_measured_at_toy_size(repository: Path, tmp_path: Path) -> None:
-    command = [sys.executable, str(repository / "benchmarks" / "width_cost.py"), "--toy"]
-    done = subprocess.run([*command, "--output", str(tmp_path)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    script = str(repository / "benchmarks" / "width_cost.py")
+    in_process([script, "--toy", "--output", str(tmp_path)], tmp_path / "compiled")
     table, machine = speed.read(tmp_path, "width_cost")
     assert list(zip(table.architecture, table.width, strict=True)) == [
         ("mlp", 16), ("mlp", 32), ("cnn", 16), ("cnn", 32),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from plasticity.runs import budget, checkpoints, compiling, driver, jobs, pool, 
 from plasticity.runs.budget import Budget, OutOfTime
 
 SLOW = toy.Config(chunks=12, seconds_a_chunk=0.3, size=8)
+LESS_SLOW = toy.Config(chunks=8, seconds_a_chunk=0.2, size=8)
 
 
 def sittings(minutes: float, **options: Any) -> tuple[results.Run, int]:
@@ -24,7 +26,8 @@ def sittings(minutes: float, **options: Any) -> tuple[results.Run, int]:
     """
     for count in range(1, 20):
         try:
-            return driver.run(toy.EXPERIMENT, SLOW, "quick", minutes=minutes, **options), count
+            run = driver.run(toy.EXPERIMENT, LESS_SLOW, "quick", minutes=minutes, **options)
+            return run, count
         except OutOfTime as stopped:
             assert "the same command goes on" in str(stopped)
             minutes *= 1.25
@@ -36,10 +39,12 @@ def test_sittings_end_with_the_bits_of_an_unbroken_run(
     workers: int, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(budget, "LAST", 0.1)
-    whole, once = sittings(minutes=60, workers=workers)
+    with monkeypatch.context() as patch:
+        patch.setattr(toy, "time", SimpleNamespace(sleep=lambda seconds: None))  # not of workers
+        whole, once = sittings(minutes=60, workers=workers)
     monkeypatch.setenv("PLASTICITY_RUNS", str(tmp_path / "broken"))
-    # 48 chunks of .3 seconds take 14 seconds of one process; workers must start up first
-    broken, count = sittings(minutes=4 / 60, workers=workers)
+    # 32 chunks of .2 seconds take 6 seconds of one process, 3 of two, which must start up first
+    broken, count = sittings(minutes=(4 if workers else 2.5) / 60, workers=workers)
     assert (once, count > 1) == (1, True)
     for name, array in whole.arrays.items():
         np.testing.assert_array_equal(array, broken.arrays[name])

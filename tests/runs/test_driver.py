@@ -173,12 +173,12 @@ def test_killed_again_and_again_it_resumes_to_the_same_bits(runs: Path, tmp_path
     config = toy.Config(chunks=8, seconds_a_chunk=0.1, size=100_000)
     finish(child(config, tmp_path / "unbroken"))
     work = runs / "toy" / results.label(toy.STUDIES, "quick", config) / "unfinished"
-    for kill in range(4):
+    for kill in range(3):
         process, before = child(config, runs), chunks_done(config, work)
         while chunks_done(config, work) < before + 3:
             assert process.poll() is None, process.stderr.read()  # type: ignore[union-attr]
             time.sleep(0.002)
-        time.sleep(0.03 * kill)  # early and late in a chunk, computing and writing
+        time.sleep(0.04 * kill)  # early and late in a chunk, computing and writing
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert not (work.parent / "run.json").exists()
