@@ -19,7 +19,7 @@ import numpy as np
 from agent_task import CHECK_PERIOD, PROBE_CHECK_STEPS, Case, Settings, World
 from task import CHECK_STEPS, in_double
 
-from plasticity import devices
+from plasticity import devices, programs
 from plasticity import learner as learning
 from plasticity.agents import dqn, mdp_agent, optimizers, q_learning, replay
 from plasticity.agents.mdp_task import ImageTask, Transition
@@ -115,7 +115,8 @@ class Agents:
         self.params = jax.tree.structure(params).unflatten(leaves)
         self.agent = mdp_agent.agent(self.config)
         self.start = jax.jit(dqn.start, static_argnums=0)
-        self.run = jax.jit(self.train, static_argnums=(0, 3), donate_argnums=2)
+        # As the driver compiles it.
+        self.run = programs.jit(self.train, "full", static_argnums=(0, 3), donate_argnums=2)
         self.reset()
 
     def train(
@@ -180,7 +181,7 @@ class Updates(Agents):
     def __init__(self, case: Case, world: World, native: bool = False) -> None:
         self.native = native  # XLA's own convolution
         super().__init__(case, world)
-        self.update = jax.jit(self.updates, static_argnums=0, donate_argnums=2)
+        self.update = programs.jit(self.updates, "full", static_argnums=0, donate_argnums=2)
         count = np.random.default_rng(SEED)
         shape = (case.block, case.batch_size)
         self.batches = Transition(

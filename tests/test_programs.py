@@ -202,8 +202,7 @@ def test_effort_is_saved_on_a_cpu_and_nowhere_else(
     effort: programs.Effort, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: dict[str, Any] = {}
-    options = programs.OPTIONS[effort]
-    supported = options and programs.supported(options)
+    supported = programs.supported(programs.OPTIONS[effort])
     monkeypatch.setattr(jax, "jit", lambda function, **named: given.update(named) or function)
     for cpu in (True, False):
         monkeypatch.setattr(devices, "is_cpu", lambda cpu=cpu: cpu)
@@ -213,7 +212,7 @@ def test_effort_is_saved_on_a_cpu_and_nowhere_else(
 
 
 def test_the_less_effort_the_less_is_left_to_the_compiler() -> None:
-    levels = [options or {} for options in map(programs.OPTIONS.get, ("full", "less", "least"))]
+    levels = [programs.OPTIONS[effort] for effort in ("full", "less", "least")]
     assert [options.get("xla_backend_optimization_level", 3) for options in levels] == [3, 1, 0]
 
 
@@ -232,7 +231,7 @@ def settings_of(chosen: Callable[..., Any]) -> programs.Program:
 
 def bits(chosen: Any, effort: programs.Effort, *given: Any) -> str:
     """Return a digest of what a program gives if it is compiled with this effort."""
-    options = DEFAULT | dict(programs.OPTIONS[effort] or {})
+    options = DEFAULT | dict(programs.OPTIONS[effort])
     static = settings_of(chosen).static
     run = jax.jit(
         chosen.__wrapped__, static_argnames=static, compiler_options=programs.supported(options)

@@ -17,6 +17,7 @@ import json
 import types
 import typing
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 from plasticity.errors import Told
@@ -304,7 +305,8 @@ def flat(stored: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _kinds(cls: type) -> dict[str, Any]:
+@cache
+def _kinds(cls: Any) -> dict[str, Any]:
     if not dataclasses.is_dataclass(cls):
         raise TypeError(f"{cls.__name__} is not a dataclass")
     hints = typing.get_type_hints(cls)

@@ -37,8 +37,9 @@ R = TypeVar("R")
 
 Effort = Literal["full", "less", "least"]
 
-OPTIONS: Mapping[Effort, dict[str, Any] | None] = {
-    "full": None,
+OPTIONS: Mapping[Effort, dict[str, Any]] = {
+    # Without it a loop copies whole arrays of which it changes an entry, such as a replay buffer.
+    "full": {"xla_cpu_copy_insertion_use_region_analysis": True},
     "less": {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False},
     "least": {
         "xla_backend_optimization_level": 0,
@@ -169,8 +170,8 @@ def jit(function: Callable[P, R], effort: Effort, **named: Any) -> Callable[P, R
     >>> float(programs.jit(jnp.sum, "least")(jnp.ones(3)))
     3.0
     """
-    options = OPTIONS[effort] if devices.is_cpu() else None
-    return jax.jit(function, compiler_options=options and supported(options), **named)
+    options = supported(OPTIONS[effort]) if devices.is_cpu() else None
+    return jax.jit(function, compiler_options=options, **named)
 
 
 def supported(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,15 @@ EVERY_RUN = (
     "split", "make", "warm_up", "draws", "tally", "of_features", "of_kernels", "proxy_batch",
     "interference",
 )  # fmt: skip
-EVERY_DESIGN = ("begin", "train_stretch", "perform", "sharpness", "landscape", "fit")
+EVERY_DESIGN = (
+    "begin",
+    "train_stretch",
+    "perform",
+    "sharpness",
+    "gradient_norm",
+    "products",
+    "fit",
+)
 PROGRAMS = {name for name, found in vars(parts).items() if hasattr(found, "__wrapped__")}
 
 

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from plasticity import configuration, lanes, programs
+from plasticity import configuration, devices, lanes, programs
 from plasticity.errors import Told
 from plasticity.runs import checkpoints, compiling, files, plan, pool
 from plasticity.runs.budget import Budget
@@ -135,13 +135,14 @@ def _advance(
 
 
 class _Clock:
-    """Processor time, not wall time: whatever else the machine does should not count as cost."""
+    """On a CPU processor time: whatever else the machine does should not count as cost."""
 
     def __init__(self) -> None:
         self.since = self._now()
 
     def _now(self) -> checkpoints.Spent:
-        return checkpoints.Spent(time.process_time(), compiling.seconds())
+        now = time.process_time if devices.is_cpu() else time.perf_counter
+        return checkpoints.Spent(now(), compiling.seconds())
 
     def lap(self) -> checkpoints.Spent:
         """Return the time since the last lap."""

@@ -142,16 +142,18 @@ def sharpness(
 
 
 @program(static=("design",), effort="least")
-def landscape(
-    design: Design, task: ImageTask, state: dqn.State, batch: tuple[Images, Array]
-) -> tuple[Array, Float[Array, "k k"]]:
-    """Return the norm of the agent's own gradient, and products of those of the proxy loss."""
-    pictures, directions = batch
-    gram = inner_products.gram(
-        mdp_agent.network(design), state.params, design.network.inputs(pictures),
-        proxy_losses, directions,
-    )  # fmt: skip
-    return mdp_task.gradient_norm(mdp_agent.agent(design), task, state), gram
+def gradient_norm(design: Design, task: ImageTask, state: dqn.State) -> Float[Array, ""]:
+    """Return the norm of the gradient of the agent's own loss."""
+    return mdp_task.gradient_norm(mdp_agent.agent(design), task, state)
+
+
+@program(static=("design",), effort="least")
+def products(design: Design, params: Any, batch: tuple[Images, Array]) -> Float[Array, "k k"]:
+    """Return the inner products of the gradients of the proxy loss, image by image."""
+    images, directions = batch
+    return inner_products.gram(
+        mdp_agent.network(design), params, design.network.inputs(images), proxy_losses, directions
+    )
 
 
 @program(effort="least")

@@ -281,13 +281,12 @@ def measure(
     design, params = mdp_agent.design(config), state.params
     optimal = classification_mdp.optimal_actions(config.problem.variant, config.algorithm.discount)
     performance, hidden = parts.perform(design, task, params, jnp.asarray(optimal))
-    gradient_norm, gram = parts.landscape(design, task, state, batch)
     return {
         **performance,
         **parts.of_features(hidden),
         **parts.of_kernels(snapshot.kernels(params)),
-        "gradient_norm": gradient_norm,
-        **parts.interference(gram),
+        "gradient_norm": parts.gradient_norm(design, task, state),
+        **parts.interference(parts.products(design, params, batch)),
     }
 
 
