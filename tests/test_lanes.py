@@ -176,13 +176,12 @@ def test_an_error_in_one_lane_ends_all_of_them(when: str) -> None:
             raise ArithmeticError("one lane")
         return broken(x) if k == 1 else look(x)
 
-    before = threading.active_count()
+    before = threading.enumerate()
     with pytest.raises(ArithmeticError, match="one lane"):
         lanes.in_step([partial(one, k) for k in range(3)])
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and thread.daemon:
-            thread.join(5)
-    assert threading.active_count() <= before
+    for thread in set(threading.enumerate()) - set(before):
+        thread.join(5)
+        assert not thread.is_alive()
 
 
 def test_as_many_lanes_as_would_fit_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

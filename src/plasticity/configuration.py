@@ -305,8 +305,12 @@ def flat(stored: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _kinds(cls: type) -> dict[str, Any]:
+    return _cached_kinds(typing.cast(Any, cls))  # a run's grid is checked arm by arm
+
+
 @cache
-def _kinds(cls: Any) -> dict[str, Any]:
+def _cached_kinds(cls: Any) -> dict[str, Any]:
     if not dataclasses.is_dataclass(cls):
         raise TypeError(f"{cls.__name__} is not a dataclass")
     hints = typing.get_type_hints(cls)

@@ -100,6 +100,6 @@ def test_adams_two_by_two_compiles_a_training_for_each_b2(tmp_path: Path) -> Non
     )
     jax.clear_caches()  # type: ignore[no-untyped-call]
     count = compiled_by(optimizer_instability.EXPERIMENT, config, tmp_path)
-    names = ("begin", "draw", "take", "join", "assess")
+    names = ("begin", "draw", "take", "join", "evaluate")
     # With a trace and without, each for two values of b2; ε̄ is an argument.
     assert {name: count[name] for name in names} == dict.fromkeys(names, 1) | {"take": 4}

@@ -14,7 +14,7 @@ import pytest
 from hurried import apart, compiled
 
 from plasticity import configuration, statistics
-from plasticity.chapters.optimizer_instability import EXPERIMENT
+from plasticity.chapters.optimizer_instability import EXPERIMENT, figures, words
 from plasticity.chapters.optimizer_instability import judge as judging
 from plasticity.chapters.optimizer_instability import run as experiment
 from plasticity.chapters.optimizer_instability.run import Config
@@ -227,6 +227,127 @@ def test_a_mechanism_never_met_is_inconclusive() -> None:
     verdict = judging.judge_mechanism(made_up(records))
     assert verdict.status == "inconclusive"
     assert verdict.conditions[0].measured.n == statistics.UNKNOWN.n == 0
+
+
+def four(accuracies: dict[str, list[float]], **traces: Any) -> Run:
+    """Make up a run of the four main arms, the same on two seeds but for a thousandth."""
+    return made_up(
+        {
+            (arm, seed): record([value + 0.001 * seed for value in values], **traces)
+            for arm, values in accuracies.items()
+            for seed in (0, 1)
+        }
+    )
+
+
+LIVES = {
+    "default": [1.0, 0.4, 0.1],
+    "b2_only": [1.0, 0.4, 0.1],
+    "eps_root_only": [0.85, 0.95, 0.1],
+    "tuned": [0.8, 0.95, 0.1],
+}
+"""Accuracies of the four arms at the end of three periods of twelve steps."""
+
+
+def test_a_gain_is_counted_in_sets_of_labels() -> None:
+    found = judging.gains(four(LIVES))
+    assert {name: round(gain.estimate, 6) for name, gain in found.items()} == {
+        "floor": 0.4, "floor beside faster": 0.35, "faster": 0.0, "faster beside floor": -0.05
+    }  # fmt: skip
+    table = words.which_constant([four(LIVES)], [found])
+    assert table.iloc[:, 1].tolist() == [
+        "+0.40 [+0.40, +0.40], helps", "+0.35 [+0.35, +0.35], helps",
+        "+0.00 [+0.00, +0.00], not shown", "-0.05 [-0.05, -0.05], harms",
+    ]  # fmt: skip
+    assert list(table) == ["change", "quick: width 16, 60 images"]
+
+
+def test_a_switch_counts_as_memorised_if_every_arm_and_seed_had_learned_its_labels() -> None:
+    assert judging.memorised_switches(four(LIVES)) == []
+    good = {arm: [0.95, 0.91, 0.95] for arm in LIVES}
+    assert judging.memorised_switches(four(good)) == [1, 2]
+    assert judging.memorised_switches(four(good | {"b2_only": [0.95, 0.89, 0.95]})) == [1]
+
+
+def test_what_happens_at_a_switch_is_taken_from_the_windows_around_it() -> None:
+    trace = np.full((3, 8), 9.0)
+    trace[1, 4:] = [2.0, 2.0, 4.0, 100.0]  # before the second switch: median 3
+    trace[2, :4] = [1.0, 30.0, 5.0, 7.0]  # after it: largest 30, last 7
+    run = four(LIVES, update_norm=trace)
+    found = judging.at_switch(run, 2).loc["tuned"]
+    names = ["accuracy", "update_before", "update_peak", "update_late", "jump", "ratio_peak"]
+    np.testing.assert_allclose(found[names], [0.9505, 3.0, 30.0, 7.0, 10.0, 1.0])
+    (row,) = words.mechanism({2: judging.at_switch(run, 2).loc[["tuned"]]}, 4).to_dict("records")
+    assert row == {
+        "switch": 2, "arm": "tuned", "accuracy before": "0.95", "m̂/√v̂: before → peak": "1 → 1",
+        "update norm: before → peak": "3 → 30", "jump": "× 10.0", "update norm, 4 steps on": "7",
+    }  # fmt: skip
+
+
+def test_the_largest_ratio_is_compared_with_its_closed_form() -> None:
+    window = experiment.MAIN_ARMS["default"], np.arange(1, 5)
+    bound = (1 - window[0].b1 ** window[1]) / np.sqrt(1 - window[0].b2 ** window[1])
+    trace = np.ones((3, 8))
+    trace[1, :4] = bound * [0.2, 0.5, 0.1, 0.3]
+    found = judging.at_switch(four(LIVES, moment_ratio=trace), 1)
+    np.testing.assert_allclose(found.envelope["default"], 0.5, rtol=1e-3)
+
+
+def test_the_verdict_over_steps_is_that_of_a_shorter_run() -> None:
+    run = four({"default": [0.99, 0.1, 0.1], "tuned": [0.95, 0.95, 0.1]})
+    stable = judging.tuned_stable_by_step(run)
+    assert stable.to_dict() == {12: "contradicted", 24: "supported", 36: "contradicted"}
+    assert words.over_steps(run, stable) == (
+        "Judged as if the run had ended earlier (`quick`): contradicted at step 12; "
+        "supported at step 24; contradicted at step 36."
+    )
+    longer = pd.Series(["supported", "supported", "inconclusive", "inconclusive"], [1, 2, 3, 4])
+    assert words.over_steps(run, longer).endswith(
+        "supported from step 1 to 2; inconclusive from step 3 on."
+    )
+
+
+def test_a_window_opens_when_labels_are_first_memorised() -> None:
+    run = four({"default": [1.0, 0.4, 0.95], "tuned": [0.8, 0.95, 0.93]})
+    assert words.windows(run) == (
+        "- **default Adam** ended every label period at an accuracy of 0.9 or more from step 12 to "
+        "step 12 of 36 (medians of 2 seeds; the last such step lies between 12 and 12).\n"
+        "- **tuned Adam** ended every label period at an accuracy of 0.9 or more from step 24 to "
+        "step 36 of 36 (medians of 2 seeds; the last such step lies between 36 and 36)."
+    )
+    never = words.windows(four({"default": [0.5, 0.5, 0.5], "tuned": [1.0, 1.0, 1.0]}))
+    assert never.startswith("- **default Adam** ended no label period at 0.9, of 36.")
+
+
+def test_how_much_later_is_said_by_two_ways_to_say_when() -> None:
+    run = four({"default": [1.0, 0.15, 0.1], "tuned": [0.9, 0.95, 0.1]})
+    times = judging.times_to_collapse(run)
+    assert "at step 24 under default Adam and at step 36 under the tuned one, **1.5 times**" in (
+        words.postponed(run, times)
+    )
+    alive = four({"default": [1.0, 0.15, 0.1], "tuned": [0.9, 0.95, 0.9]})
+    with pytest.raises(ValueError, match="tuned: had not collapsed"):
+        words.postponed(alive, judging.times_to_collapse(alive))
+
+
+def test_runs_are_laid_side_by_side() -> None:
+    layers = {f"dead_units_layer_{layer}": np.full(3, layer / 2) for layer in (1, 2)}
+    run = four(LIVES, **layers)
+    times, verdicts = judging.times_to_collapse(run), [judging.judge_dead_units(run)]
+    table = words.compared([run], [times], [verdicts]).set_index("what")[
+        "quick: width 16, 60 images"
+    ]
+    assert table["collapse under default Adam, step"] == "24"
+    assert table["times as late: tuned"] == "1.5" and table["times as late: only β₂ = .9"] == "1.0"
+    assert table["dead at the end, layer 2: default, tuned"] == "1.00, 1.00"
+    assert table["adam-dead-units"] == "supported"
+
+
+def test_jumps_are_drawn_until_a_network_collapses() -> None:
+    run = four(LIVES)
+    figure = figures.spikes(run, judging.times_to_collapse(run), arms=("default", "tuned"))
+    drawn = [line.get_xdata() for line in figure.axes[0].lines]
+    assert max(drawn[1]) == 12 and max(drawn[3]) == 24
 
 
 COMMITTED = [run for run in results.recorded("optimizer_instability") if run.study != "quick"]

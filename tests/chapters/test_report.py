@@ -184,6 +184,29 @@ def test_a_run_and_the_table_of_runs_say_that_it_was_reproduced(
     assert report.run_table({"toy": toy.EXPERIMENT}).code.tolist() == ["as it ran"]
 
 
+def accelerated(**provenance: Any) -> results.Run:
+    """A run on an accelerator, which took two sittings of a minute with an hour between them."""
+    stored: dict[str, Any] = {
+        "study": "gpu", "commit": "c" * 40, "uncommitted_source": False, "seeds": [0, 1],
+        "compute_seconds": 10.0, "python": "3.12", "packages": {"jax": "0.11"},
+        "began": "2026-01-01T10:00:00+00:00", "finished": "2026-01-01T11:02:00+00:00",
+        "data": {"dataset": "toy", "records": 5, "full_set": 10, "origin": "here"},
+        "device": {"kind": "Orrery", "platform": "gpu", "cores": 2},
+    }  # fmt: skip
+    return results.Run("toy", "gpu", pd.DataFrame(), {}, stored | provenance)
+
+
+def test_a_run_on_an_accelerator_is_not_told_in_core_time() -> None:
+    assert "62 min from start to finish on Orrery, finished" in report.provenance(accelerated())
+    assert report.cost(accelerated()).endswith(" · Orrery) took 62 min from start to finish.")
+
+
+def test_provenance_says_that_it_was_amended() -> None:
+    assert "Amended" not in report.provenance(accelerated())
+    note = report.provenance(accelerated(amended="The commit was misread."))
+    assert note.endswith("jax 0.11. Amended since: see `run.json`.\n:::")
+
+
 def test_the_scale_counts_fields_that_the_run_did_not_know(runs: Path) -> None:
     stored = {"study": "laptop", "config": {"size": 32, "chunks": 6, "seeds": 2}}
     run = results.Run("toy", "laptop", pd.DataFrame(), {}, stored)
@@ -408,3 +431,26 @@ def test_what_is_not_run_names_what_no_run_has_and_the_command(runs: Path) -> No
         },
     ]  # fmt: skip
     assert len(report.not_run({"new": experiment})) == 5
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Settings of an experiment that sweeps nothing."""
+
+    steps: int = 10
+    variations: bool = False
+    seeds: int = 5
+
+
+def test_what_is_not_run_at_a_recorded_size_is_what_it_turns_on_and_its_seeds(runs: Path) -> None:
+    studies: Any = {
+        "quick": Counted(), "gpu": Counted(), "paper": Counted(variations=True, seeds=10),
+        "longer": Counted(steps=20, variations=True),
+    }  # fmt: skip
+    frame = pd.DataFrame({"arm": ["a"], "seed": 0, "step": 0, "metric": "m", "value": 1.0})
+    config = configuration.to_dict(studies["gpu"])
+    results.write("toy", "gpu", frame, {}, {"study": "gpu", "config": config})
+    table = report.not_run({"toy": SimpleNamespace(studies=studies)})  # type: ignore[dict-item]
+    assert table["beyond what is recorded"].tolist() == [
+        "variations, more seeds", "size and length alone"
+    ]  # fmt: skip
