@@ -188,7 +188,7 @@ def begun(agent: Agent, params: Any, experience: Experience, key: Key[Array, ""]
     >>> bool(state.key == dqn.start(agent, task, params, key).key)
     True
     """
-    key = jax.random.split(key, 3)[2]
+    _, _, key = jax.random.split(key, 3)
     # Folds 0 and 1 of this key are taken by the first update of the target.
     learner = learning.start(agent.optimizer, params, agent.cure, jax.random.fold_in(key, 2))
     # A copy: training donates its state, and one array cannot be donated twice.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import pandas as pd
@@ -42,10 +43,15 @@ def provenance(run: Run) -> str:
         f"{p['data']['records']:,} of the {p['data']['full_set']:,} "
         f"{p['data'].get('what', 'images')} of "
         f"`{p['data']['dataset']}` (from {p['data']['origin']}). "
-        f"{_minutes(p['compute_seconds'])} of core time on {_device(run)}, "
+        f"{_took(run)} on {_device(run)}, "
         f"finished {p['finished'][:16].replace('T', ' ')} UTC, {commit}{changed}. "
-        f"Python {p['python']}, {packages}.{_proved(run)}\n:::"
+        f"Python {p['python']}, {packages}.{_amended(run)}{_proved(run)}\n:::"
     )
+
+
+def _amended(run: Run) -> str:
+    """Return a sentence if the provenance was amended after the run: `run.json` says how."""
+    return " Amended since: see `run.json`." if run.provenance.get("amended") else ""
 
 
 def _proved(run: Run) -> str:
@@ -161,7 +167,25 @@ def _beyond(config: object, recorded: Sequence[Mapping[str, Any]]) -> str:
             if new:
                 said = ", ".join(new) if len(new) <= MANY else f"{len(new)} more"
                 parts.append(f"{_in_words(name)}: {said}")
-    return "; ".join(parts) or "size and length alone"
+    return "; ".join(parts) or _at_its_size(config, recorded) or "size and length alone"
+
+
+def _at_its_size(config: object, recorded: Sequence[Mapping[str, Any]]) -> str:
+    """Return what ``config`` has beyond the first recorded run; nothing if sizes differ as well.
+
+    That is what it turns on, and seeds.
+    """
+    if not recorded:
+        return ""
+    first = configuration.flat(recorded[0])
+    changed = {
+        path: value
+        for path, value in configuration.flat(configuration.to_dict(config)).items()
+        if isinstance(value, int) and value != first.get(path, value)
+    }
+    on = [_in_words(path) for path, value in changed.items() if value is True]
+    seeds = ["more seeds"] if changed.pop("seeds", 0) > first.get("seeds", 0) else []
+    return "" if len(changed) > len(on) else ", ".join(on + seeds)
 
 
 def _kind(stored: Any) -> Any:
@@ -181,10 +205,11 @@ def run_table(experiments: Mapping[str, Experiment]) -> pd.DataFrame:
                     "seeds": len(p["seeds"]),
                     "data": f"{p['data']['records']:,} of {p['data']['full_set']:,} "
                     f"{p['data'].get('what', 'images')}",
-                    "core time": _minutes(p["compute_seconds"]),
+                    "time": _took(run),
                     "device": _device(run),
                     "finished": p["finished"][:10],
-                    "commit": (p["commit"] or "none")[:10],
+                    "commit": (p["commit"] or "none")[:10]
+                    + (" (amended)" if p.get("amended") else ""),
                     "code": _freshness(run, module),
                 }
             )
@@ -217,11 +242,14 @@ def machine() -> pd.DataFrame:
 
 def cost(run: Run) -> str:
     """Return a sentence that says what the recorded run cost."""
-    return (
-        f"**The cost.** The run recorded here ({run.describe()}) took "
-        f"{_minutes(run.provenance['compute_seconds'])} of time on one core, or that divided by "
-        "the cores of your machine."
-    )
+    if run.provenance["device"]["platform"] == "cpu":
+        took = (
+            f"{_minutes(run.provenance['compute_seconds'])} of time on one core, or that divided "
+            "by the cores of your machine"
+        )
+    else:
+        took = _took(run)
+    return f"**The cost.** The run recorded here ({run.describe()}) took {took}."
 
 
 def _seeds(seeds: Sequence[int]) -> str:
@@ -235,6 +263,15 @@ def _device(run: Run) -> str:
         if device["platform"] == "cpu"
         else device["kind"]
     )
+
+
+def _took(run: Run) -> str:
+    """Return how long a run took: its core time, or where an accelerator computes, its hours."""
+    p = run.provenance
+    if p["device"]["platform"] == "cpu":
+        return f"{_minutes(p['compute_seconds'])} of core time"
+    began, finished = (datetime.fromisoformat(p[name]) for name in ("began", "finished"))
+    return f"{_minutes((finished - began).total_seconds())} from start to finish"
 
 
 def _minutes(seconds: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import jax.numpy as jnp
 import matplotlib as mpl
@@ -51,8 +52,9 @@ def accuracy_and_dead_units(run: Run, arms: Sequence[str] = ("default", "tuned")
             axes.set(title=title, ylim=(-0.03, 1.03), xlabel="optimizer steps")
         left.axhline(0.1, color=GREY, linestyle=":", linewidth=1)
         left.text(
-            0.01, 0.11, "chance", transform=left.get_yaxis_transform(), color=GREY, fontsize=8
-        )
+            0.01, 0.085, "chance", transform=left.get_yaxis_transform(), color=GREY, fontsize=8,
+            va="top",
+        )  # fmt: skip
         _legend(figure, arms)
         return finish(figure, run)
 
@@ -99,7 +101,8 @@ def around_the_switch(run: Run, switch: int = 1, arms: Sequence[str] = tuple(ARM
                 )
                 colour = ARMS[arm][0]
                 axes.plot(steps, around.T, color=colour, alpha=0.2, linewidth=0.7)
-                axes.plot(steps, np.median(around, axis=0), color=colour)
+                middle = np.median(around, axis=0)
+                axes.plot(steps, middle, color=colour, linestyle=_line(arm))
             axes.axvline(0, color=GREY, linestyle="--", linewidth=1)
             axes.set(title=title, yscale="log")
         for settings, style in ((optimizers.DEFAULT_ADAM, "-"), (optimizers.TUNED_ADAM, ":")):
@@ -116,8 +119,12 @@ def around_the_switch(run: Run, switch: int = 1, arms: Sequence[str] = tuple(ARM
         return finish(figure, run)
 
 
-def spikes(run: Run, arms: Sequence[str] = tuple(ARMS)) -> Figure:
-    """Draw how much updates jump at each switch: the largest after it over the median before."""
+def spikes(run: Run, times: pd.DataFrame, arms: Sequence[str] = tuple(ARMS)) -> Figure:
+    """Draw how much updates jump at each switch: the largest after it over the median before.
+
+    A network is drawn until it collapses, which ``times`` says as for `collapse_times`.
+    """
+    ends = times.set_index(["arm", "seed"]).step
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8, 3.4))
         left, right = figure.subplots(1, 2, sharex=True)
@@ -127,10 +134,11 @@ def spikes(run: Run, arms: Sequence[str] = tuple(ARMS)) -> Figure:
         ):
             for arm in arms:
                 rows = run.select(arm=arm, metric=metric)
+                rows = rows[rows.step < rows.seed.map(ends[arm])]
                 median = rows.groupby("step").value.median()
                 colour, marker, _ = ARMS[arm]
                 axes.plot(rows.step, rows.value, marker, color=colour, alpha=0.25, markersize=3)
-                axes.plot(median.index, median, color=colour)
+                axes.plot(median.index, median, color=colour, linestyle=_line(arm))
             axes.axhline(1, color=GREY, linestyle=":", linewidth=1)
             axes.set(title=title, yscale="log", xlabel="optimizer steps")
         _legend(figure, arms)
@@ -183,15 +191,26 @@ def _seeds_and_mean(axes: Axes, rows: pd.DataFrame, arm: str) -> None:
     intervals = [mean_interval(values) for values in wide.to_numpy()]
     low, high = [np.clip([i[k] for i in intervals], 0, 1) for k in (1, 2)]
     axes.plot(wide.index, wide, color=colour, alpha=0.3, linewidth=0.7)
+    every = max(1, len(wide) // 12)
     axes.plot(
         wide.index, wide.mean(axis=1), color=colour, marker=marker,
-        markevery=max(1, len(wide) // 12),
+        markevery=(list(ARMS).index(arm) * every // len(ARMS), every),
+        linestyle=_line(arm),
     )  # fmt: skip
     axes.fill_between(wide.index, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
+def _line(arm: str) -> Literal["-", "--"]:
+    """Return how an arm's line is drawn: where tuned and floor alone do the same, both show."""
+    return "--" if arm == "tuned" else "-"
+
+
 def _legend(figure: Figure, arms: Iterable[str]) -> None:
     handles = [
-        Line2D([], [], color=ARMS[arm][0], marker=ARMS[arm][1], label=ARMS[arm][2]) for arm in arms
-    ]
+        Line2D(
+            [], [], color=ARMS[arm][0], marker=ARMS[arm][1], label=ARMS[arm][2],
+            linestyle=_line(arm),
+        )
+        for arm in arms
+    ]  # fmt: skip
     figure.legend(handles=handles, loc="outside upper left", ncols=2, fontsize=9)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
 from plasticity import statistics
+from plasticity.agents import optimizers
 from plasticity.chapters.claims import Condition, Verdict, decide
+from plasticity.chapters.optimizer_instability.run import MAIN_ARMS
 from plasticity.runs.results import Run
+from plasticity.statistics import Interval
+
+MEMORISED = 0.9
+"""A label period that ends with at least this accuracy counts as memorised."""
 
 
 def times_to_collapse(run: Run) -> pd.DataFrame:
@@ -51,6 +59,80 @@ def mean_accuracy(run: Run, arm: str) -> np.ndarray:
     return run.select(arm=arm, metric="accuracy").groupby("seed").value.mean().to_numpy()
 
 
+CONTRASTS = {
+    "floor": ("eps_root_only", "default"),
+    "floor beside faster": ("tuned", "b2_only"),
+    "faster": ("b2_only", "default"),
+    "faster beside floor": ("tuned", "eps_root_only"),
+}
+"""What changes one constant, ε̄ (the floor) or β₂ (a faster second moment), and between which arms.
+"""
+
+
+def gains(run: Run) -> dict[str, Interval]:
+    """Return how many sets of labels more each contrast lets a network learn, paired over seeds.
+
+    That is the accuracy summed over all periods, so that a set learned in full counts 1: of the
+    length of a run it does not depend once all networks have collapsed.
+    """
+    sets = {arm: mean_accuracy(run, arm) * run.config["periods"] for arm in MAIN_ARMS}
+    return {
+        name: statistics.paired_difference(sets[after], sets[before])
+        for name, (after, before) in CONTRASTS.items()
+    }
+
+
+def memorised_switches(run: Run) -> list[int]:
+    """Return the switches of labels that every main arm reached with the old ones memorised.
+
+    They count from 1, the switch after the first period, and no seed is left out.
+    """
+    main = run.table[run.table.arm.isin(list(MAIN_ARMS)) & (run.table.metric == "accuracy")]
+    lowest = main.groupby("step").value.min().to_numpy()
+    return [int(k) for k in np.flatnonzero(lowest[:-1] >= MEMORISED) + 1]
+
+
+def at_switch(run: Run, switch: int) -> pd.DataFrame:
+    """Return what happens to each main arm at a switch of labels, one row per arm, mean over seeds.
+
+    ``switch`` counts from 1. *before* is the median over the window before the switch, *peak* the
+    largest value in the window after it, *late* the median over the last fifth of that window; of
+    the norm of the update and of m̂ / √v̂ (``ratio``). ``jump`` is the geometric mean of peak over
+    before, of the update. ``envelope`` is the largest m̂ / √v̂ after the switch relative to its
+    closed form, `optimizers.ratio_after_jump`.
+    """
+    window, rows = run.config["window"], {}
+    steps = np.arange(1, window + 1, dtype=np.float32)
+    for arm, settings in MAIN_ARMS.items():
+        update, ratio = (run.arrays[f"{name}/{arm}"] for name in ("update_norm", "moment_ratio"))
+        accuracy = run.select(arm=arm, metric="accuracy").groupby("seed").value.nth(switch - 1)
+        bound = np.asarray(optimizers.ratio_after_jump(jnp.asarray(steps), settings))
+        row = {"accuracy": accuracy.mean()}
+        for name, trace in (("update", update), ("ratio", ratio)):
+            before, after = trace[:, switch - 1, window:], trace[:, switch, :window]
+            row[f"{name}_before"] = np.median(before, axis=1).mean()
+            row[f"{name}_peak"] = after.max(axis=1).mean()
+            row[f"{name}_late"] = np.median(after[:, -max(1, window // 5) :], axis=1).mean()
+        jumps = update[:, switch, :window].max(1) / np.median(update[:, switch - 1, window:], 1)
+        row["jump"] = float(np.exp(np.log(jumps).mean()))
+        row["envelope"] = float((ratio[:, switch, :window] / bound).max())
+        rows[arm] = row
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def tuned_stable_by_step(run: Run) -> pd.Series:
+    """Return the verdict on adam-tuned-stable as if the run had ended at each step."""
+    steps = np.unique(run.select(arm="tuned").step)
+    return pd.Series(
+        {
+            int(step): judge_tuned_stable(
+                replace(run, table=run.table[run.table.step <= step])
+            ).status
+            for step in steps
+        }
+    )
+
+
 def judge_dead_units(run: Run) -> Verdict:
     """Judge adam-dead-units: the default optimizer ends with dead units and without accuracy."""
     dead = statistics.mean_interval(at_end(run, "default", "dead_units"))
@@ -81,14 +163,14 @@ def judge_mechanism(run: Run) -> Verdict:
     """Judge adam-mechanism: updates jump more at a switch under default Adam than under tuned.
 
     A seed's jump is the geometric mean of ``update_spike`` over the switches that both networks
-    reached with the old labels memorised (accuracy of at least .9). The interval is for the ratio
+    reached with the old labels memorised (accuracy of `MEMORISED`). The interval is for the ratio
     default / tuned, over seeds.
     """
     default, tuned = (
         run.select(arm=arm).pivot(index=["seed", "step"], columns="metric", values="value")
         for arm in ("default", "tuned")
     )
-    memorised = (default.accuracy >= 0.9) & (tuned.accuracy >= 0.9)
+    memorised = (default.accuracy >= MEMORISED) & (tuned.accuracy >= MEMORISED)
     ratios: Any = (default.update_spike / tuned.update_spike)[memorised].dropna()
     jumps = ratios.map(np.log)
     by_seed = jumps.groupby("seed").mean().to_numpy()
