@@ -160,7 +160,7 @@ class _Dataflow:
 
     def scan(self, params: Mapping[str, Any], operands: list[str]) -> list[str]:
         """Hash a loop of known length. Integers that only count become what they count up to."""
-        consts, carried = params["num_consts"], params["num_carry"]
+        consts, carried = _sizes(params)
         fixed, starts = operands[:consts], operands[consts : consts + carried]
         slices = [_hash("slice", operand) for operand in operands[consts + carried :]]
         body, how = params["jaxpr"], (params["length"], params["reverse"])
@@ -219,6 +219,14 @@ class _Dataflow:
         if " at 0x" in text:
             raise NotImplementedError(f"a setting of a primitive without a stable text: {text}")
         return text
+
+
+def _sizes(scan: Mapping[str, Any]) -> tuple[int, int]:
+    """Return how many operands of a scan stay as they are, and how many it carries along."""
+    if "num_consts" in scan:  # before jax 0.11
+        return scan["num_consts"], scan["num_carry"]
+    fixed, carried, _ = scan["ft_in"].unpack()
+    return len(fixed.vals), len(carried.vals)
 
 
 def _is_integer(aval: Any) -> bool:
