@@ -56,7 +56,8 @@ help: ## List the targets (this text)
 # XLA refuses to run with a flag that it does not have, and from jaxlib 0.11 on it no longer has the third.
 HURRIED = --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true \
 	$(shell $(BIN)/python -c "from importlib.metadata import version; \
-	  print('--xla_cpu_use_fusion_emitters=false' if version('jaxlib') < '0.11' else '')")
+	  print('--xla_cpu_use_fusion_emitters=false' if version('jaxlib') < '0.11' else '')") \
+	--xla_cpu_parallel_codegen_split_count=1
 
 # What is up to date is left as it is (book/_ext/up_to_date says when); after `rm -rf _build` nothing is.
 .PHONY: book

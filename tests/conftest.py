@@ -90,6 +90,19 @@ def double() -> Iterator[None]:
 
 
 @pytest.fixture
+def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ResNet has two stages of one block each, one of either kind: the others compile for long.
+
+    That there are four stages of two is for `tests/networks/test_architectures.py`.
+    """
+
+    def fewer(count: int) -> range:
+        return range({4: 2, 2: 1}[count])
+
+    monkeypatch.setattr("plasticity.networks.resnet.range", fewer, raising=False)
+
+
+@pytest.fixture
 def repository() -> Path:
     """The checkout that the tests lie in."""
     return REPOSITORY

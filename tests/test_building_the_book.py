@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -115,12 +116,47 @@ FILES = {
 
 EVERY = ["first", "last", "second", "third"]
 
+BUILD = ["-W", "--keep-going", ".", "_build/html", "-d", "_build/.doctrees"]
+
+BUILDER = """
+import json, os, sys
+import myst_nb.sphinx_ext, myst_parser.sphinx_ext.main, nbclient, sphinx.cmd.build
+import sphinx.application, sphinx.builders.html, sphinx.ext.autodoc, sphinx.ext.viewcode
+
+for line in sys.stdin:
+    folder, arguments = json.loads(line)
+    if process := os.fork():
+        status = os.waitpid(process, 0)[1]
+        print(os.waitstatus_to_exitcode(status), flush=True)
+        continue
+    os.chdir(folder)
+    sys.path[:0] = [folder, os.path.join(folder, "src")]
+    os.environ["PYTHONPATH"] = sys.path[1]
+    printed = os.open("printed.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(printed, 1), os.dup2(printed, 2)
+    sys.exit(sphinx.cmd.build.main(arguments))
+"""
+"""Builds books, each in a process of its own that has imported what is not ours.
+
+To import Sphinx and its extensions takes longer than to build a page.
+"""
+
+
+@pytest.fixture(scope="module")
+def builder() -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        [sys.executable, "-c", BUILDER], env={**os.environ, "NO_COLOR": "1"},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        yield process
+        process.stdin.close()  # type: ignore[union-attr]
+
 
 class Book:
     """A book in a folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, builder: subprocess.Popen[str] | None = None) -> None:
+        self.folder, self.builder = folder, builder
 
     def write(self, name: str, text: str) -> None:
         (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -135,9 +171,9 @@ class Book:
         os.utime(self.folder / name, (then, then))
 
     def start(self) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", ".", "_build/html"]
+        """Begin to build as `make book` does."""
         return subprocess.Popen(
-            [*command, "-d", "_build/.doctrees"],
+            [sys.executable, "-m", "sphinx", *BUILD],
             cwd=self.folder,
             env={**os.environ, "PYTHONPATH": str(self.folder / "src"), "NO_COLOR": "1"},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -145,9 +181,12 @@ class Book:
 
     def build(self, fails: bool = False) -> str:
         """Build, and return what that printed."""
-        process = self.start()
-        printed, _ = process.communicate(timeout=120)
-        assert (process.returncode != 0) is fails, printed
+        assert self.builder and self.builder.stdin and self.builder.stdout
+        print(json.dumps([str(self.folder), BUILD]), file=self.builder.stdin, flush=True)
+        assert select.select([self.builder.stdout], [], [], 120)[0], "it takes too long"
+        status = int(self.builder.stdout.readline())
+        printed = (self.folder / "printed.txt").read_text(encoding="utf-8")
+        assert (status != 0) is fails, printed
         return printed
 
     def executed(self, fails: bool = False) -> list[str]:
@@ -161,11 +200,11 @@ class Book:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Book:
+def built(tmp_path_factory: pytest.TempPathFactory, builder: subprocess.Popen[str]) -> Book:
     """A book that was built once, from nothing."""
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("two chapters at a time take two cores")
-    book = Book(tmp_path_factory.mktemp("built") / "book")
+    book = Book(tmp_path_factory.mktemp("built") / "book", builder)
     for name, text in FILES.items():
         book.write(name, text)
     assert book.executed() == EVERY
@@ -344,63 +383,75 @@ def f():
 """A package, and a module beside it."""
 
 
-@pytest.mark.parametrize(
-    ("cell", "file", "old", "new", "moves"),
-    [
-        # What a string names, for another process or for an import.
-        ("from fake import pool\npool.run()", "fake/worker.py", "1", "2", True),
-        ("from fake import pool\npool.run()", "fake/worker.py", "rest():\n    ", "rest(): ", False),
-        ("from fake import find\nfind.find('one')", "fake/parts/one.py", "1", "2", True),
-        ("from fake import find\nfind.find('one')", "fake/worker.py", "1", "2", False),
-        # The kinds of settings that a field declares.
-        ("from fake import kinds\nkinds.Config()", "fake/kinds.py", "int = 8", "int = 9", True),
-        ("from fake import kinds\nkinds.Config()", "fake/kinds.py", ": int", ": float", True),
-        ("from fake import kinds\nkinds.Small()", "fake/kinds.py", "None", "0", False),
-        # What a module does when it is imported.
-        ("from fake.loud import draw\ndraw()", "fake/style.py", "1", "2", True),
-        ("from fake.loud import draw\ndraw()", "fake/loud.py", "up()", "up(1)", True),
-        ("from fake.style import set_up\nset_up()", "fake/loud.py", "1", "2", False),
-        # Names of modules in what a page says, which make no difference to a run.
-        ("from fake.style import set_up\nset_up()", "fake/style.py", 'y.one.f"', 'y.two.f"', True),
-        ("from fake.style import set_up\nset_up()", "fake/style.py", "y.one.f.", "y.two.f.", False),
-        # Files beside the code, and code in another folder or module.
-        ("from fake.style import set_up\nset_up()", "fake/printed.csv", "1", "2", True),
-        ("from fake.style import set_up\nset_up()", "other.py", "1", "2", False),
-        ("import other\nother.f()", "other.py", "1", "2", True),
-        # Commands, which may run anything.
-        ("!fake run", "other.py", "1", "2", True),
-        ("%run other.py", "fake/worker.py", "1", "2", True),
-        ("import subprocess", "fake/worker.py", "1", "2", True),
-    ],
-)
-def test_what_cells_reach(
-    tmp_path: Path, digests: dict[str, str], cell: str, file: str, old: str, new: str, moves: bool
-) -> None:
-    """The digest says nothing of the folder that the code lies in."""
-    book = Book(tmp_path)
-    for name, text in REACHED.items():
-        book.write(name, text)
-    if cell not in digests:
-        digests[cell] = digest(tmp_path, cell)
-    book.edit(file, old, new)
-    assert (digest(tmp_path, cell) != digests[cell]) is moves
+CASES = [
+    # What a string names, for another process or for an import.
+    ("from fake import pool\npool.run()", "fake/worker.py", "1", "2", True),
+    ("from fake import pool\npool.run()", "fake/worker.py", "rest():\n    ", "rest(): ", False),
+    ("from fake import find\nfind.find('one')", "fake/parts/one.py", "1", "2", True),
+    ("from fake import find\nfind.find('one')", "fake/worker.py", "1", "2", False),
+    # The kinds of settings that a field declares.
+    ("from fake import kinds\nkinds.Config()", "fake/kinds.py", "int = 8", "int = 9", True),
+    ("from fake import kinds\nkinds.Config()", "fake/kinds.py", ": int", ": float", True),
+    ("from fake import kinds\nkinds.Small()", "fake/kinds.py", "None", "0", False),
+    # What a module does when it is imported.
+    ("from fake.loud import draw\ndraw()", "fake/style.py", "1", "2", True),
+    ("from fake.loud import draw\ndraw()", "fake/loud.py", "up()", "up(1)", True),
+    ("from fake.style import set_up\nset_up()", "fake/loud.py", "1", "2", False),
+    # Names of modules in what a page says, which make no difference to a run.
+    ("from fake.style import set_up\nset_up()", "fake/style.py", 'y.one.f"', 'y.two.f"', True),
+    ("from fake.style import set_up\nset_up()", "fake/style.py", "y.one.f.", "y.two.f.", False),
+    # Files beside the code, and code in another folder or module.
+    ("from fake.style import set_up\nset_up()", "fake/printed.csv", "1", "2", True),
+    ("from fake.style import set_up\nset_up()", "other.py", "1", "2", False),
+    ("import other\nother.f()", "other.py", "1", "2", True),
+    # Commands, which may run anything.
+    ("!fake run", "other.py", "1", "2", True),
+    ("%run other.py", "fake/worker.py", "1", "2", True),
+    ("import subprocess", "fake/worker.py", "1", "2", True),
+]
+"""The code of a cell, an edit of a file, and whether the cell reaches it."""
+
+DIGESTS = """
+import json, os, sys
+from pathlib import Path
+from up_to_date.reach import Reach
+
+for folder, cell in json.load(sys.stdin):
+    if process := os.fork():  # each has seen no older code
+        assert os.waitpid(process, 0)[1] == 0
+    else:
+        print(Reach([Path(folder)]).of([cell]), flush=True)
+        os._exit(0)
+"""
 
 
 @pytest.fixture(scope="module")
-def digests() -> dict[str, str]:
-    """Cell → the digest of what it reaches, before any edit."""
-    return {}
-
-
-def digest(folder: Path, cell: str) -> str:
-    """Return the digest of what a cell reaches; a process of its own has seen no older code."""
-    code = "import sys; from pathlib import Path; from up_to_date.reach import Reach; "
-    code += "print(Reach([Path(sys.argv[1])]).of([sys.argv[2]]))"
-    command = [sys.executable, "-c", code, str(folder), cell]
-    environment = {**os.environ, "PYTHONPATH": str(EXTENSIONS), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+def digests(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The digest of what the cell of each case reaches, before any edit, then after its own."""
+    folders = [tmp_path_factory.mktemp("reached") for _ in range(len(CASES) + 1)]
+    for folder in folders:
+        for name, text in REACHED.items():
+            Book(folder).write(name, text)
+    for folder, (_, file, old, new, _) in zip(folders[1:], CASES, strict=True):
+        Book(folder).edit(file, old, new)
+    wanted = [(str(folders[0]), case[0]) for case in CASES]
+    wanted += [(str(folder), case[0]) for folder, case in zip(folders[1:], CASES, strict=True)]
+    done = subprocess.run(
+        [sys.executable, "-c", DIGESTS],
+        env={**os.environ, "PYTHONPATH": str(EXTENSIONS), "PYTHONDONTWRITEBYTECODE": "1"},
+        input=json.dumps(wanted), capture_output=True, text=True,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}-{case[1]}-{case[2]}")
+def test_what_cells_reach(case: tuple[str, str, str, str, bool], digests: list[str]) -> None:
+    """The digest says nothing of the folder that the code lies in."""
+    before, after = digests[: len(CASES)], digests[len(CASES) :]
+    assert len(before) == len(after) == len(CASES)
+    index = CASES.index(case)
+    assert (after[index] != before[index]) is case[4]
 
 
 @pytest.fixture(scope="module")

@@ -269,6 +269,7 @@ def task() -> ImageTask:
     ],
     ids=["mlp", "cnn", "vit", "resnet"],
 )  # fmt: skip
+@pytest.mark.usefixtures("shallow")
 def test_an_agent_begins_with_the_bits_of_all_effort(design: Design, task: ImageTask) -> None:
     experience = parts.warm_up(SMALL, task, KEY)
     check(parts.begin, design, IMAGES, KEY, experience, SECOND)

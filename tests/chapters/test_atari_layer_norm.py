@@ -212,6 +212,9 @@ def test_the_table_and_the_arrays(life: Life) -> None:
     assert arrays["nodes/pong"].shape == (1, 3, 1, 3)
     assert arrays["screens/pong"].shape == (1, 1, len(experiment.SCREENS), 36, 36)
     np.testing.assert_array_equal(arrays["screens/pong"][0, 0], record["screens"][-1])
+    provenance = {"study": "quick", "config": configuration.to_dict(TINY)}
+    run = results.Run("atari_layer_norm", "quick", table, arrays, provenance)
+    assert [judge(run).status for judge in judging.CLAIMS.values()] == ["inconclusive"] * 3
 
 
 def test_the_screens_are_what_the_agent_saw_last(life: Life) -> None:
@@ -225,7 +228,8 @@ def test_the_screens_are_what_the_agent_saw_last(life: Life) -> None:
 @pytest.mark.slow
 def test_killed_and_resumed_a_run_gives_the_bits_of_an_unbroken_one(runs: Path) -> None:
     """By the driver, through orbax, with emulators that have to be played back."""
-    whole = driver.run(EXPERIMENT, TINY, "quick", workers=0)
+    one = replace(EXPERIMENT, arms=lambda config: {"pong": experiment.arms(config)["pong"]})
+    whole = driver.run(one, TINY, "quick", workers=0)
     ticks = iter(range(2))  # nothing, and the first chunk
 
     def stop_after(*arguments: object, **options: object) -> None:
@@ -235,19 +239,16 @@ def test_killed_and_resumed_a_run_gives_the_bits_of_an_unbroken_one(runs: Path) 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tqdm.std.tqdm.update", stop_after)
         with pytest.raises(KeyboardInterrupt):
-            driver.run(
-                EXPERIMENT, TINY, "quick", workers=0, reuse=False, checkpoint_seconds=0.0
-            )  # fmt: skip
+            driver.run(one, TINY, "quick", workers=0, reuse=False, checkpoint_seconds=0.0)
     (work,) = runs.glob("atari_layer_norm/*/unfinished")
-    unit = plan.units_of(EXPERIMENT, TINY, batched=False)[0]
+    (unit,) = plan.units_of(one, TINY, batched=False)
     assert 1 <= checkpoints.UnitFolder(work, *unit).chunks_done() < 3
     atari_callback._environments.cache_clear()
-    again = driver.run(EXPERIMENT, TINY, "quick", workers=0, reuse=False, checkpoint_seconds=0.0)
+    again = driver.run(one, TINY, "quick", workers=0, reuse=False, checkpoint_seconds=0.0)
     pd.testing.assert_frame_equal(again.table, whole.table, check_exact=True)
     for name, array in whole.arrays.items():
         np.testing.assert_array_equal(again.arrays[name], array)
     assert "1 of 57 games (Atari)" in again.describe()
-    assert [judge(again).status for judge in judging.CLAIMS.values()] == ["inconclusive"] * 3
 
 
 COMMITTED = [run for run in results.recorded("atari_layer_norm") if run.study != "quick"]

@@ -449,10 +449,10 @@ def test_the_whole_of_it_through_driver_and_command_line(
     settings = [
         "networks=mlp(width=8)", "outputs=two_hot", "interventions=reset_last_layer",
         "algorithm.target_period=10", "probe_every=20", "sharpness_every=10", "probes=1",
-        "probe_steps=500", "seeds=1",
+        "probe_steps=50", "problem.n_images=200", "seeds=1",
     ]  # fmt: skip
     options = [part for setting in settings for part in ("--set", setting)]
-    arguments = ["run", "interventions", "--study", "quick", *options, "--workers", "1"]
+    arguments = ["run", "interventions", "--study", "quick", *options, "--workers", "0"]
     assert cli.main(arguments) == 0
     assert "reset-helps: not run" in capsys.readouterr().out
     (label,) = [path.name for path in (runs / "interventions").iterdir()]

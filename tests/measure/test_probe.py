@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -118,7 +119,7 @@ def test_targets_do_not_depend_on_settings_of_jax(context: Callable[[], Any]) ->
 
 # Large enough for XLA to split its products among threads.
 ELSEWHERE = """
-import sys
+import os, sys
 import jax, jax.numpy as jnp, numpy as np
 from plasticity.measure import probe
 
@@ -131,34 +132,34 @@ def apply(params, x):
     return jax.nn.relu(x @ params[0]) @ params[1]
 
 inputs = np.random.default_rng(0).normal(size=(600, 64))
-np.save(sys.argv[1], probe.targets(apply, init, inputs, jax.random.key(0), 1))
+for k, flags in enumerate(sys.argv[2:]):
+    if process := os.fork():  # it has imported all, and XLA has not read its flags
+        assert os.waitpid(process, 0)[1] == 0
+    else:
+        os.environ["XLA_FLAGS"] = flags
+        drawn = probe.targets(apply, init, inputs, jax.random.key(0), 1)
+        np.save(f"{sys.argv[1]}/{k}.npy", drawn)
+        os._exit(0)
 """
 
 
-@pytest.fixture(scope="module")
-def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], np.ndarray]:
-    """Draw the same targets in another process with these flags of XLA and no others."""
-
-    def run(flags: str) -> np.ndarray:
-        path = tmp_path_factory.mktemp("targets") / "drawn.npy"
-        arguments = [sys.executable, "-c", ELSEWHERE, str(path)]
-        environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-        subprocess.run(arguments, env=environment, check=True, capture_output=True, timeout=120)
-        return np.asarray(np.load(path))
-
-    return run
+def elsewhere(folder: Path, *flags: str) -> list[np.ndarray]:
+    """Draw the same targets in other processes, each with these flags of XLA and no others."""
+    arguments = [sys.executable, "-c", ELSEWHERE, str(folder), *flags]
+    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    subprocess.run(arguments, env=environment, check=True, capture_output=True, timeout=240)
+    return [np.asarray(np.load(folder / f"{k}.npy")) for k in range(len(flags))]
 
 
-def test_targets_depend_on_no_thread_and_hardly_on_the_processor(
-    elsewhere: Callable[[str], np.ndarray],
-) -> None:
-    plain = elsewhere("")
-    np.testing.assert_allclose(elsewhere("--xla_cpu_multi_thread_eigen=false"), plain, atol=1e-6)
+def test_targets_depend_on_no_thread_and_hardly_on_the_processor(tmp_path: Path) -> None:
     # ω₀ is drawn in float32 by networks like flax's. An instruction set without fused products, or
     # a compiler that does not optimise, rounds its last bit otherwise, which the sine shows, but as
     # the same function.
-    for flags in ("--xla_cpu_max_isa=SSE4_2", "--xla_backend_optimization_level=0"):
-        assert np.corrcoef(elsewhere(flags).ravel(), plain.ravel())[0, 1] > 0.99, flags
+    others = ("--xla_cpu_max_isa=SSE4_2", "--xla_backend_optimization_level=0")
+    plain, single, *found = elsewhere(tmp_path, "", "--xla_cpu_multi_thread_eigen=false", *others)
+    np.testing.assert_allclose(single, plain, atol=1e-6)
+    for flags, drawn in zip(others, found, strict=True):
+        assert np.corrcoef(drawn.ravel(), plain.ravel())[0, 1] > 0.99, flags
 
 
 def test_the_trap_is_real(drawn: np.ndarray) -> None:

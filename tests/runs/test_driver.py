@@ -54,8 +54,8 @@ def finish(process: subprocess.Popen[str]) -> None:
 
 
 def run_here(config: toy.Config, study: str = "quick", **options: Any) -> results.Run:
-    """Run in this process, checkpointing every chunk."""
-    return driver.run(toy.EXPERIMENT, config, study, workers=0, checkpoint_seconds=0.0, **options)
+    """Run in this process."""
+    return driver.run(toy.EXPERIMENT, config, study, workers=0, **options)
 
 
 def test_records_the_whole_run_with_its_provenance(runs: Path) -> None:
@@ -169,29 +169,62 @@ def test_overridden_settings_get_a_folder_of_their_own(runs: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_it_resumes_to_the_same_bits(runs: Path, tmp_path: Path) -> None:
-    config = toy.Config(chunks=8, seconds_a_chunk=0.1, size=100_000)
-    finish(child(config, tmp_path / "unbroken"))
+def test_killed_again_and_again_it_resumes_to_the_same_bits(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = toy.Config(chunks=6, seconds_a_chunk=0.1, size=100_000)
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    with monkeypatch.context() as patch:
+        patch.setenv("PLASTICITY_RUNS", str(tmp_path / "unbroken"))
+        unbroken = driver.run(toy.EXPERIMENT, config, "quick", workers=1)
     work = runs / "toy" / results.label(toy.STUDIES, "quick", config) / "unfinished"
-    for kill in range(3):
+    for kill in range(2):
         process, before = child(config, runs), chunks_done(config, work)
         while chunks_done(config, work) < before + 3:
             assert process.poll() is None, process.stderr.read()  # type: ignore[union-attr]
             time.sleep(0.002)
-        time.sleep(0.04 * kill)  # early and late in a chunk, computing and writing
+        time.sleep(0.08 * kill)  # early and late in a chunk, computing and writing
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert not (work.parent / "run.json").exists()
     finish(child(config, runs))
-    (unbroken,) = (tmp_path / "unbroken").glob("toy/*/run.json")
     resumed = json.loads((work.parent / "run.json").read_text())
-    assert resumed["sha256"] == json.loads(unbroken.read_text())["sha256"]
+    assert resumed["sha256"] == unbroken.provenance["sha256"]
 
 
 def chunks_done(config: toy.Config, work: Path) -> int:
     """Return the chunks behind the newest states of all units."""
     units = units_of(toy.EXPERIMENT, config, batched=False)
     return sum(checkpoints.UnitFolder(work, *unit).chunks_done() for unit in units)
+
+
+DYING = """
+import json, os, sys
+import toy
+from plasticity.runs import driver
+
+def dying(write, n):
+    count = 0
+    def half(*arguments, **options):
+        nonlocal count
+        count += 1
+        if count == n:
+            if write is replace:
+                os.truncate(arguments[0], os.path.getsize(arguments[0]) // 2)
+            os._exit(9)
+        return write(*arguments, **options)
+    return half
+
+replace, status = os.replace, []
+for name, n in json.loads(sys.argv[1]):
+    if process := os.fork():  # which has imported all it needs, and begun no threads
+        status.append(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+        continue
+    setattr(os, name, dying(getattr(os, name), n))
+    driver.run(toy.EXPERIMENT, toy.Config(chunks=3), 'quick', workers=0, checkpoint_seconds=0.0)
+    os._exit(0)
+print(json.dumps(status))
+"""
 
 
 @pytest.mark.slow
@@ -205,33 +238,13 @@ def test_killed_in_the_middle_of_a_write_it_resumes_to_the_same_bits(
     """
     config = toy.Config(chunks=3)
     expected = run_here(config, study="laptop").provenance["sha256"]
-    code = (
-        "import os, toy\n"
-        "from plasticity.runs import driver\n"
-        "count = 0\n"
-        "def dying(write):\n"
-        "    def half(*arguments, **options):\n"
-        "        global count\n"
-        "        count += 1\n"
-        "        if count == {n}:\n"
-        "            if write is os.replace:\n"
-        "                os.truncate(arguments[0], os.path.getsize(arguments[0]) // 2)\n"
-        "            os._exit(9)\n"
-        "        return write(*arguments, **options)\n"
-        "    return half\n"
-        "{patch}\n"
-        "config = toy.Config(chunks=3)\n"
-        "driver.run(toy.EXPERIMENT, config, 'quick', workers=0, checkpoint_seconds=0.0)\n"
-    )
-    replace = "os.replace = dying(os.replace)"
-    rename = "os.rename = dying(os.rename)"
     path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
-    for patch, n in ((replace, 1), (replace, 4), (rename, 2), (replace, 11), (replace, 3)):
-        process = subprocess.run(
-            [sys.executable, "-c", code.format(patch=patch, n=n)],
-            env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert process.returncode == 9, process.stderr  # it did die there
+    deaths = (("replace", 1), ("replace", 4), ("rename", 2), ("replace", 11), ("replace", 3))
+    process = subprocess.run(
+        [sys.executable, "-c", DYING, json.dumps(deaths)],
+        env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert json.loads(process.stdout) == [9] * len(deaths), process.stderr  # it did die there
     assert run_here(config).provenance["sha256"] == expected
 
 
@@ -247,7 +260,7 @@ def interrupt(config: toy.Config, runs: Path, chunks: int) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tqdm.std.tqdm.update", stop_after)
         with pytest.raises(KeyboardInterrupt):
-            run_here(config)
+            run_here(config, checkpoint_seconds=0.0)
     return work
 
 
@@ -362,7 +375,7 @@ def test_a_full_disk_is_named_and_nothing_is_lost(runs: Path, limit: int) -> Non
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
         with pytest.raises(ResultsError, match="Free space"):
-            run_here(dataclasses.replace(config, size=60_000))
+            run_here(dataclasses.replace(config, size=60_000), checkpoint_seconds=0.0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert run_here(config).provenance["sha256"] == expected

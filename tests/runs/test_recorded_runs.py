@@ -15,9 +15,7 @@ RECORDED = [run for name in cli.experiment_names() for run in results.recorded(n
 COMMITTED = [run for run in RECORDED if run.label != "quick" and "-" not in run.label]
 """The rest is what .gitignore leaves out: quick runs, and those with settings of their own."""
 
-UNPROVED: dict[str, str] = {
-    "interventions/smoke": "its 336 arms are being traced: `plasticity prove` has yet to note it"
-}
+UNPROVED: dict[str, str] = {}
 """Recorded runs of older code, and why nothing shows that today's gives them."""
 
 

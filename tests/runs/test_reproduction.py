@@ -35,9 +35,9 @@ def edited(recorded: results.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("plasticity.runs.fingerprint.code_digest", lambda experiment: "generalised")
 
 
-def reproduce(experiment: Experiment = toy.EXPERIMENT) -> reproduction.Reproduction:
-    """Reproduce the recorded run in this process, checkpointing every chunk."""
-    return reproduction.reproduce(experiment, "quick", workers=0, checkpoint_seconds=0.0)
+def reproduce(experiment: Experiment = toy.EXPERIMENT, **options: Any) -> reproduction.Reproduction:
+    """Reproduce the recorded run in this process."""
+    return reproduction.reproduce(experiment, "quick", workers=0, **options)
 
 
 def test_other_code_with_the_same_bits_makes_the_run_fresh(
@@ -178,7 +178,7 @@ def test_interrupted_it_resumes(recorded: results.Run, runs: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tqdm.std.tqdm.update", stop)
         with pytest.raises(KeyboardInterrupt):
-            reproduce()
+            reproduce(checkpoint_seconds=0.0)
     work = runs / "toy" / "quick" / "reproducing"
     assert checkpoints.UnitFolder(work, "narrow", (0,)).chunks_done() == 6
     assert checkpoints.read_header(work)["config"]["seeds"] == 1
@@ -204,7 +204,7 @@ def test_killed_with_its_workers_it_resumes_to_the_same_bits(
 ) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[1])
     config = toy.Config(chunks=8, seconds_a_chunk=0.1)
-    run = driver.run(toy.EXPERIMENT, config, "quick")
+    run = driver.run(toy.EXPERIMENT, config, "quick", workers=1)
     path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
     arguments = [sys.executable, "-c", CHILD, run.label]
     environment = {**os.environ, "PYTHONPATH": path}

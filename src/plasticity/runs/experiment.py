@@ -52,8 +52,8 @@ class Experiment:
     # entry along the leading axis: `plasticity.runs.reproduction` compares these.
     summarize: Callable[[Any, Records], tuple[pd.DataFrame, dict[str, np.ndarray]]]
     claims: Mapping[str, Callable[[Run], Any]] = field(default_factory=dict)  # with their judges
-    # Arms of which this gives the same share all compiled programs, or nearly all. On an accelerator
-    # those with as many chunks go in step: their states need equal shapes, their records do not.
+    # Arms of which this gives the same share all compiled programs, or nearly all. With as many
+    # chunks they go in step on an accelerator: states need equal shapes then, records do not.
     shares: Callable[[Any], Hashable] = lambda config: config
     checkpoint_seconds: float = CHECKPOINT_SECONDS  # more where a state is large
     # For `plasticity.runs.cost`: settings of the same agents with short chunks, and the arms and

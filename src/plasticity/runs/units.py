@@ -55,13 +55,16 @@ Record = Mapping[str, Any]
 
 
 def _joined(unit: Unit, records: Sequence[Record]) -> dict[str, np.ndarray]:
-    """Return what the lanes of a unit measured as one record; lanes may have different names."""
+    """Return what the lanes of a unit measured as one record; lanes may have different names.
+
+    They are sorted, so that tables have their rows in one order however a record was put together.
+    """
     if len(records) == 1:
-        return {name: np.asarray(value) for name, value in records[0].items()}
+        return {name: np.asarray(value) for name, value in sorted(records[0].items())}
     return {
         f"{k}:{name}": np.asarray(value)
         for k, record in enumerate(records)
-        for name, value in record.items()
+        for name, value in sorted(record.items())
     }
 
 
