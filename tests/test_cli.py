@@ -92,8 +92,8 @@ def test_status_tells_how_far_an_unfinished_run_is(
     assert cli.main(["status"]) == 0
     told = capsys.readouterr().out
     # 3 of 12 chunks of one of 12 units took 6 s, and a minute to compile: there are 141 more chunks
-    # of 2 s, and three more arms with programs of their own
-    rest = "5 min of computing and 3 min of compiling left"
+    # of 2 s, and two more arms with programs of their own, which they share
+    rest = "5 min of computing and 1 min of compiling left"
     assert f"3 of 144 chunks done, {rest}; stopped" in told
     with checkpoints.locked(work):
         assert cli.main(["status"]) == 0
