@@ -35,7 +35,7 @@ class Compared(NamedTuple):
     aim: float | None  # None: no aim was set against this peer
 
     @property
-    def library(self) -> str:
+    def peer_name(self) -> str:
         """Return who the peer is, without how it was run."""
         return re.split("[:,']", NAMES[self.peer])[0]
 
@@ -86,7 +86,7 @@ def in_words(found: Sequence[Compared]) -> str:
     return (
         f"Ours is faster than the fastest peer in {len(faster)} of {len(found)} kinds of work; its "
         f"speed ranges from {worst.ratio:.2f} times the peer's ({worst.work.words}, "
-        f"{worst.library}) to {best.ratio:.2f} times ({best.work.words}, {best.library}). "
+        f"{worst.peer_name}) to {best.ratio:.2f} times ({best.work.words}, {best.peer_name}). "
         f"It is faster in every round in {len(always)} of them and slower in every round in "
         f"{len(never)}{f'; rounds disagree about {_listed(unsure)}' if unsure else ''}. "
         f"For {len(aimed)} of them an aim was set before anything was measured; the median reaches "
@@ -173,14 +173,14 @@ def _bar(axes: Axes, row: int, one: Compared) -> None:
         "fontsize": 9, "va": "bottom", "transform": axes.get_yaxis_transform(), "in_layout": False,
         "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.8},
     }  # fmt: skip
-    axes.text(0.004, row - 0.25, f"{one.title} · {one.library}", **look)
+    axes.text(0.004, row - 0.25, f"{one.title} · {one.peer_name}", **look)
     axes.text(1, row - 0.25, f"{one.ratio:.2f} ×", ha="right", weight="bold", **look)
 
 
 def alternative(found: Sequence[Compared]) -> str:
     """Return the chart in words, for whoever cannot see it: every bar with its aim."""
     bars = [
-        f"{one.title} against {one.library} {one.ratio:.2f}, "
+        f"{one.title} against {one.peer_name} {one.ratio:.2f}, "
         f"rounds {one.low:.2f} to {one.high:.2f}, "
         + ("no aim" if one.aim is None else f"aim {one.aim:g}")
         for one in found

@@ -70,10 +70,10 @@ def test_a_peer_is_taken_at_its_fastest() -> None:
     assert agents.work.words == "agents at batch 32" and agents.peer == "torch_agent_pinned"
     # rounds: 2.5, 2, 3, not the ratio of the medians, 600/240
     assert (agents.ratio, agents.low, agents.high) == (2.5, 2.0, 3.0)
-    assert agents.aim == 3.0 and not agents.reached and agents.library == "PyTorch"
+    assert agents.aim == 3.0 and not agents.reached and agents.peer_name == "PyTorch"
     # rounds: 1.2, 500/510, 1: an aim of its own, for the compiled update
     assert bare.peer == "torch_update_compiled_pinned" and bare.ratio == 1
-    assert bare.low < 1 and bare.aim == 1.0 and bare.reached and bare.library == "torch.compile"
+    assert bare.low < 1 and bare.aim == 1.0 and bare.reached and bare.peer_name == "torch.compile"
     assert updates.ratio == 0.8 and updates.aim is None and not updates.reached
 
 
@@ -82,7 +82,7 @@ def test_rejax_is_a_peer_once_it_is_measured() -> None:
     assert small.work.words == "agents of width 64" and large.work.words == "agents of width 512"
     assert (small.peer, small.ratio, small.aim) == ("rejax_agent_alike_pinned", 1.25, 2.5)
     assert (large.peer, large.ratio, large.aim) == ("rejax_agent_pinned", 2.0, 1.8)
-    assert large.library == "rejax" and large.reached and not small.reached
+    assert large.peer_name == "rejax" and large.reached and not small.reached
     assert "| 64 | 32 | rejax: " in speed.as_markdown(REJAX, "rejax_agents")
 
 

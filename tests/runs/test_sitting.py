@@ -175,15 +175,20 @@ def test_another_run_under_way_here_is_not_touched(
     assert there.exists()
 
 
+@pytest.mark.parametrize("what", ["unfinished", "recorded"])
 def test_a_folder_in_use_is_not_touched(
-    away: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    what: str, away: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begin(2)
+    if what == "unfinished":
+        begin(2)
+    else:
+        driver.run(toy.EXPERIMENT, toy.Config(), "quick", workers=0)
     sitting.pack(tmp_path / "out")
     home(monkeypatch, tmp_path)
     work = begin(1)
     with checkpoints.locked(work), pytest.raises(checkpoints.CheckpointError, match="in use"):
         sitting.merge(tmp_path / "out")
+    assert checkpoints.UnitFolder(work, "narrow", (0,)).chunks_done() == 1
 
 
 TINY = (

@@ -206,6 +206,9 @@ def _unpack(packed: bytes, folder: Path) -> None:
 
 
 def _merge(came: Path) -> list[str]:
+    for run in {path.parent.relative_to(came) for path in came.glob("*/*/*")}:
+        if checkpoints.in_use(here := results.root() / run / "unfinished"):
+            raise checkpoints.CheckpointError(f"{here} is in use by another process")
     works = sorted(header.parent for header in came.glob("*/*/unfinished/header.json"))
     for work in works:
         here = results.root() / work.relative_to(came)
@@ -217,12 +220,11 @@ def _merge(came: Path) -> list[str]:
                     f"{here} holds an unfinished run with another {parts} than the sitting's: "
                     "delete that folder if the sitting's is the one to go on with"
                 )
-        if checkpoints.in_use(here):
-            raise checkpoints.CheckpointError(f"{here} is in use by another process")
     told = []
     for stored in sorted(came.glob("*/*/run.json")):
         here = results.root() / stored.parent.relative_to(came)
-        for path in _files(stored.parent):
+        # Last what says that the run is whole.
+        for path in sorted(_files(stored.parent), key=lambda path: path == stored):
             place = here / path.relative_to(stored.parent)
             files.write_atomically(place, path.read_bytes())
         shutil.rmtree(here / "unfinished", ignore_errors=True)
