@@ -284,9 +284,17 @@ class UnitFolder:
         return self.path / f"state_{chunk:06d}"
 
     def _states(self) -> list[int]:
-        """Return the chunks with a complete state (orbax renames it into place when whole)."""
-        names = [p for p in self.path.glob("state_*") if re.fullmatch(r"state_\d+", p.name)]
-        return [_number(path) for path in names]
+        """Return the chunks with a complete state."""
+        return list(states(self.path))
+
+
+def states(unit: Path) -> dict[int, Path]:
+    """Return the complete states in a unit's folder by the number of chunks behind them.
+
+    Orbax renames a state into place when it is whole.
+    """
+    found = [path for path in unit.glob("state_*") if re.fullmatch(r"state_\d+", path.name)]
+    return {_number(path): path for path in found}
 
 
 def _number(path: Path) -> int:

@@ -117,7 +117,7 @@ def pack(
     ]
     works = [header.parent for header in results.root().glob("*/*/unfinished/header.json")]
     shared = [path for work in works for path in work.glob("*.json")]
-    units = {state.parent: _newest(state.parent) for state in _states(works)}
+    units = {unit: _newest(unit) for work in works for unit in _units(work)}
     behind: list[Path] = []
     while True:
         packed = _tar([*recorded, *shared, *(path for kept in units.values() for path in kept)])
@@ -146,14 +146,9 @@ def _files(run: Path) -> list[Path]:
     ]
 
 
-def _states(works: Sequence[Path]) -> list[Path]:
-    return [path for work in works for path in work.glob("*/*/state_*") if path.name[6:].isdigit()]
-
-
 def _newest(unit: Path) -> list[Path]:
     """Return the files of a unit's newest state, and of all measurements up to it."""
-    number = max(int(path.name[6:]) for path in unit.glob("state_*") if path.name[6:].isdigit())
-    state = unit / f"state_{number:06d}"
+    number, state = max(checkpoints.states(unit).items())
     records = [path for path in unit.glob("records_*.npz") if int(path.stem[8:]) <= number]
     return [*records, *(path for path in state.rglob("*") if path.is_file())]
 
@@ -247,9 +242,9 @@ def _merge(came: Path) -> list[str]:
 
 
 def _units(work: Path) -> list[Path]:
-    return sorted({state.parent for state in _states([work])})
+    """Return the folders of the units that have a state."""
+    return sorted(unit for unit in work.glob("*/*") if checkpoints.states(unit))
 
 
 def _done(unit: Path) -> int:
-    found = [int(path.name[6:]) for path in unit.glob("state_*") if path.name[6:].isdigit()]
-    return max(found, default=0)
+    return max(checkpoints.states(unit), default=0)
