@@ -16,6 +16,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from agent_task import CHECK_PERIOD, PROBE_CHECK_STEPS, Case, Settings, World
 from task import CHECK_STEPS, in_double
 
@@ -226,6 +227,30 @@ class Updates(Agents):
             params = jax.tree.map(jnp.copy, self.state.params)
             self.state = self.state._replace(target_params=params)
         return [np.asarray(leaf) for leaf in jax.tree.leaves(self.state.params)]
+
+
+class Learning(Updates):
+    """A part of the update, the target's values given too: gradients and Adam, or gradients alone.
+
+    Gradients alone are followed by plain gradient descent, for something has to depend on them.
+    """
+
+    def __init__(self, case: Case, world: World, adam: bool = True) -> None:
+        super().__init__(case, world)
+        if not adam:
+            self.agent = replace(self.agent, optimizer=optax.sgd(1e-6))
+        self.reset()
+
+    @staticmethod
+    def updates(
+        agent: dqn.Agent, task: ImageTask, learner: Learner, target: Any, batches: Transition
+    ) -> Learner:
+        q_t = jnp.zeros((batches.action.shape[1], classification_mdp.STATES))
+
+        def step(learner: Learner, drawn: Transition) -> tuple[Learner, None]:
+            return q_learning.learn(agent, learner, task.batch(drawn), q_t)[0], None
+
+        return jax.lax.scan(step, learner, batches)[0]
 
 
 class Fits:

@@ -36,7 +36,7 @@ AGENTS = (
 )
 PROBE = Case("mlp", 512, 0, 32, 5_000, steps=500, block=0, targets=2)
 CNN = Case("cnn", 256, 64, 32, 5_000, steps=500, block=10)
-RIVALS = tuple(Case("mlp", width, 0, 32, 5_000, steps=1_000, block=0) for width in (512, 64))
+RIVALS = tuple(Case("mlp", width, 0, 32, 5_000, steps=1_000, block=1_000) for width in (512, 64))
 COPIES = Case("mlp", 512, 0, 32, 5_000, steps=1_000, block=0)
 
 
@@ -57,14 +57,15 @@ TOY = Sizes(
     agents=(Case("mlp", 16, 0, 8, 64, steps=20, block=2),),
     probe=Case("mlp", 16, 0, 8, 64, steps=50, block=0, targets=2),
     cnn=Case("cnn", 8, 4, 8, 64, steps=20, block=2),
-    rivals=(Case("mlp", 16, 0, 8, 64, steps=20, block=0),),
+    rivals=(Case("mlp", 16, 0, 8, 64, steps=20, block=20),),
     copies=Case("mlp", 16, 0, 8, 64, steps=20, block=0),
     rounds=1,
     seconds=0.02,
     contenders=(
         "agent_pinned", "agent_all", "torch_agent_all", "torch_update_all", "probe_pinned",
         "probe_all", "torch_probe_all", "cnn_update_pinned", "cnn_update_all",
-        "torch_cnn_update_all", "lone_agent_pinned", "rejax_agent_pinned", "copies", "no_copies",
+        "torch_cnn_update_all", "lone_agent_pinned", "agent_learning_pinned", "agent_gradients_pinned",
+        "rejax_agent_pinned", "copies", "no_copies",
     ),
 )  # fmt: skip
 """Enough to see that all parts work together; most of its time goes into starting processes."""

@@ -51,6 +51,7 @@ def findings(table: pd.DataFrame) -> list[Finding]:
     for name, other in (("probes", "probe_vmap"), ("cnn_updates", "cnn_update_native")):
         rows += _other_form(table, name, other)
     rows += _bounds(table[table.table == "rejax_agents"])
+    rows += _times(table[table.table == "rejax_agents"])
     if "target_copies" in measured:
         rows += _copies(table)
     if "logging" in measured:
@@ -163,6 +164,30 @@ def _bounds(table: pd.DataFrame) -> list[Finding]:
                 f"of the {bound.median():,.0f} updates/s that these allow, {share:.0%} of whose "
                 "time is for products",
             )
+        )
+    return found
+
+
+def _times(table: pd.DataFrame) -> list[Finding]:
+    """Say where the time of a step goes: what is left is acting, problem, buffer and target values.
+
+    Parts are timed alone, so that they add up only about to what they take together.
+    """
+    parts = ("agent_gradients_pinned", "agent_learning_pinned")
+    if not set(parts) <= set(table.contender):
+        return []
+    found = []
+    for width, rows in table.groupby("width", sort=False):
+        rates = rows.pivot(index="round", columns="contender", values="steps_per_second")
+        gradients, learning = (1 / rates[part] for part in parts)
+        whole = 1 / rates[TABLES["rejax_agents"].ours]
+        shares = {
+            "its gradients": gradients / whole, "Adam": (learning - gradients) / whole,
+            "acting, problem, buffer and the target's values": 1 - learning / whole,
+        }  # fmt: skip
+        said = ", ".join(f"{share.median():.0%} {what}" for what, share in shares.items())
+        found.append(
+            Finding(f"A step of an agent of width {width}", "its parts, each timed alone", said)
         )
     return found
 
