@@ -64,6 +64,7 @@ class Sizes(NamedTuple):
     networks: tuple[Case, ...] = NETWORKS
     agents: tuple[Case, ...] = agents()
     small: Case = SMALL
+    memory: tuple[Case, ...] = (*NETWORKS, *(case._replace(layer_norm=True) for case in NETWORKS))
     rounds: int = 5
     seconds: float = 1.5  # per turn, at least
     contenders: tuple[str, ...] = tuple(comparisons.names("curvature_speed"))
@@ -73,6 +74,7 @@ TOY = Sizes(
     networks=(Case("mlp", 16, 0, 16, 16, 8), Case("cnn", 8, 4, 16, 16, 8)),
     agents=(Case("mlp", 16, 0, 8, 64, 4, 20),),
     small=SMALL._replace(width=4, order=16),
+    memory=(Case("mlp", 16, 0, 16, 16, 8), Case("cnn", 8, 4, 16, 16, 8, layer_norm=True)),
     rounds=1,
     seconds=0.02,
 )
@@ -96,9 +98,8 @@ def run(sizes: Sizes, folder: Path) -> tuple[Benchmark, dict[str, Any]]:
     )
     for group in groups:
         benchmark.run(group)
-    normed = [case._replace(layer_norm=True) for case in sizes.networks]
     benchmark.notes["accuracy"] = accuracy(benchmark, sizes.small)
-    benchmark.notes["memory"] = memory(benchmark, [*sizes.networks, *normed])
+    benchmark.notes["memory"] = memory(benchmark, sizes.memory)
     return benchmark, {
         "rounds": sizes.rounds,
         "seconds": sizes.seconds,

@@ -192,6 +192,12 @@ def _times(table: pd.DataFrame) -> list[Finding]:
     return found
 
 
+def times_in_words(table: pd.DataFrame) -> str:
+    """Return where the time of a step of our agents goes, as a Markdown list; "" if not timed."""
+    rows = _times(table[table.table == "rejax_agents"])
+    return "\n".join(f"- {row.work}: {row.found}." for row in rows)
+
+
 def _copies(table: pd.DataFrame) -> list[Finding]:
     found = speed.ratios(table, "target_copies").set_index("contender")
     share = 1 - found.ratio

@@ -568,6 +568,23 @@ def test_findings_say_how_near_the_bound_is() -> None:
     assert {line.count("|") for line in table} == {7}
 
 
+def test_findings_say_where_the_time_of_a_step_goes() -> None:
+    """Rounds: 40%, 33% and 40% of the time for gradients; 60%, 50% and 60% with Adam."""
+    toy = in_rounds(
+        "mlp",
+        [
+            ("rejax_agents", "lone_agent_pinned", 32, [600.0, 500.0, 600.0]),
+            ("rejax_agents", "agent_learning_pinned", 32, [1_000.0, 1_000.0, 1_000.0]),
+            ("rejax_agents", "agent_gradients_pinned", 32, [1_500.0, 1_500.0, 1_500.0]),
+        ],
+    )
+    assert findings.times_in_words(toy.assign(width=64)) == (
+        "- A step of an agent of width 64: 40% its gradients, 20% Adam, 40% acting, problem, buffer "
+        "and the target's values."
+    )
+    assert findings.times_in_words(toy[:3].assign(width=64)) == ""
+
+
 CURVATURE_TOY = pd.DataFrame(
     [
         ("spectra", "spectrum", "mlp", "mnist_5k", 512, [0.4, 0.5, 0.4]),
@@ -894,17 +911,7 @@ CHECKED = {
 }  # fmt: skip
 
 
-RECORDED = [
-    pytest.param(
-        name, marks=pytest.mark.xfail(strict=True, reason="recorded before rejax took part")
-    )
-    if name == "agent_speed"
-    else name
-    for name in BENCHMARKS
-]
-
-
-@pytest.mark.parametrize("benchmark", RECORDED)
+@pytest.mark.parametrize("benchmark", BENCHMARKS)
 def test_recorded_benchmark_is_complete(repository: Path, benchmark: str) -> None:
     table, machine = speed.read(repository / "benchmarks", benchmark)
     counts = table.groupby(["table", "batch_size", "contender"])["round"].nunique()

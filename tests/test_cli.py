@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from plasticity import cli, configuration
+from plasticity.chapters import style
 from plasticity.chapters.optimizer_instability import EXPERIMENT
 from plasticity.runs import checkpoints, cost, driver, freshness, notebooks, results
 
@@ -220,6 +221,7 @@ def test_a_chapter_runs_at_the_studies_that_are_recorded(
     monkeypatch.setattr(driver, "measured", lambda *_, **__: pytest.fail("it computes"))
     chapter = nbformat.read(repository / "book" / f"{run.experiment}.ipynb", as_version=4)
     names: dict[str, Any] = {"__name__": "__main__"}
+    monkeypatch.setitem(style.STYLE, "savefig.dpi", 40)  # nobody looks at it
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as readers have it
     with jax.numpy_rank_promotion("allow"):  # and this
         for number, cell in enumerate(chapter.cells):

@@ -176,14 +176,15 @@ def _cost_of(options: argparse.Namespace) -> None:
 
 
 def _list(options: argparse.Namespace) -> None:
-    from plasticity.runs import results
+    from plasticity.runs import fingerprint, results
 
     for name, chosen in all_experiments().items():
         found = {run.label: run for run in results.recorded(name)}
+        digest = fingerprint.code_digest(chosen) if found else ""
         print(f"{name}: {chosen.question}")
         for study, config in chosen.studies.items():
             cost = _cost(chosen, config, found)
-            print(f"  {study:15} {cost:42} {_record(chosen, study, found)}")
+            print(f"  {study:15} {cost:42} {_record(study, found, digest)}")
 
 
 def _cost(chosen: Experiment, config: Any, found: dict[str, Run]) -> str:
@@ -202,13 +203,13 @@ def _cost(chosen: Experiment, config: Any, found: dict[str, Run]) -> str:
     return f"{work:.1e} floating-point operations"
 
 
-def _record(chosen: Experiment, study: str, found: dict[str, Run]) -> str:
+def _record(study: str, found: dict[str, Run], digest: str) -> str:
     from plasticity.runs import freshness
 
     if study not in found:
         return "not recorded"
     provenance = found[study].provenance
-    age = "" if freshness.is_fresh(provenance, chosen) else ", older than the code"
+    age = "" if freshness.proof(provenance, digest) else ", older than the code"
     return f"recorded {provenance['finished'][:10]} on {provenance['device']['kind']}{age}"
 
 

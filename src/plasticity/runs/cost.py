@@ -13,6 +13,7 @@ import heapq
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -129,6 +130,7 @@ def of_run(experiment: Experiment, run: Run) -> Rate:
     return Rate(rate, spent, chunks, "all arms", run.label, each)
 
 
+@cache  # of a grid it takes a second
 def operations(experiment: Experiment, config: Any) -> float:
     """Return the floating-point operations of all arms and seeds of ``config``."""
     return float(config.seeds * sum(map(experiment.flops, _arms(experiment, config))))

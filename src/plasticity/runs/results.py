@@ -35,9 +35,12 @@ Records = Mapping[tuple[str, int], Mapping[str, np.ndarray]]
 """(arm, seed) → name → array with one row per chunk."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
-    """A finished run: its table, its arrays and where they come from."""
+    """A finished run: its table, its arrays and where they come from.
+
+    Two are equal only if they are the same object, so that what is computed of one can be kept.
+    """
 
     experiment: str
     label: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -18,13 +19,15 @@ from plasticity.runs.results import Run
 from plasticity.statistics import Interval
 
 
+@lru_cache(maxsize=4)  # every contrast begins with it
 def agents(run: Run) -> pd.DataFrame:
     """Return one row per agent: its cell, every metric at the last probe, and what it lost.
 
     Besides the columns of `tables.at_end` there are ``log_td_loss``, the logarithm of the largest
     TD loss of a single batch in all of training, and ``ever_diverged``: the parameters diverged at
     any probe, or the last probe did. In a search ``intervention`` is the learning rate, in which
-    its arms differ: these agents do not serve to compare interventions.
+    its arms differ: these agents do not serve to compare interventions. The same run gives the same
+    table again: copy what is to be changed.
     """
     table = tables.at_end(run.table, ["arm", *SWEPT, "seed"])
     if run.config.get("search"):
