@@ -64,8 +64,8 @@ TOY = Sizes(
     contenders=(
         "agent_pinned", "agent_all", "torch_agent_all", "torch_update_all", "probe_pinned",
         "probe_all", "torch_probe_all", "cnn_update_pinned", "cnn_update_all",
-        "torch_cnn_update_all", "lone_agent_pinned", "agent_learning_pinned", "agent_gradients_pinned",
-        "rejax_agent_pinned", "copies", "no_copies",
+        "torch_cnn_update_all", "lone_agent_pinned", "agent_learning_pinned",
+        "agent_gradients_pinned", "rejax_agent_pinned", "copies", "no_copies",
     ),
 )  # fmt: skip
 """Enough to see that all parts work together; most of its time goes into starting processes."""

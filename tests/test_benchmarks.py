@@ -579,8 +579,8 @@ def test_findings_say_where_the_time_of_a_step_goes() -> None:
         ],
     )
     assert findings.times_in_words(toy.assign(width=64)) == (
-        "- A step of an agent of width 64: 40% its gradients, 20% Adam, 40% acting, problem, buffer "
-        "and the target's values."
+        "- A step of an agent of width 64: 40% its gradients, 20% Adam, 40% acting, problem, "
+        "buffer and the target's values."
     )
     assert findings.times_in_words(toy[:3].assign(width=64)) == ""
 
