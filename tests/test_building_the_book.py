@@ -177,6 +177,8 @@ class Book:
             cwd=self.folder,
             env={**os.environ, "PYTHONPATH": str(self.folder / "src"), "NO_COLOR": "1"},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            # what a shell runs in the background, tests too, is told to ignore Ctrl-C
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )  # fmt: skip
 
     def build(self, fails: bool = False) -> str:
