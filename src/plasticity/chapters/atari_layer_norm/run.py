@@ -90,9 +90,9 @@ SHORT = GameDQN(target_period=8_000, warmup=2_000, epsilon_frames=40_000)
 
 STUDIES: Mapping[str, Config] = {
     "quick": Config(
-        games=("freeway",),
-        algorithm=GameDQN(target_period=800, capacity=2_000, warmup=200, epsilon_frames=2_400),
-        frames=4_800, chunk_frames=2_400, evaluation_episodes=1, covariance_examples=64,
+        games=("freeway",), preprocessing=Preprocessing(episode_frames=2_000),
+        algorithm=GameDQN(target_period=400, capacity=2_000, warmup=200, epsilon_frames=1_200),
+        frames=2_400, chunk_frames=1_200, evaluation_episodes=1, covariance_examples=64,
         examples=32, order=8, seeds=1,
     ),
     "laptop": Config(
