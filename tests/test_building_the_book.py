@@ -152,6 +152,14 @@ def builder() -> Iterator[subprocess.Popen[str]]:
         process.stdin.close()  # type: ignore[union-attr]
 
 
+INTERRUPTIBLE = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("sphinx", run_name="__main__", alter_sys=True)
+"""
+"""What a shell runs in the background, tests too, is told to ignore Ctrl-C: this no longer is."""
+
+
 class Book:
     """A book in a folder."""
 
@@ -173,12 +181,10 @@ class Book:
     def start(self) -> subprocess.Popen[str]:
         """Begin to build as `make book` does."""
         return subprocess.Popen(
-            [sys.executable, "-m", "sphinx", *BUILD],
+            [sys.executable, "-c", INTERRUPTIBLE, *BUILD],
             cwd=self.folder,
             env={**os.environ, "PYTHONPATH": str(self.folder / "src"), "NO_COLOR": "1"},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            # what a shell runs in the background, tests too, is told to ignore Ctrl-C
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )  # fmt: skip
 
     def build(self, fails: bool = False) -> str:
