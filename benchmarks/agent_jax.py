@@ -239,7 +239,7 @@ class Learning(Updates):
         super().__init__(case, world)
         if not adam:
             self.agent = replace(self.agent, optimizer=optax.sgd(1e-6))
-        self.reset()
+            self.reset()
 
     @staticmethod
     def updates(

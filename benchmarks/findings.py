@@ -169,9 +169,10 @@ def _bounds(table: pd.DataFrame) -> list[Finding]:
 
 
 def _times(table: pd.DataFrame) -> list[Finding]:
-    """Say where the time of a step goes: what is left is acting, problem, buffer and target values.
+    """Say where the time of a step goes.
 
-    Parts are timed alone, so that they add up only about to what they take together.
+    Gradients are timed alone, and gradients with Adam; the difference counts as Adam's. What the
+    whole step takes beyond both is acting, the problem, the buffer and the target's values.
     """
     parts = ("agent_gradients_pinned", "agent_learning_pinned")
     if not set(parts) <= set(table.contender):

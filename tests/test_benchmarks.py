@@ -947,6 +947,21 @@ def test_the_cost_of_widths_is_measured_at_toy_size(repository: Path, tmp_path: 
     assert machine["settings"]["turns"] == 1
 
 
+def test_a_part_of_a_step_is_with_adam_or_without(benchmark_module: Any) -> None:
+    """Adam moves a parameter by nearly its rate, 1e-3; plain descent at 1e-6 by next to nothing."""
+    ours = benchmark_module("agent_jax")
+    case = ours.Case("mlp", 16, 0, 8, 64, steps=20, block=5)
+    world = ours.make_world(case)
+    moved = {}
+    for name in ("agent_learning_pinned", "agent_gradients_pinned"):
+        part = task_of(name, case, world)
+        assert part.block() == 5
+        after = [np.asarray(leaf) for leaf in jax.tree.leaves(part.state.params)]
+        moved[name] = max(np.abs(a - b).max() for a, b in zip(after, world.params, strict=True))
+    assert 1e-3 < moved["agent_learning_pinned"] < 5 * 1.1e-3
+    assert 0 < moved["agent_gradients_pinned"] < 1e-4
+
+
 @pytest.mark.slow
 def test_several_agents_at_once_are_timed_at_toy_size(repository: Path, tmp_path: Path) -> None:
     pytest.importorskip("ale_py", reason="needs ale_py: pip install plasticity-companion[atari]")

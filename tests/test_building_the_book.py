@@ -157,7 +157,10 @@ import runpy, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
 runpy.run_module("sphinx", run_name="__main__", alter_sys=True)
 """
-"""What a shell runs in the background, tests too, is told to ignore Ctrl-C: this no longer is."""
+"""Starts Sphinx so that Ctrl-C ends it.
+
+Tests that a shell runs in the background are told to ignore Ctrl-C, and so is what they start.
+"""
 
 
 class Book:
