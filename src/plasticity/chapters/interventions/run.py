@@ -115,9 +115,14 @@ STUDIES: Mapping[str, Config] = {
         sharpness_order=2, proxy_examples=4, seeds=1,
     ),
     "gpu": Config(probes=20, n_targets=3, seeds=5),
-    # the part of it that fits in one or two sittings
+    # two parts of it that fit in a sitting each
     "gpu_mlp": Config(
-        datasets=("mnist_5k",), networks=(MLP(),), probes=20, n_targets=3, seeds=5
+        datasets=("mnist_5k",), networks=(MLP(),), outputs=(Regression(),), probes=20,
+        n_targets=3, seeds=5,
+    ),
+    "gpu_mlp_two_hot": Config(
+        datasets=("mnist_5k",), networks=(MLP(),), outputs=(TwoHot(),), probes=20,
+        n_targets=3, seeds=5,
     ),
     "paper": Config(datasets=("mnist_train", "cifar10_train")),
 }  # fmt: skip
