@@ -69,7 +69,8 @@ def test_interventions_are_those_of_the_paper() -> None:
     ("study", "count"),
     [
         ("quick", 6), ("laptop", 56), ("laptop_cifar", 14), ("laptop_own_loss", 14),
-        ("two_hot_search", 12), ("smoke", 336), ("gpu_mlp", 28), ("gpu", 224), ("paper", 224),
+        ("two_hot_search", 12), ("smoke", 336), ("gpu_mlp", 14), ("gpu_mlp_two_hot", 14),
+        ("gpu", 224), ("paper", 224),
     ],
 )  # fmt: skip
 def test_studies_have_their_arms(study: str, count: int) -> None:
