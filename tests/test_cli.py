@@ -55,6 +55,11 @@ def test_a_data_problem_is_told_without_a_traceback(
     assert "PLASTICITY_DATA" in capsys.readouterr().err
 
 
+def test_a_cpu_is_not_compared_with_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check"]) == 0
+    assert "this is a CPU" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_run_then_list_then_status(
     runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

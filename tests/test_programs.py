@@ -138,6 +138,15 @@ def test_equal_static_arguments_share_a_program() -> None:
     assert count["raised"] == 5
 
 
+def test_nothing_is_donated_on_an_accelerator() -> None:
+    """XLA for CUDA returned what was donated instead of a result that is returned twice."""
+    with devices.as_if("gpu"):
+        twice = programs.jit(lambda x: (x + 1, x + 1), "full", donate_argnums=0)
+        x = jnp.ones(3)
+        twice(x)
+        assert x.tolist() == [1.0, 1.0, 1.0]
+
+
 def test_the_memory_of_what_is_donated_is_taken_apart_and_nowhere_else() -> None:
     @program(donate=("state",))
     def step(kept: jax.Array, state: jax.Array) -> jax.Array:

@@ -154,6 +154,18 @@ def _merge(options: argparse.Namespace) -> None:
         print(told)
 
 
+def _check(options: argparse.Namespace) -> None:
+    from plasticity import devices
+
+    if devices.is_cpu():
+        print("plasticity check: this is a CPU; there is no other device to compare with it")
+        return
+    from plasticity.chapters.probing import device_check
+
+    for name, distance in device_check.require().items():
+        print(f"{name}: apart by {distance:.2g} of the way that training moves the parameters")
+
+
 def _resolve(options: argparse.Namespace) -> tuple[Experiment, Any]:
     chosen = experiment(options.name)
     overrides = {} if options.seeds is None else {"seeds": options.seeds}
@@ -345,6 +357,7 @@ COMMANDS: dict[str, tuple[Any, str, list[Word]]] = {
     "merge": (_merge, "take home what a sitting left", [
         (("out",), {"type": Path, "metavar": "OUT", "help": "the folder with its files"}),
     ]),
+    "check": (_check, "ask an accelerator whether it trains agents as a CPU does", []),
     "cost": (_cost_of, "what a run would cost, from this machine's speed", [
         *SETTINGS,
         (("--seconds",), {"type": float, "help": "for about how long to time it"}),

@@ -115,7 +115,7 @@ def program(
 
     Args:
         static: names of arguments that are no arrays. Calls with equal ones share a program.
-        donate: names of arguments whose memory the results may take.
+        donate: names of arguments whose memory the results may take, on a CPU.
         effort: how well it is compiled, see `OPTIONS`.
 
     >>> import jax.numpy as jnp
@@ -165,13 +165,20 @@ def compiled(program: Program) -> Callable[..., Any]:
 def jit(function: Callable[P, R], effort: Effort, **named: Any) -> Callable[P, R]:
     """Return `jax.jit` of a function, compiled with this effort; ``named`` are jax's arguments.
 
+    On an accelerator nothing is donated. Where a program returns an array twice, as it does when a
+    target network becomes a copy of the network, XLA 0.11 for CUDA fills one of the two with what
+    was donated in its place: agents lost all that they had learned, in silence
+    (jax-ml/jax#39625; ``plasticity check`` finds it).
+
     >>> import jax.numpy as jnp
     >>> from plasticity import programs
     >>> float(programs.jit(jnp.sum, "least")(jnp.ones(3)))
     3.0
     """
-    options = supported(OPTIONS[effort]) if devices.is_cpu() else None
-    return jax.jit(function, compiler_options=options, **named)
+    if devices.is_cpu():
+        return jax.jit(function, compiler_options=supported(OPTIONS[effort]), **named)
+    kept = {name: value for name, value in named.items() if not name.startswith("donate")}
+    return jax.jit(function, compiler_options=None, **kept)
 
 
 def supported(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -244,6 +244,21 @@ def test_sittings_end_with_the_bits_of_an_unbroken_run(
     assert found.provenance["sha256"] == whole.provenance["sha256"]
 
 
+def test_nothing_is_run_on_a_machine_that_computes_something_else(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def fails(*words: str, timeout: float) -> subprocess.CompletedProcess[bytes]:
+        asked.append(words)
+        return subprocess.CompletedProcess(words, 1)
+
+    monkeypatch.setattr(sitting, "_plasticity", fails)
+    with pytest.raises(sitting.NotRun, match="nothing was run"):
+        sitting.work_off([TINY.split()], 5.0, tmp_path / "out")
+    assert asked == [("check",)]
+
+
 @pytest.mark.slow
 def test_the_script_is_over_in_time_whatever_it_does(tmp_path: Path) -> None:
     """What fails is passed over; a chunk that would take minutes is killed."""

@@ -24,6 +24,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,6 +41,10 @@ ALL_BYTES = 4 * FILE_BYTES
 
 PACKING = 20.0
 """Seconds of a sitting that are kept for leaving its files."""
+
+
+class NotRun(Told, RuntimeError):
+    """The machine is not to be trusted; why has been printed."""
 
 
 class NotMerged(Told, RuntimeError):
@@ -75,22 +80,26 @@ def work_off(
 ) -> Left:
     """Run what is queued until the time is up, then leave results and checkpoints in ``out``.
 
-    A run that is recorded already returns at once; one that fails is told of, and the next begins.
-    Raises `configuration.ConfigError` unless there is time for more than packing,
-    `results.ResultsError` if ``out`` cannot be written.
+    First the machine is asked whether it computes what a CPU does (``plasticity check``). A run
+    that is recorded already returns at once; one that fails is told of, and the next begins.
+    Raises `configuration.ConfigError` unless there is time for more than packing, `NotRun` if the
+    machine computes something else, `results.ResultsError` if ``out`` cannot be written.
     """
     began = time.time()
     end = time.monotonic() + 60 * minutes - PACKING
     configuration.require(
         60 * minutes > PACKING, f"minutes = {minutes}: packing takes up to {PACKING:g} seconds"
     )
+    with suppress(subprocess.TimeoutExpired):
+        if _plasticity("check", timeout=end - time.monotonic()).returncode:
+            raise NotRun("this machine does not compute what a CPU does: nothing was run")
     for words in queue:
         if (left := end - time.monotonic()) <= 0:
             break
         tell(f"$ plasticity run {shlex.join(words)}")
-        command = [sys.executable, "-m", "plasticity.cli", "run", *words]
         try:
-            done = subprocess.run([*command, "--minutes", f"{left / 60:.3f}"], timeout=left + 1)
+            limit = ("--minutes", f"{left / 60:.3f}")
+            done = _plasticity("run", *words, *limit, timeout=left + 1)
         except subprocess.TimeoutExpired:  # in the middle of a chunk, or still compiling
             tell("stopped in the middle of a chunk: it goes on from its last checkpoint")
             break
@@ -99,6 +108,11 @@ def work_off(
         if done.returncode:
             tell(f"exit status {done.returncode}; on to the next")
     return pack(out, since=began)
+
+
+def _plasticity(*words: str, timeout: float) -> subprocess.CompletedProcess[bytes]:
+    """Run a command of ours in a process of its own; its memory on the device is free after it."""
+    return subprocess.run([sys.executable, "-m", "plasticity.cli", *words], timeout=timeout)
 
 
 def pack(

@@ -115,13 +115,13 @@ STUDIES: Mapping[str, Config] = {
         sharpness_order=2, proxy_examples=4, seeds=1,
     ),
     "gpu": Config(probes=20, n_targets=3, seeds=5),
-    # two parts of it that fit in a sitting each
+    # two parts of it that fit in a sitting of a quarter of an hour each
     "gpu_mlp": Config(
-        datasets=("mnist_5k",), networks=(MLP(),), outputs=(Regression(),), probes=20,
+        datasets=("mnist_5k",), networks=(MLP(),), outputs=(Regression(),), probes=15,
         n_targets=3, seeds=5,
     ),
     "gpu_mlp_two_hot": Config(
-        datasets=("mnist_5k",), networks=(MLP(),), outputs=(TwoHot(),), probes=20,
+        datasets=("mnist_5k",), networks=(MLP(),), outputs=(TwoHot(),), probes=15,
         n_targets=3, seeds=5,
     ),
     "paper": Config(datasets=("mnist_train", "cifar10_train")),
