@@ -185,13 +185,25 @@ def start(config: Config, world: tuple[()], key: Array) -> State:
     return State(state, emulators, measure_key)
 
 
-@program(static=("config",), donate=("state",))
 def advance(
     config: Config, world: tuple[()], state: State, chunk: Int[Array, ""] | int
 ) -> tuple[State, dict[str, Array]]:
     """Play until the next measurement (chunk 0 does not train), and measure.
 
     The record holds scalars, ``cosines`` (C_k), and ``nodes`` and ``weights`` of the spectrum.
+    """
+    played, record, look_key = play(config, state, chunk)
+    return played, record | look(config, played.agent, look_key)
+
+
+@program(static=("config",), donate=("state",))
+def play(
+    config: Config, state: State, chunk: Int[Array, ""] | int
+) -> tuple[State, dict[str, Array], Array]:
+    """Train, then play to see how good the agent is; return a key for `look` besides.
+
+    What calls back to emulators on the host is in here, and nothing else: such a program cannot be
+    stored, and is compiled anew by each process.
     """
     games = atari_agent.emulators(config)
     learner = atari_agent.agent(config, games.actions)
@@ -227,10 +239,9 @@ def advance(
         "training_score": tally.total / tally.episodes,
         "training_episodes": tally.episodes.astype(jnp.float32),
         "epsilon": learner.exploration(learner.actions_per_step * trained.learner.steps),
-        **look(config, learner, trained, look_key),
     }
     emulators = games.state(trained.experience.ticket)
-    return State(trained, emulators, state.measure_key), record
+    return State(trained, emulators, state.measure_key), record, look_key
 
 
 SCREENS = (80, 64, 48, 32, 16, 0)
@@ -241,7 +252,8 @@ SCREENS = (80, 64, 48, 32, 16, 0)
 Goals = tuple[Int[Array, " examples"], Float[Array, " examples"]]
 
 
-def look(config: Config, learner: dqn.Agent, state: dqn.State, key: Array) -> dict[str, Array]:
+@program(static=("config",), effort="less")
+def look(config: Config, state: dqn.State, key: Array) -> dict[str, Array]:
     """Return C_k, the spectrum of the Hessian and the statistics of the network.
 
     The loss is the agent's own, on transitions drawn from its replay buffer with fixed targets.
@@ -250,6 +262,7 @@ def look(config: Config, learner: dqn.Agent, state: dqn.State, key: Array) -> di
     k = config.covariance_examples
     uniform = jax.random.uniform(pick_key, (max(k, config.examples),))
     task = GameTask(atari_agent.emulators(config))
+    learner = atari_agent.agent(config, task.actions)
     batch = task.batch(task.sample(state.experience, uniform))
     q_t = learner.values(state.target_params, batch.following)
     targets = q_learning.targets(learner, state.params, batch, q_t)
