@@ -24,6 +24,7 @@ from plasticity.agents.atari_task import GameTask
 from plasticity.agents.settings import GameDQN
 from plasticity.measure import curvature, gradients, inner_products, snapshot
 from plasticity.networks import architectures
+from plasticity.networks.settings import NatureCNN
 from plasticity.programs import program
 from plasticity.runs.results import Records
 from plasticity.shapes import Array, Float, Int
@@ -171,18 +172,38 @@ def chunks(config: Config) -> int:
     return config.frames // config.chunk_frames + 1
 
 
-@program(static=("config",))
 def start(config: Config, world: tuple[()], key: Array) -> State:
     """Return an agent after its warm-up; equal keys start equal in every arm."""
+    experience, emulators, keys = warm_up(replace(config, network=NatureCNN()), key)
+    init_key, agent_key, measure_key = keys
+    return State(begin(config, experience, init_key, agent_key), emulators, measure_key)
+
+
+@program(static=("config",))
+def warm_up(
+    config: Config, key: Array
+) -> tuple[atari_task.Experience, atari_callback.State, tuple[Array, Array, Array]]:
+    """Return the random transitions with which an agent starts, the emulators, and keys.
+
+    No network takes part, so that all agents of a game share this program.
+    """
     init_key, agent_key, measure_key = jax.random.split(key, 3)
     games = atari_agent.emulators(config)
+    learner = atari_agent.agent(config, games.actions)
+    experience = dqn.warm_up(learner, GameTask(games), agent_key)
+    return experience, games.state(experience.ticket), (init_key, agent_key, measure_key)
+
+
+@program(static=("config",), effort="less")
+def begin(
+    config: Config, experience: atari_task.Experience, init_key: Array, key: Array
+) -> dqn.State:
+    """Return the agent with that experience, its network freshly drawn."""
+    actions = atari_agent.emulators(config).actions
     size, stack = config.preprocessing.size, config.preprocessing.stack
     frames = jnp.zeros((1, size, size, stack), jnp.uint8)
-    params = config.network.module(games.actions).init(init_key, frames)
-    learner = atari_agent.agent(config, games.actions)
-    state = dqn.start(learner, GameTask(games), params, agent_key)
-    emulators = games.state(state.experience.ticket)
-    return State(state, emulators, measure_key)
+    params = config.network.module(actions).init(init_key, frames)
+    return dqn.begun(atari_agent.agent(config, actions), params, experience, key)
 
 
 def advance(
