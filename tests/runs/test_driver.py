@@ -192,6 +192,37 @@ def test_killed_again_and_again_it_resumes_to_the_same_bits(
     assert resumed["sha256"] == unbroken.provenance["sha256"]
 
 
+ALONE = """
+import os
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+import toy
+from plasticity.runs import driver
+
+def refuse(*arguments):
+    raise AssertionError("a worker is started")
+
+driver.run_in_workers = refuse
+run = driver.run(toy.EXPERIMENT, toy.Config(size=100_000), "quick")
+print(run.provenance["sha256"], run.provenance["execution"])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no process can be pinned here")
+def test_on_the_only_core_the_process_does_the_work_itself_with_the_same_bits(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    in_a_worker = driver.run(toy.EXPERIMENT, toy.Config(size=100_000), "quick", workers=1)
+    places = {"PLASTICITY_RUNS": str(tmp_path / "alone"), "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE], env={**os.environ, **places}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    told = f"{in_a_worker.provenance['sha256']} {in_a_worker.provenance['execution']}"
+    assert done.stdout.strip() == told
+
+
 def chunks_done(config: toy.Config, work: Path) -> int:
     """Return the chunks behind the newest states of all units."""
     units = units_of(toy.EXPERIMENT, config, batched=False)

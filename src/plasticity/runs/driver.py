@@ -60,7 +60,8 @@ def run(
         study: the study that ``config`` started from; names the run's folder.
         reuse: return the recorded run if there is one with exactly this configuration and code.
         fresh: discard an unfinished run of this folder instead of resuming it.
-        workers: processes on a CPU, one pinned to each core; by default one for every core.
+        workers: processes on a CPU, one pinned to each core; by default one for every core, and
+            where this process has but one core it does the work itself, with the same bits.
             0 runs in this process, unpinned: the bits then depend on the number of cores.
         checkpoint_seconds: between two checkpoints of a unit; by default the experiment's own.
         minutes: the run stops before this time is up, ready to be resumed; by default it goes on
@@ -139,8 +140,11 @@ def measured(
         parts = planned(experiment, config, work, header["execution"]["batched"])
         left = [unit for unit in parts if not is_done(experiment, config, unit, work)]
         failed: dict[Unit, str] = {}
-        if left and in_workers:
-            cores = pool.usable_cores()[: workers or None][: len(left)]
+        usable = pool.usable_cores()
+        # On the one core that there is, another process would import, load and trace for nothing.
+        alone = len(usable) == 1 and usable != [None] and workers is None and minutes is None
+        if left and in_workers and not alone:
+            cores = usable[: workers or None][: len(left)]
             failed = run_in_workers(
                 experiment, config, left, work, lock, cores, work, checkpoint_seconds, budget
             )
