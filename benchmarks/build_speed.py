@@ -24,6 +24,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import pandas as pd
 import speed
 from rounds import beginning, record, say
 
@@ -205,6 +206,10 @@ def edit_prose(path: Path) -> None:
 COLUMNS = {"before": "before", "now": "after"}
 """Head of a column → the checkout whose turns it shows."""
 
+AIMS = {"book": 1 / 2, "test": 5 / 9, "ci": 5 / 9}
+"""How much of the time before a step was to take at most, and of all of the build's an edit."""
+EDITED_AIM = 1 / 10
+
 
 def as_table(folder: Path = HERE) -> str:
     """Return the minutes of each step before and now as a Markdown table, and where it was taken.
@@ -214,22 +219,50 @@ def as_table(folder: Path = HERE) -> str:
     try:
         table, machine = speed.read(folder, "build_speed")
     except FileNotFoundError:
-        empty = ["not yet recorded"] * len(COLUMNS)
-        return _table(list(COLUMNS), [[words, *empty] for words in _words().values()])
-    commits = machine["settings"]["commits"]
-    heads = [f"{name}, `{commits[key][:8]}`" for name, key in COLUMNS.items()]
-    seconds = table.pivot(index=["checkout", "round"], columns="step", values="seconds")
-    seconds["ci"] = seconds[list(ALL_OF_CI)].sum(axis=1)
+        empty = ["not yet recorded"] * (len(COLUMNS) + 2)
+        heads = [*COLUMNS, *SHARES]
+        return _table(heads, [[words, *empty] for words in _words().values()])
+    commits, found = machine["settings"]["commits"], shares(table)
+    heads = [*(f"{name}, `{commits[key][:8]}`" for name, key in COLUMNS.items()), *SHARES]
+    seconds = _seconds(table)
     rows = [
-        [words, *(_minutes(seconds.loc[key, one]) for key in COLUMNS.values())]
+        [words, *(_minutes(seconds.loc[key, one]) for key in COLUMNS.values()), *_told(found, one)]
         for one, words in _words().items()
     ]
     device = machine["device"]
     return (
-        f"{_table(heads, rows)}\n\nMeasured {machine['finished'][:10]} on {device['kind']}, "
+        f"{_table(heads, rows)}\n\n"
+        f"The edit's share is that of the whole build now. "
+        f"Measured {machine['finished'][:10]} on {device['kind']}, "
         f"{device['cores']} cores, {device['system']}; in bold the median of "
         f"{machine['settings']['rounds']} rounds."
     )
+
+
+SHARES = ("now / before", "at most")
+"""Heads of the columns with what is left of each step's time, and what was to be left."""
+
+
+def shares(table: pd.DataFrame) -> dict[str, float]:
+    """Return what is left of each step's time, and an edit's share of the whole build now.
+
+    Medians of rounds are divided.
+    """
+    median = _seconds(table).groupby("checkout").median()
+    found = {one: float(median.loc["after", one] / median.loc["before", one]) for one in AIMS}
+    return {**found, "edited": float(median.loc["after", "edited"] / median.loc["after", "book"])}
+
+
+def _seconds(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the seconds of each step (column) in each clone and round (row), and of all of CI."""
+    seconds = table.pivot(index=["checkout", "round"], columns="step", values="seconds")
+    return seconds.assign(ci=seconds[list(ALL_OF_CI)].sum(axis=1, skipna=False))
+
+
+def _told(found: dict[str, float], one: str) -> list[str]:
+    if one not in found:
+        return ["–", "–"]
+    return [f"{found[one]:.2f}", f"{AIMS.get(one, EDITED_AIM):.2f}"]
 
 
 def _words() -> dict[str, str]:

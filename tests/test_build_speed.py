@@ -155,16 +155,17 @@ def test_the_table_has_the_minutes_of_every_round(tmp_path: Path) -> None:
     begun = {"device": {"kind": "a machine", "cores": 2, "system": "Linux"}}
     build_speed.record(tmp_path, "build_speed", rows, begun, {"settings": settings})
     lines = build_speed.as_table(tmp_path).splitlines()
-    assert lines[0] == "| minutes | before, `aaaaaaaa` | now, `bbbbbbbb` |"
-    assert lines[3] == "| `make book` | **20.5** (20.0, 21.0) | **4.5** (4.0, 5.0) |"
-    assert lines[5].endswith("| **51.0** (50.0, 52.0) | **10.0** (9.0, 11.0) |")
-    assert lines[6].endswith("| – | **1.0** (0.5, 1.5) |")
+    assert lines[0] == "| minutes | before, `aaaaaaaa` | now, `bbbbbbbb` | now / before | at most |"
+    assert lines[2].endswith("| **1.5** (1.0, 2.0) | **1.5** (1.0, 2.0) | – | – |")
+    assert lines[3] == "| `make book` | **20.5** (20.0, 21.0) | **4.5** (4.0, 5.0) | 0.22 | 0.50 |"
+    assert lines[5].endswith("| **51.0** (50.0, 52.0) | **10.0** (9.0, 11.0) | 0.20 | 0.56 |")
+    assert lines[6].endswith("| – | **1.0** (0.5, 1.5) | 0.22 | 0.10 |")
     assert lines[-1].endswith("on a machine, 2 cores, Linux; in bold the median of 2 rounds.")
 
 
 def test_what_is_not_recorded_yet_is_said_so(tmp_path: Path) -> None:
     """The page shows the table all the same."""
     head, _, *rows = build_speed.as_table(tmp_path).splitlines()
-    assert head == "| minutes | before | now |"
+    assert head == "| minutes | before | now | now / before | at most |"
     assert len(rows) == 5
-    assert all(row.endswith("| not yet recorded | not yet recorded |") for row in rows)
+    assert all(row.endswith(" | not yet recorded" * 4 + " |") for row in rows)

@@ -140,11 +140,8 @@ def measured(
         parts = planned(experiment, config, work, header["execution"]["batched"])
         left = [unit for unit in parts if not is_done(experiment, config, unit, work)]
         failed: dict[Unit, str] = {}
-        usable = pool.usable_cores()
-        # On the one core that there is, another process would import, load and trace for nothing.
-        alone = len(usable) == 1 and usable != [None] and workers is None and minutes is None
-        if left and in_workers and not alone:
-            cores = usable[: workers or None][: len(left)]
+        if left and in_workers and not _alone(workers, minutes):
+            cores = pool.usable_cores()[: workers or None][: len(left)]
             failed = run_in_workers(
                 experiment, config, left, work, lock, cores, work, checkpoint_seconds, budget
             )
@@ -176,6 +173,15 @@ def measured(
         }
         yield Measured(records, provenance)
         _discard(work)
+
+
+def _alone(workers: int | None, minutes: float | None) -> bool:
+    """Return whether this process does on its only core what a worker would do there.
+
+    Another process would import, load and trace once more. It can be killed in time, though.
+    """
+    usable = pool.usable_cores()
+    return len(usable) == 1 and usable != [None] and workers is None and minutes is None
 
 
 def make_header(
