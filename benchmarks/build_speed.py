@@ -207,8 +207,10 @@ COLUMNS = {"before": "before", "now": "after"}
 """Head of a column → the checkout whose turns it shows."""
 
 AIMS = {"book": 1 / 2, "test": 5 / 9, "ci": 5 / 9}
-"""How much of the time before a step was to take at most, and of all of the build's an edit."""
+"""Step → the share of its time before that it was to take at most."""
+
 EDITED_AIM = 1 / 10
+"""The same for a build after an edit of prose, as a share of a whole build now."""
 
 
 def as_table(folder: Path = HERE) -> str:

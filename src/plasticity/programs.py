@@ -165,10 +165,10 @@ def compiled(program: Program) -> Callable[..., Any]:
 def jit(function: Callable[P, R], effort: Effort, **named: Any) -> Callable[P, R]:
     """Return `jax.jit` of a function, compiled with this effort; ``named`` are jax's arguments.
 
-    On an accelerator nothing is donated. Where a program returns an array twice, as it does when a
-    target network becomes a copy of the network, XLA 0.11 for CUDA fills one of the two with what
-    was donated in its place: agents lost all that they had learned, in silence
-    (jax-ml/jax#39625; ``plasticity check`` finds it).
+    On an accelerator nothing is donated. Where a program returns an array twice, XLA for CUDA may
+    fill one of the two with what was donated in its place (jax-ml/jax#39625). A target network that
+    becomes a copy of the network is such an array, and with jax 0.11 on an H100 agents lost all
+    that they had learned there, in silence. ``plasticity check`` is to find such faults.
 
     >>> import jax.numpy as jnp
     >>> from plasticity import programs

@@ -178,7 +178,8 @@ def measured(
 def _alone(workers: int | None, minutes: float | None) -> bool:
     """Return whether this process does on its only core what a worker would do there.
 
-    Another process would import, load and trace once more. It can be killed in time, though.
+    A worker would import, load and trace once more. But with a limit of ``minutes`` there is one:
+    it can be killed in the middle of a chunk.
     """
     usable = pool.usable_cores()
     return len(usable) == 1 and usable != [None] and workers is None and minutes is None

@@ -82,8 +82,8 @@ def work_off(
 
     First the machine is asked whether it computes what a CPU does (``plasticity check``). A run
     that is recorded already returns at once; one that fails is told of, and the next begins.
-    Raises `configuration.ConfigError` unless there is time for more than packing, `NotRun` if the
-    machine computes something else, `results.ResultsError` if ``out`` cannot be written.
+    Raises `configuration.ConfigError` unless there is time for more than packing, `NotRun` if that
+    check fails, `results.ResultsError` if ``out`` cannot be written.
     """
     began = time.time()
     end = time.monotonic() + 60 * minutes - PACKING
@@ -92,7 +92,7 @@ def work_off(
     )
     with suppress(subprocess.TimeoutExpired):
         if _plasticity("check", timeout=end - time.monotonic()).returncode:
-            raise NotRun("this machine does not compute what a CPU does: nothing was run")
+            raise NotRun("`plasticity check` failed, as printed above: nothing was run")
     for words in queue:
         if (left := end - time.monotonic()) <= 0:
             break

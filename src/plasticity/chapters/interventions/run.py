@@ -115,7 +115,7 @@ STUDIES: Mapping[str, Config] = {
         sharpness_order=2, proxy_examples=4, seeds=1,
     ),
     "gpu": Config(probes=20, n_targets=3, seeds=5),
-    # two parts of it that fit in a sitting of a quarter of an hour each
+    # two parts of it, each meant for a sitting of its own
     "gpu_mlp": Config(
         datasets=("mnist_5k",), networks=(MLP(),), outputs=(Regression(),), probes=15,
         n_targets=3, seeds=5,
