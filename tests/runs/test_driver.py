@@ -190,6 +190,11 @@ def test_killed_again_and_again_it_resumes_to_the_same_bits(
     finish(child(config, runs))
     resumed = json.loads((work.parent / "run.json").read_text())
     assert resumed["sha256"] == unbroken.provenance["sha256"]
+    # of a sitting that was killed the end is not known
+    ends = [sitting["ended"] for sitting in resumed["sittings"]]
+    assert ends == [None, None, resumed["finished"]]
+    assert resumed["began"] == resumed["sittings"][0]["began"] <= resumed["finished"]
+    assert len(unbroken.provenance["sittings"]) == 1
 
 
 ALONE = """

@@ -121,7 +121,22 @@ def test_the_best_run_is_the_one_nearest_to_the_paper_that_asks_the_whole_questi
 
 
 def test_a_run_describes_itself(runs: Path) -> None:
-    assert write().describe() == "laptop run · 1 seed · 5 of 10 images (toy) · a machine"
+    assert write().describe() == "laptop run · 1 seed · 5 images of toy · a machine"
+
+
+def test_a_run_says_how_many_images_the_networks_of_a_figure_had(runs: Path) -> None:
+    """Of several subsets a run draws, its agents learn from one."""
+
+    def run(n_images: int, *drawn: tuple[str, int, int]) -> results.Run:
+        sets = [dict(zip(("dataset", "records", "full_set"), one, strict=True)) for one in drawn]
+        data = {"records": 9, "dataset": "c and m", "sets": {str(one): one for one in sets}}
+        return write(data=data, config={"problem": {"n_images": n_images}})
+
+    some = run(100, ("m", 100, 600), ("m", 466, 600), ("c", 466, 500), ("c", 50, 500))
+    assert "· 100 images of m ·" in some.describe()
+    assert "· 466 images each of c and m ·" in some.describe(images=466)
+    whole = run(600, ("m", 600, 600), ("c", 500, 500))
+    assert "· 600 images of m and 500 images of c ·" in whole.describe()
 
 
 def test_labels_tell_trials_from_studies() -> None:
@@ -177,3 +192,25 @@ def test_a_bank_is_a_file_for_each_arm_read_on_demand(runs: Path) -> None:
     (runs / "toy" / "laptop" / "bank" / "b.npz").write_bytes(b"damaged")
     with pytest.raises(files.ResultsError, match=r"b\.npz is not what the run wrote"):
         results.load("toy", "laptop")
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "told"),
+    [
+        (
+            {
+                "cpu family": "25", "model": "1", "stepping": "1",
+                "flags": "fpu fma sse4_2 avx512f avx2",
+            },
+            "cpu family 25, model 1, stepping 1; avx2 avx512f fma sse4_2",
+        ),
+        ({"Features": "fp asimd sve"}, "asimd sve"),
+        ({}, ""),
+    ],
+)  # fmt: skip
+def test_a_processor_is_told_by_model_and_instruction_sets(
+    monkeypatch: pytest.MonkeyPatch, cpuinfo: dict[str, str], told: str
+) -> None:
+    """Two of one name may compute other last bits: "AMD EPYC" is the name of many."""
+    monkeypatch.setattr(origin, "_cpuinfo", lambda: cpuinfo)
+    assert origin.environment()["device"]["processor"] == told

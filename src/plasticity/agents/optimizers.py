@@ -100,11 +100,14 @@ def ratio_after_jump(
 OptimizerName = Literal["adam", "rmsprop", "sgd"]
 
 
-def of_name(name: OptimizerName, learning_rate: Rate) -> optax.GradientTransformation:
+def of_name(
+    name: OptimizerName, learning_rate: Rate, eps: float = DEFAULT_ADAM.eps
+) -> optax.GradientTransformation:
     """Return an optimizer by the name that configurations and tables use.
 
-    ``adam`` has A.1's default constants, ``rmsprop`` those of dqn_zoo's DQN (centred, decay .95,
-    ε 1e-5: Quan & Ostrovski 2020), ``sgd`` no momentum. Raises ValueError for any other name.
+    ``adam`` has A.1's default constants, apart from ``eps``, ``rmsprop`` those of dqn_zoo's DQN
+    (centred, decay .95, ε 1e-5: Quan & Ostrovski 2020), ``sgd`` no momentum. Raises ValueError for
+    any other name.
 
     >>> import jax.numpy as jnp
     >>> from plasticity.agents import optimizers
@@ -114,7 +117,7 @@ def of_name(name: OptimizerName, learning_rate: Rate) -> optax.GradientTransform
     [-0.5]
     """
     if name == "adam":
-        return adam(learning_rate, DEFAULT_ADAM)
+        return adam(learning_rate, DEFAULT_ADAM._replace(eps=eps))
     if name == "rmsprop":
         return optax.rmsprop(learning_rate, decay=0.95, eps=1e-5, centered=True)
     if name == "sgd":

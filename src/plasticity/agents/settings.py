@@ -58,6 +58,9 @@ class DQN:
         configuration.check(self)
 
 
+ADAM_EPS = optimizers.DEFAULT_ADAM.eps
+
+
 class Rates(NamedTuple):
     """The numbers of an `Optimizer`, or arrays of them."""
 
@@ -77,11 +80,16 @@ class Optimizer:
     name: optimizers.OptimizerName = "adam"
     learning_rate: float = 1e-3
     weight_decay: float = 0.0  # §6.2's ℓ₂ penalty: this times the parameters joins the gradient
+    eps: float = ADAM_EPS  # Adam's, outside the root; A.1's, for agents the paper gives none
 
     def __post_init__(self) -> None:
         """Refuse what cannot learn."""
         configuration.check(self)
-        configuration.require_positive(self, "learning_rate")
+        configuration.require_positive(self, "learning_rate", "eps")
+        configuration.require(
+            self.name == "adam" or self.eps == ADAM_EPS,
+            f"eps = {self.eps}: it is Adam's, and name = {self.name!r}",
+        )
         configuration.require(
             self.weight_decay >= 0, f"weight_decay = {self.weight_decay}: must not be below 0"
         )
@@ -101,12 +109,12 @@ class Optimizer:
         >>> Optimizer().form == Optimizer(weight_decay=1e-5).form  # one has no term to compute
         False
         """
-        return Optimizer(self.name, 1.0, 1.0 if self.weight_decay else 0.0)
+        return Optimizer(self.name, 1.0, 1.0 if self.weight_decay else 0.0, self.eps)
 
     def transformation(self, rates: Rates | None = None) -> optax.GradientTransformation:
         """Return the optimizer, with other ``rates`` of the same `form` if any are given."""
         learning_rate, weight_decay = rates or self.rates
-        found = optimizers.of_name(self.name, learning_rate)
+        found = optimizers.of_name(self.name, learning_rate, self.eps)
         if self.weight_decay:
             found = optax.chain(optax.add_decayed_weights(weight_decay), found)
         return found

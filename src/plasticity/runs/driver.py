@@ -21,6 +21,7 @@ from plasticity.runs import (
     checkpoints,
     fingerprint,
     freshness,
+    history,
     origin,
     pool,
     progress,
@@ -129,49 +130,48 @@ def measured(
     in_workers = jax.default_backend() == "cpu" and workers != 0
     budget = Budget.of(minutes)
     environment = origin.environment()
-    began = origin.now()
     with checkpoints.locked(work) as lock:
         if fresh:
             _discard(work)
         header = make_header(experiment, config, environment, in_workers, _is_batched(work))
         checkpoints.open_header(work, header)
-        # A data error shows here, once, before any worker starts.
-        world, source = load(experiment, config)
-        parts = planned(experiment, config, work, header["execution"]["batched"])
-        left = [unit for unit in parts if not is_done(experiment, config, unit, work)]
-        failed: dict[Unit, str] = {}
-        if left and in_workers and not _alone(workers, minutes):
-            cores = pool.usable_cores()[: workers or None][: len(left)]
-            failed = run_in_workers(
-                experiment, config, left, work, lock, cores, work, checkpoint_seconds, budget
-            )
-        elif left:
-            failed = run_here(experiment, config, left, work, checkpoint_seconds, budget)
-        require_none(failed, len(parts))
-        parts = planned(experiment, config, work, header["execution"]["batched"])
-        if not all(is_done(experiment, config, unit, work) for unit in parts):
-            raise OutOfTime(progress.stopped(experiment, work))
-        folders = {unit: checkpoints.UnitFolder(work, *unit) for unit in parts}
-        records = {
-            lane: record
-            for unit, folder in folders.items()
-            for lane, record in of_lanes(unit, folder.records()).items()
-        }
-        spent = checkpoints.total(folder.spent() for folder in folders.values())
-        provenance = {
-            "config": header["config"],
-            "code": header["code"],
-            "data": source,
-            "world": checkpoints.digest(world),
-            "seeds": seeds_of(config),
-            "execution": header["execution"],
-            "compute_seconds": round(spent.seconds, 1),
-            "compile_seconds": round(spent.compiling, 1),  # of these
-            "began": began,
-            "finished": origin.now(),
-            **environment,
-        }
-        yield Measured(records, provenance)
+        with history.sitting(work):
+            # A data error shows here, once, before any worker starts.
+            world, source = load(experiment, config)
+            parts = planned(experiment, config, work, header["execution"]["batched"])
+            left = [unit for unit in parts if not is_done(experiment, config, unit, work)]
+            failed: dict[Unit, str] = {}
+            if left and in_workers and not _alone(workers, minutes):
+                cores = pool.usable_cores()[: workers or None][: len(left)]
+                failed = run_in_workers(
+                    experiment, config, left, work, lock, cores, work, checkpoint_seconds, budget
+                )
+            elif left:
+                failed = run_here(experiment, config, left, work, checkpoint_seconds, budget)
+            require_none(failed, len(parts))
+            parts = planned(experiment, config, work, header["execution"]["batched"])
+            if not all(is_done(experiment, config, unit, work) for unit in parts):
+                raise OutOfTime(progress.stopped(experiment, work))
+            folders = {unit: checkpoints.UnitFolder(work, *unit) for unit in parts}
+            records = {
+                lane: record
+                for unit, folder in folders.items()
+                for lane, record in of_lanes(unit, folder.records()).items()
+            }
+            spent = checkpoints.total(folder.spent() for folder in folders.values())
+            provenance = {
+                "config": header["config"],
+                "code": header["code"],
+                "data": source,
+                "world": checkpoints.digest(world),
+                "seeds": seeds_of(config),
+                "execution": header["execution"],
+                "compute_seconds": round(spent.seconds, 1),
+                "compile_seconds": round(spent.compiling, 1),  # of these
+                **history.so_far(work),
+                **environment,
+            }
+            yield Measured(records, provenance)
         _discard(work)
 
 

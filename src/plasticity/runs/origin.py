@@ -18,7 +18,7 @@ def environment() -> dict[str, Any]:
     import jax
 
     device = jax.devices()[0]
-    kind = _processor() if device.platform == "cpu" else device.device_kind
+    on_cpu = device.platform == "cpu"
     precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     return {
         "commit": _git("rev-parse", "HEAD"),
@@ -27,7 +27,9 @@ def environment() -> dict[str, Any]:
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "device": {
             "platform": device.platform,
-            "kind": kind,
+            "kind": _processor() if on_cpu else device.device_kind,
+            # Two of one name may compute other last bits, from which chaos makes other numbers.
+            **({"processor": _kind_of_processor()} if on_cpu else {}),
             "cores": os.cpu_count(),
             "system": f"{platform.system()} {platform.machine()}",
             **({"matmul_precision": precision} if precision else {}),  # of an accelerator
@@ -55,9 +57,32 @@ def _git(*arguments: str) -> str | None:
 
 
 def _processor() -> str:
+    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
+
+
+INSTRUCTIONS = ("sse4_2", "avx", "avx2", "fma", "avx512", "amx", "asimd", "sve")
+"""Beginnings of the names of instruction sets by which XLA compiles different code."""
+
+
+def _kind_of_processor() -> str:
+    """Return family, model and stepping, and the instruction sets that matter to what it computes.
+
+    Empty where the system does not tell.
+    """
+    found = _cpuinfo()
+    words = found.get("flags", found.get("Features", "")).split()
+    sets = sorted(word for word in words if word.startswith(INSTRUCTIONS))
+    numbers = [
+        f"{name} {found[name]}" for name in ("cpu family", "model", "stepping") if name in found
+    ]
+    return "; ".join(filter(None, [", ".join(numbers), " ".join(sets)]))
+
+
+def _cpuinfo() -> dict[str, str]:
+    """Return what Linux says of its first processor; nothing elsewhere."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
     except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+        return {}
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}

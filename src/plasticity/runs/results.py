@@ -88,16 +88,30 @@ class Run:
         with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
 
-    def describe(self) -> str:
-        """Return one line for a figure's foot: study, seeds, data with record count, device."""
-        data, device = self.provenance["data"], self.provenance["device"]
-        seeds = len(self.provenance["seeds"])
+    def describe(self, images: int | None = None) -> str:
+        """Return one line for a figure's foot: study, seeds, data, device.
+
+        ``images`` is how many images the networks shown learned from, if these are not the run's
+        agents.
+        """
+        device, seeds = self.provenance["device"], len(self.provenance["seeds"])
         plural = "" if seeds == 1 else "s"
-        return (
-            f"{self.study} run · {seeds} seed{plural} · {data['records']:,} of "
-            f"{data['full_set']:,} {data.get('what', 'images')} ({data['dataset']}) · "
-            f"{device['kind']}"
-        )
+        return f"{self.study} run · {seeds} seed{plural} · {self._data(images)} · {device['kind']}"
+
+    def _data(self, images: int | None) -> str:
+        data = self.provenance["data"]
+        if "what" in data:
+            return f"{data['records']:,} of {data['full_set']:,} {data['what']} ({data['dataset']})"
+        each = images or self.config.get("problem", {}).get("n_images", data["records"])
+        found = {
+            str(one["dataset"]): int(one["records"])
+            for one in data.get("sets", {}).values()
+            if one["records"] == min(each, one["full_set"])
+        } or {data["dataset"]: each}
+        if len(set(found.values())) > 1:
+            return " and ".join(f"{count:,} images of {name}" for name, count in found.items())
+        several = "each " if len(found) > 1 else ""
+        return f"{min(found.values()):,} images {several}of {' and '.join(sorted(found))}"
 
 
 def root() -> Path:

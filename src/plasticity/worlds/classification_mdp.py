@@ -198,6 +198,16 @@ def optimal_actions(variant: Variant, discount: float) -> np.ndarray:
     return best
 
 
+def right_by_chance(variant: Variant, discount: float) -> float:
+    """Return how often a random action is optimal, in [0, 1], if all states are as likely.
+
+    >>> from plasticity.worlds import classification_mdp
+    >>> round(classification_mdp.right_by_chance("sparse_reward", discount=0.99), 2)
+    0.58
+    """
+    return float(optimal_actions(variant, discount).mean())
+
+
 def occupancy(transition: np.ndarray, policy: np.ndarray) -> np.ndarray:
     """Return the stationary distribution of the states under ``policy``, float64 (states,).
 

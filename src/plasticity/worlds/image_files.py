@@ -91,6 +91,16 @@ _SHA256 = {
 }
 
 
+def published(dataset: Dataset) -> int:
+    """Return how many records a set has as it was published.
+
+    >>> from plasticity.worlds import image_files
+    >>> image_files.published("cifar10_train")
+    50000
+    """
+    return _SETS[dataset].records
+
+
 # Where the files are.
 
 

@@ -1,4 +1,4 @@
-"""No simple statistic of a network explains its plasticity (§5, Figs. 3 and 4)."""
+"""Does a simple statistic of a network explain its plasticity? (§5, Figs. 3 and 4)."""
 
 from plasticity.chapters.falsification import judge, run
 from plasticity.chapters.probing import probed_agent

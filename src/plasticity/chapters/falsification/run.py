@@ -1,4 +1,4 @@
-"""No simple statistic of a network explains its plasticity (Lyle et al. 2023, §5, Figs. 3 and 4).
+"""Does a simple statistic of a network explain its plasticity? (Lyle et al., §5, Figs. 3 and 4).
 
 A population of agents is trained in every problem, observation space and architecture, with several
 optimizer settings and seeds. A statistic that causes the loss of plasticity has to go with it
@@ -15,6 +15,7 @@ from typing import Any
 from plasticity import configuration
 from plasticity.agents.settings import DQN, Optimizer, Problem
 from plasticity.chapters.probing import probed_agent
+from plasticity.chapters.probing.probed_agent import ALL_IMAGES
 from plasticity.networks.settings import CNN, MLP, Network
 from plasticity.worlds import classification_mdp, image_files
 
@@ -65,8 +66,22 @@ STUDIES: Mapping[str, Config] = {
         problem=Problem(n_images=1_000), networks=(MLP(width=64), CNN(channels=16, width=64)),
         probes=3, n_targets=2, seeds=6, sensitivity=True, keep_parameters=True,
     ),
+    # Fig. 4's network to 100,000 steps, probed with as many targets as the paper's
+    "laptop_fig_4": Config(
+        variants=("true_label",), datasets=("cifar10_train",), settings=("adam:1e-3",),
+        problem=Problem(n_images=1_000), networks=(CNN(channels=16, width=64),),
+        probe_every=10_000, probes=10, seeds=6, first_seed=10,
+    ),
+    # enough agents within one optimizer setting to see a correlation of one half
+    "night_population": Config(
+        settings=("adam:1e-3",), problem=Problem(n_images=1_000),
+        networks=(MLP(width=64), CNN(channels=16, width=64)), probes=3, n_targets=2, seeds=52,
+        first_seed=10,
+    ),
     "gpu": Config(problem=Problem(n_images=4_000), probes=20, n_targets=3, seeds=4),
-    "paper": Config(datasets=("mnist_train", "cifar10_train"), seeds=6),
+    "paper": Config(
+        datasets=("mnist_train", "cifar10_train"), seeds=6, problem=Problem(n_images=ALL_IMAGES)
+    ),
 }  # fmt: skip
 """The paper trains 128 agents; 12 strata with two settings and six seeds make 144."""
 
@@ -95,6 +110,9 @@ def arms(config: Config) -> dict[str, dict[str, Any]]:
                 for k, setting in enumerate(config.settings):
                     found[arm_name(variant, dataset, network.kind, setting)] = {
                         "problem.variant": variant, "problem.dataset": dataset,
+                        "problem.n_images": min(
+                            config.problem.n_images, image_files.published(dataset)
+                        ),
                         "network": network, "optimizer": optimizer_setting(setting),
                         # the bank has one network per stratum
                         "keep_parameters": config.keep_parameters and k == 0,

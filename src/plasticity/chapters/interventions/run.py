@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from plasticity import configuration
-from plasticity.agents.settings import DQN, Problem
+from plasticity.agents.settings import ADAM_EPS, DQN, Problem
 from plasticity.chapters.probing import probed_agent
+from plasticity.chapters.probing.probed_agent import ALL_IMAGES
 from plasticity.cures.settings import ResetLastLayer, ResetOptimizer, ShrinkAndPerturb
 from plasticity.networks.settings import (
     CNN,
@@ -54,6 +55,8 @@ class Config(probed_agent.Config):
     two_hot_learning_rate: float = 1e-3  # not in the paper
     # which of `INTERVENTIONS` an arm has; only a name: the arm's other changes alter the agent
     intervention: str = "none"
+    # ε of the agents' Adam, one grid for each; the paper gives none, and §4.1 makes it decisive
+    adam_eps: tuple[float, ...] = (ADAM_EPS,)
     # instead of the grid: agents without intervention under these learning rates, both outputs
     search: tuple[float, ...] = ()
 
@@ -61,7 +64,7 @@ class Config(probed_agent.Config):
         """Refuse what cannot run."""
         super().__post_init__()
         configuration.require_positive(self, "two_hot_learning_rate")
-        for name in ("variants", "datasets", "networks", "outputs", "interventions"):
+        for name in ("variants", "datasets", "networks", "outputs", "interventions", "adam_eps"):
             configuration.require(len(getattr(self, name)) > 0, f"{name}: needs at least one")
         for name in self.interventions:
             configuration.require(
@@ -102,6 +105,28 @@ STUDIES: Mapping[str, Config] = {
     ),
     # "significantly different optimizer hyperparameters": which?
     "two_hot_search": replace(LAPTOP, outputs=(FEW_BINS,), search=(1e-3, 3e-4, 1e-4), seeds=2),
+    # the rest of Figs. 6, 8, 10, 12 and 16, with seeds of its own
+    "laptop_cifar_grid": replace(LAPTOP, datasets=("cifar10_train",), first_seed=5),
+    # is it Adam's ε that decides what weight decay does? Rainbow's is the largest
+    "laptop_eps": replace(
+        LAPTOP, outputs=(Regression(),), interventions=("none", "weight_decay"),
+        adam_eps=(ADAM_EPS, 1e-5, 1.5e-4), first_seed=10,
+    ),
+    # A.2's target period, which leaves time to learn a last layer again
+    "laptop_period_10000": replace(
+        LAPTOP, outputs=(Regression(),),
+        interventions=("none", "reset_last_layer", "shrink_and_perturb"),
+        algorithm=DQN(target_period=10_000), probe_every=10_000, probes=10, first_seed=10,
+    ),
+    # does layer normalisation prevent the loss of plasticity, or delay it?
+    "laptop_in_time": replace(
+        LAPTOP, networks=(MLP(width=64),), outputs=(Regression(),),
+        interventions=("none", "layer_norm"), probe_every=20_000, probes=10, first_seed=10,
+    ),
+    "night_in_time": replace(
+        LAPTOP, networks=(MLP(),), outputs=(Regression(),), interventions=("none", "layer_norm"),
+        problem=Problem(), probe_every=10_000, probes=10, first_seed=10,
+    ),
     # every combination once, too small to learn anything: shows that each of them runs
     "smoke": Config(
         variants=("true_label", "random_label", "sparse_reward"), problem=Problem(n_images=100),
@@ -124,7 +149,9 @@ STUDIES: Mapping[str, Config] = {
         datasets=("mnist_5k",), networks=(MLP(),), outputs=(TwoHot(),), probes=15,
         n_targets=3, seeds=5,
     ),
-    "paper": Config(datasets=("mnist_train", "cifar10_train")),
+    "paper": Config(
+        datasets=("mnist_train", "cifar10_train"), problem=Problem(n_images=ALL_IMAGES)
+    ),
 }  # fmt: skip
 CELL = ("variant", "dataset", "architecture", "encoding", "intervention")
 """What names an arm of the grid, in this order, joined by dashes; each is a column of the table."""
@@ -136,27 +163,35 @@ def arm_name(*cell: str) -> str:
 
 
 def arms(config: Config) -> dict[str, dict[str, Any]]:
-    """Return the changes to ``config`` that define each arm: `arm_name`, or the search's rates."""
+    """Return the changes to ``config`` that define each arm: `arm_name`, or the search's rates.
+
+    An arm whose Adam has another ε than A.1's ends in it.
+    """
     found: dict[str, dict[str, Any]] = {}
-    grid = itertools.product(config.networks, config.datasets, config.variants, config.outputs)
-    for network, dataset, variant, output in grid:
+    grid = itertools.product(
+        config.networks, config.datasets, config.variants, config.outputs, config.adam_eps
+    )
+    for network, dataset, variant, output, eps in grid:
         cell = (variant, dataset, network.kind, output.kind)
         base: dict[str, Any] = {
             "problem.variant": variant, "problem.dataset": dataset, "network": network,
-            "output": output,
+            "problem.n_images": min(config.problem.n_images, image_files.published(dataset)),
+            "output": output, "optimizer.eps": eps,
         }  # fmt: skip
+        suffix = () if eps == ADAM_EPS else (f"eps_{eps:g}",)
         if output.kind == "two_hot":
             base["optimizer.learning_rate"] = config.two_hot_learning_rate
         for rate in config.search:
-            found[arm_name(*cell, f"{rate:g}")] = base | {"optimizer.learning_rate": rate}
+            found[arm_name(*cell, f"{rate:g}", *suffix)] = base | {"optimizer.learning_rate": rate}
         for name in () if config.search else config.interventions:
-            found[arm_name(*cell, name)] = base | {"intervention": name, **INTERVENTIONS[name]}
+            changes = {"intervention": name, **INTERVENTIONS[name]}
+            found[arm_name(*cell, name, *suffix)] = base | changes
     return found
 
 
 SWEPT = {
     "variant": "problem.variant", "dataset": "problem.dataset", "architecture": "network.kind",
     "encoding": "output.kind", "intervention": "intervention",
-    "learning_rate": "optimizer.learning_rate",
+    "learning_rate": "optimizer.learning_rate", "eps": "optimizer.eps",
 }  # fmt: skip
 """Columns of the table besides arm and seed, with the paths of their fields."""

@@ -13,8 +13,9 @@ from typing import Any
 
 from plasticity.agents.settings import DQN, Optimizer, Problem
 from plasticity.chapters.probing import probed_agent
+from plasticity.chapters.probing.probed_agent import ALL_IMAGES
 from plasticity.networks.settings import CNN, MLP
-from plasticity.worlds import classification_mdp
+from plasticity.worlds import classification_mdp, image_files
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Config(probed_agent.Config):
     traps: bool = False  # also agents on which the probe tells nothing
     calibration: bool = False  # also fresh networks of the paper's size, under several settings
     calibration_images: int = 4_660  # the CIFAR-10 records available in development
+    calibration_sets: tuple[image_files.Dataset, ...] = ("mnist_5k", "cifar10_train")
 
 
 STUDIES: Mapping[str, Config] = {
@@ -37,8 +39,16 @@ STUDIES: Mapping[str, Config] = {
         problem=Problem(n_images=1_000), network=MLP(width=64), probe_every=10_000, probes=5,
         n_targets=2, seeds=5, traps=True, calibration=True,
     ),
+    # do fresh losses come nearer to the printed ones with more images?
+    "laptop_more_images": Config(
+        variants=(), calibration=True, calibration_images=10_000, calibration_sets=("mnist_test",),
+        seeds=5, first_seed=10,
+    ),
     "gpu": Config(probes=20, n_targets=3, seeds=5, calibration=True),
-    "paper": Config(calibration=True),
+    "paper": Config(
+        problem=Problem(dataset="mnist_train", n_images=ALL_IMAGES), calibration=True,
+        calibration_images=50_000, calibration_sets=("mnist_train", "cifar10_train"),
+    ),
 }  # fmt: skip
 
 TRAPS: Mapping[str, Mapping[str, Any]] = {
@@ -83,7 +93,7 @@ def arms(config: Config) -> dict[str, dict[str, Any]]:
         found |= {name: first | dict(changes) for name, changes in TRAPS.items()}
     if config.calibration:
         fresh = {"probes": 0, "problem.n_images": config.calibration_images, "n_targets": 1}
-        for dataset in ("mnist_5k", "cifar10_train"):
+        for dataset in config.calibration_sets:
             for network in PAPER_SIZE:
                 for name, changes in CALIBRATION.items():
                     found[fresh_arm(dataset, network.kind, name)] = {

@@ -1,4 +1,4 @@
-"""Abrupt changes of task make Adam kill its own units (§4.1, A.1, Fig. 1)."""
+"""Default Adam kills units when the task changes abruptly (§4.1, A.1, Fig. 1)."""
 
 from plasticity.chapters.optimizer_instability import judge, run
 from plasticity.runs.experiment import Experiment

@@ -77,6 +77,10 @@ class Config(mdp_agent.AgentConfig):
         )
 
 
+ALL_IMAGES = 60_000
+"""More than any data set has: §3.2's observation space is the whole of it."""
+
+
 class World(NamedTuple):
     """What training reads and never changes, for all arms of a run."""
 

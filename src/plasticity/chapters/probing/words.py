@@ -9,18 +9,21 @@ import pandas as pd
 from plasticity.chapters.report import short
 from plasticity.runs.results import Run
 from plasticity.statistics import mean_interval, paired_difference
+from plasticity.worlds import classification_mdp
 
 
 def plasticity_lost(run: Run, arms: Mapping[str, str]) -> pd.DataFrame:
     """Return each arm's probe loss before training and at the end, what it lost, and its task.
 
-    ``arms`` maps an arm to its name in the table. Intervals are over seeds.
+    ``arms`` maps an arm to its name in the table. Intervals are over seeds. "By chance" is how
+    often a random action is an optimal one.
     """
-    rows = []
+    rows, discount = [], run.config["algorithm"]["discount"]
     for arm, name in arms.items():
         losses = run.select(arm=arm, metric="probe_loss").groupby("seed").value
         first, last = losses.first().to_numpy(), losses.last().to_numpy()
         accuracy = run.select(arm=arm, metric="accuracy").groupby("seed").value.last()
+        variant = run.select(arm=arm).variant.iloc[0]
         rows.append(
             {
                 "network": name,
@@ -28,6 +31,7 @@ def plasticity_lost(run: Run, arms: Mapping[str, str]) -> pd.DataFrame:
                 "after training": short(mean_interval(last)),
                 "plasticity lost": short(paired_difference(last, first)),
                 "task: share of images right": short(mean_interval(accuracy)),
+                "by chance": f"{classification_mdp.right_by_chance(variant, discount):.2f}",
             }
         )
     return pd.DataFrame(rows)

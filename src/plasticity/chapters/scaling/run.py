@@ -13,6 +13,7 @@ from typing import Any, Literal
 from plasticity import configuration
 from plasticity.agents.settings import DQN, Problem
 from plasticity.chapters.probing import probed_agent
+from plasticity.chapters.probing.probed_agent import ALL_IMAGES
 from plasticity.networks.settings import CNN, MLP, Network
 from plasticity.worlds import image_files
 
@@ -56,7 +57,9 @@ STUDIES: Mapping[str, Config] = {
         seeds=3, exploding=True,
     ),
     "gpu": Config(probe_every=50_000, probes=2, n_targets=3, seeds=5, exploding=True),
-    "paper": Config(datasets=("mnist_train", "cifar10_train")),
+    "paper": Config(
+        datasets=("mnist_train", "cifar10_train"), problem=Problem(n_images=ALL_IMAGES)
+    ),
 }  # fmt: skip
 
 
@@ -72,6 +75,9 @@ def arms(config: Config) -> dict[str, dict[str, Any]]:
                     width = config.base_width * multiple
                     found[f"{dataset}-{architecture}-{period}-{multiple}"] = {
                         "problem.dataset": dataset, "algorithm.target_period": period,
+                        "problem.n_images": min(
+                            config.problem.n_images, image_files.published(dataset)
+                        ),
                         "network": network(architecture, width), "width": width,
                     }  # fmt: skip
     if config.exploding:
