@@ -13,6 +13,7 @@ from scipy import stats
 from plasticity.statistics import (
     UNKNOWN,
     Interval,
+    detectable_correlation,
     detectable_difference,
     human_normalised,
     human_normalised_improvement,
@@ -159,6 +160,26 @@ def test_a_detectable_difference_is_detected_with_the_power_asked_for(n: int, po
     samples = np.random.default_rng(0).normal(shift, 0.3, size=(20_000, n))
     found = np.mean(stats.ttest_1samp(samples, 0.0, axis=1).pvalue < 0.05)
     np.testing.assert_allclose(found, power, atol=4 * math.sqrt(power * (1 - power) / 20_000))
+
+
+@pytest.mark.parametrize(("n", "comparisons"), [(30, 1), (60, 12)])
+def test_a_detectable_correlation_is_detected_with_the_power_asked_for(
+    n: int, comparisons: int
+) -> None:
+    """Of a bivariate normal, whose rank correlation is 6/π asin ρ/2, tested by SciPy."""
+    rank = detectable_correlation(n, comparisons)
+    pearson = 2 * np.sin(np.pi * rank / 6)
+    rng, found = np.random.default_rng(0), 0
+    for x, noise in rng.normal(size=(2_000, 2, n)):
+        test = stats.spearmanr(x, pearson * x + np.sqrt(1 - pearson**2) * noise)
+        found += test.pvalue < 0.05 / comparisons
+    assert 0.74 < found / 2_000 < 0.86
+
+
+@pytest.mark.parametrize("bad", [{"n": 3}, {"comparisons": 0}, {"power": 0.04}, {"power": 1.0}])
+def test_a_detectable_correlation_needs_four_pairs_and_a_power(bad: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        detectable_correlation(**{"n": 12, **bad})
 
 
 def test_a_detectable_difference_is_the_textbooks_for_many_seeds() -> None:

@@ -274,6 +274,28 @@ def detectable_difference(
     return float(optimize.brentq(lacking, 0.0, far) * stats.sem(sample))
 
 
+def detectable_correlation(
+    n: int, comparisons: int = 1, power: float = 0.8, confidence: float = CONFIDENCE
+) -> float:
+    """Return the rank correlation that ``n`` pairs show to be clear of zero with ``power``.
+
+    By Fisher's z, whose variance for Spearman's coefficient is 1.06 / (n - 3) (Fieller, Hartley &
+    Pearson 1957), with Bonferroni's correction for several ``comparisons``. An approximation: of
+    fewer than about ten pairs it says little. Raises ValueError for fewer than four pairs, for no
+    comparison, and unless ``power`` lies between 1 - ``confidence`` and 1.
+
+    >>> from plasticity.statistics import detectable_correlation
+    >>> round(detectable_correlation(85, comparisons=12), 2)
+    0.4
+    """
+    if n < 4 or comparisons < 1:
+        raise ValueError(f"n = {n}, comparisons = {comparisons}: need at least four, and one")
+    if not 1 - confidence < power < 1:
+        raise ValueError(f"power = {power}: must lie between {1 - confidence:g} and 1")
+    critical = stats.norm.isf((1 - confidence) / 2 / comparisons)
+    return float(np.tanh((critical + stats.norm.ppf(power)) * np.sqrt(1.06 / (n - 3))))
+
+
 class SignTest(NamedTuple):
     """How many of several paired differences are above zero, and whether chance explains it."""
 

@@ -11,6 +11,7 @@ import pandas as pd
 from plasticity import configuration
 from plasticity.chapters.atari_layer_norm import judge as atari_layer_norm_judge
 from plasticity.chapters.atari_layer_norm import run as atari_layer_norm
+from plasticity.chapters.claims import Judge
 from plasticity.runs.results import Run
 from plasticity.worlds import atari
 
@@ -32,7 +33,8 @@ def made_up(scores: dict[tuple[str, bool, int], dict[str, float]], **changes: An
 def agent(normalised: float, game: str, collinearity: float, sharpness: float) -> dict[str, float]:
     player = atari.scores().set_index("game").loc[game]
     score = player["random"] + normalised * (player["human"] - player["random"])
-    return {"score": score, "collinearity": collinearity, "sharpness": sharpness}
+    scores = {"score": score, "training_score": score}
+    return {**scores, "collinearity": collinearity, "sharpness": sharpness}
 
 
 def pairs(games: tuple[str, ...], gains: list[float]) -> Run:
@@ -47,6 +49,11 @@ def pairs(games: tuple[str, ...], gains: list[float]) -> Run:
     )
 
 
+def said(judge: Judge, run: Run) -> list[str]:
+    """Return the status of each part."""
+    return [verdict.status for verdict in judge(run)]
+
+
 def test_improvements_are_those_that_were_put_in() -> None:
     table = atari_layer_norm_judge.improvements(pairs(("pong", "freeway"), [0.2, -0.1])).set_index(
         "game"
@@ -58,13 +65,12 @@ def test_improvements_are_those_that_were_put_in() -> None:
 
 def test_many_games_decide_and_one_does_not() -> None:
     games = atari.GAMES[:40]
-    assert atari_layer_norm_judge.judge_layer_norm(pairs(games, [0.1] * 40)).status == "supported"
-    assert (
-        atari_layer_norm_judge.judge_layer_norm(pairs(games, [-0.1] * 40)).status == "contradicted"
-    )
-    mixed = [0.1, -0.1] * 20
-    assert atari_layer_norm_judge.judge_layer_norm(pairs(games, mixed)).status == "inconclusive"
-    assert atari_layer_norm_judge.judge_layer_norm(pairs(("pong",), [0.3])).status == "inconclusive"
+    gains = {"supported": [0.1] * 40, "contradicted": [-0.1] * 40, "inconclusive": [0.1, -0.1] * 20}
+    for status, each in gains.items():
+        assert said(atari_layer_norm_judge.judge_layer_norm, pairs(games, each)) == [status]
+    assert said(atari_layer_norm_judge.judge_layer_norm, pairs(("pong",), [0.3])) == [
+        "inconclusive"
+    ]
 
 
 def test_how_many_games_it_takes() -> None:
@@ -85,24 +91,32 @@ def learners(collinear: bool, related: bool = False) -> Run:
 
 
 def test_collinear_gradients_are_judged_between_learners_and_others() -> None:
-    assert atari_layer_norm_judge.judge_collinear(learners(True)).status == "supported"
-    assert atari_layer_norm_judge.judge_collinear(learners(False)).status == "inconclusive"
+    judge = atari_layer_norm_judge.judge_collinear
+    assert said(judge, learners(True)) == ["supported", "supported"]
+    assert said(judge, learners(False)) == ["contradicted", "inconclusive"]  # they overlap
     # all learned: nobody can tell
-    assert atari_layer_norm_judge.judge_collinear(pairs(("pong",), [0.1])).status == "inconclusive"
+    assert said(judge, pairs(("pong",), [0.1])) == ["empty", "inconclusive"]
+
+
+def test_a_lucky_evaluation_is_not_learning() -> None:
+    """In Freeway always going up is worth more than twenty, to a network that never learned."""
+    lucky = agent(0.8, "freeway", 0.5, 1.0) | {"training_score": 0.25}
+    table = atari_layer_norm_judge.agents(made_up({("freeway", True, 0): lucky}))
+    assert table.normalised.item() > 0.7 and not table.learned.item()
 
 
 def test_a_relation_of_the_hessian_is_told_if_it_is_strong() -> None:
-    assert (
-        atari_layer_norm_judge.judge_hessian(learners(True, related=True)).status == "contradicted"
-    )
-    assert atari_layer_norm_judge.judge_hessian(learners(True)).status == "inconclusive"
+    judge = atari_layer_norm_judge.judge_hessian
+    assert said(judge, learners(True, related=True)) == ["contradicted"]
+    assert said(judge, learners(True)) == ["inconclusive"]
 
 
 def test_claims_are_those_of_the_ledger() -> None:
     run = pairs(("pong",), [0.1])
     for name, judge in atari_layer_norm_judge.CLAIMS.items():
-        assert judge(run).claim.id == name
-        assert judge(run).claim.experiment == "atari_layer_norm"
+        for verdict in judge(run):
+            assert verdict.claim.id == name
+            assert verdict.claim.experiment == "atari_layer_norm"
 
 
 def test_a_late_score_is_the_mean_over_the_last_fifth() -> None:

@@ -145,27 +145,28 @@ def test_curves_are_measured_as_said() -> None:
 )
 def test_the_judges_of_signs_follow_the_ledger(signs: dict[str, float], status: str) -> None:
     constant = dict.fromkeys(signs, 0.0)
-    verdict = judge.judge_flip_sign(population(signs, constant))
+    (verdict,) = judge.judge_flip_sign(population(signs, constant))
     assert verdict.status == status
     assert len(verdict.conditions) == 2 * len(judge.STATISTICS)
-    verdict = judge.judge_landscape(population(constant, signs))
+    (verdict,) = judge.judge_landscape(population(constant, signs))
     assert verdict.status == status
     assert len(verdict.conditions) == 2 * len(EXPLANATION)
 
 
 @pytest.mark.parametrize(
-    ("half", "last", "fall", "status"),
+    ("half", "last", "fall", "shallower", "plateau"),
     [
-        ((2, 6), 0.15, 0.25, "supported"),  # slower, and still falling
-        ((2, 6), 0.19, 0.01, "contradicted"),  # slower, and stuck on a plateau
-        ((6, 6), 0.15, 0.25, "inconclusive"),  # no slower: the ratio is 1 for every seed
-        ((6, 2), 0.15, 0.25, "contradicted"),  # faster
-        ((2, 6), 0.05, 0.0, "supported"),  # slower, and flat only because it has arrived
-        ((2, 11), 0.4, 0.25, "contradicted"),  # flat from the start: never half, and stuck
+        ((2, 6), 0.15, 0.25, "supported", "supported"),  # slower, and still falling
+        ((2, 6), 0.19, 0.01, "supported", "contradicted"),  # slower, and stuck on a plateau
+        ((6, 6), 0.15, 0.25, "inconclusive", "supported"),  # the ratio is 1 for every seed
+        ((6, 2), 0.15, 0.25, "contradicted", "supported"),  # faster
+        ((2, 6), 0.07, 0.0, "supported", "supported"),  # flat only because it has arrived
+        ((2, 6), 0.03, 0.0, "supported", "empty"),  # at the floor: no plateau could lie above it
+        ((2, 11), 0.4, 0.25, "supported", "contradicted"),  # never half, and stuck
     ],
 )
 def test_the_judge_of_curves_follows_the_ledger(
-    half: tuple[int, int], last: float, fall: float, status: str
+    half: tuple[int, int], last: float, fall: float, shallower: str, plateau: str
 ) -> None:
     arms, agents = EXPERIMENT.arms(TINY), {}
     for arm in arms:
@@ -173,9 +174,12 @@ def test_the_judge_of_curves_follows_the_ledger(
             agents[arm, seed] = record(last * (1 + 1e-4 * seed), half=half, fall=fall)
     run = made_up(agents)
     assert judge.fig_4_arm(run) == "true_label-mnist_5k-mlp-adam_1e-3"
-    assert judge.judge_slower(run).status == status
+    found = {verdict.part: verdict for verdict in judge.judge_slower(run)}
+    assert found["shallower"].status == shallower and found["no plateau"].status == plateau
+    assert found["shallower"].note == f"Of {len(arms)} strata: {shallower} in {len(arms)}."
+    assert found["less monotone"].conditions[0].name.startswith("share of windows in which")
     table = judge.curves(run)
-    assert set(table.status) == {status}
+    assert set(table.shallower) == {shallower} and set(table.plateau) == {plateau}
     assert (table.never == (half[1] > 10)).all()
 
 

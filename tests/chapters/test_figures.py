@@ -15,7 +15,7 @@ from plasticity.chapters.curvature_evolution import figures as curvature_evoluti
 from plasticity.chapters.curvature_evolution.figures import Film
 from plasticity.chapters.interventions import figures as interventions_figures
 from plasticity.chapters.interventions import heatmaps
-from plasticity.chapters.interventions.judge import pareto
+from plasticity.chapters.interventions.contrasts import pareto
 from plasticity.chapters.scaling import figures as scaling_figures
 from plasticity.chapters.style import Figure
 from plasticity.runs.results import Run
@@ -108,7 +108,7 @@ def lay_out(figure: Figure) -> None:
 
 
 def cell(name: str, change: Interval, paper: float = np.nan, **others: object) -> dict[str, object]:
-    """A row of `plasticity.chapters.interventions.judge.cells`, made up."""
+    """A row of `plasticity.chapters.interventions.contrasts.cells`, made up."""
     return {
         "variant": "true_label", "dataset": "mnist_5k", "architecture": "mlp",
         "encoding": "regression", "intervention": name, "initial": Interval(0.1, 0.05, 0.15, 2),
@@ -288,18 +288,12 @@ FALLING = {16: [0.29, 0.31], 32: [0.19, 0.21], 64: [0.1, np.nan]}
 """Falls by a tenth a doubling: zero at 128."""
 
 
-def fitted(agents: pd.DataFrame, slope: float) -> pd.DataFrame:
-    """What is read of `plasticity.chapters.scaling.judge.curves`."""
-    keys = ["dataset", "architecture", "target_period", "discount"]
-    found = Interval(slope, slope, slope, 4)
-    return agents[keys].drop_duplicates().assign(slope=[found])
-
-
 def test_widths_draw_means_agents_and_what_fresh_networks_lose(run: Run) -> None:
     figure = scaling_figures.widths(run, widths_of(FALLING))
     above, below = figure.axes
     means = [line for line in above.lines if line.get_marker() == "o"]
     np.testing.assert_allclose(means[0].get_xydata(), [(16, 0.3), (32, 0.2), (64, 0.1)])
+    assert means[0].get_linestyle() == "-", "means are joined, and no fit stands for them"
     crosses = [line.get_xdata().tolist() for line in above.lines if line.get_marker() == "x"]
     assert crosses == [[64.0]], "where an agent diverged"
     ceiling = [line for line in above.lines if line.get_linestyle() == ":"]
@@ -307,24 +301,6 @@ def test_widths_draw_means_agents_and_what_fresh_networks_lose(run: Run) -> None
     np.testing.assert_allclose(below.lines[0].get_ydata(), [0.3] * 3)
     assert above.get_title("left") == "MNIST · MLP", "one discount is not named"
     lay_out(figure)
-
-
-def test_a_fitted_line_is_drawn_on_until_it_reaches_zero(run: Run) -> None:
-    exact = {16: [0.3, 0.3], 32: [0.2, 0.2], 64: [0.1, 0.1]}
-    agents = widths_of(exact)
-    figure = scaling_figures.widths(run, agents, fitted(agents, -0.1))
-    (dashed,) = (line for line in figure.axes[0].lines if line.get_linestyle() == "--")
-    np.testing.assert_allclose(dashed.get_xydata(), [(64, 0.1), (128, 0.0)], atol=1e-12)
-    assert circles(figure) == [[128.0]]
-    steep = widths_of({16: [0.2, 0.2], 32: [0.05, 0.05], 64: [-0.1, -0.1]})
-    figure = scaling_figures.widths(run, steep, fitted(steep, -0.15))
-    np.testing.assert_allclose(circles(figure), [[2 ** (5 + 1 / 3)]])  # between two widths
-    rising = widths_of({width: losses[::-1] for width, losses in
-                        zip(exact, list(exact.values())[::-1], strict=True)})  # fmt: skip
-    figure = scaling_figures.widths(run, rising, fitted(rising, 0.1))
-    (dashed,) = (line for line in figure.axes[0].lines if line.get_linestyle() == "--")
-    np.testing.assert_allclose(dashed.get_xydata(), [(64, 0.3), (256, 0.5)])
-    assert circles(figure) == []
 
 
 def circles(figure: Figure) -> list[list[float]]:

@@ -198,6 +198,24 @@ def test_collapse_is_half_of_the_best_so_far_by_every_clock() -> None:
     assert (second["collapsed"], second["step"], second["switches"]) == (False, 36, 2)
 
 
+def test_collapse_can_be_below_an_absolute_accuracy() -> None:
+    run = made_up({("tuned", 0): record([0.4, 1.0, 0.45]), ("tuned", 1): record([1.0, 0.9, 0.6])})
+    first, second = judging.times_to_collapse(run, least=0.5).to_dict("records")
+    assert (first["collapsed"], first["switches"]) == (True, 0), "it began below"
+    assert not second["collapsed"]
+
+
+def test_a_life_that_outlasts_its_run_counts_as_at_least_so_long() -> None:
+    """By hand: of five, two end at 1 and 3, one is censored at 2, and 2 of 3 outlive 3."""
+    times = np.array([1.0, 3.0, 2.0, 9.0, 9.0])
+    ended = np.array([True, True, False, False, False])
+    assert judging.median_lifetime(times, ended) == np.inf  # 4/5, then 4/5 · 2/3 = .53
+    ended[3] = True
+    assert judging.median_lifetime(times, ended) == 9.0  # .53 / 2
+    assert judging.median_lifetime(times, np.ones(5, bool)) == 3.0, "the ordinary median"
+    assert judging.median_lifetime(times, np.zeros(5, bool)) == np.inf
+
+
 def fates(default: float, tuned: float, spike: float = 3.0) -> Run:
     """Make up a run in which the two arms end with the accuracies given, on every seed."""
     records = {}
@@ -219,12 +237,21 @@ def fates(default: float, tuned: float, spike: float = 3.0) -> Run:
     ],
 )
 def test_judges_follow_the_ledger(run: Run, statuses: list[str]) -> None:
-    assert [judge(run).status for judge in judging.CLAIMS.values()] == statuses
+    found = [verdict for judge in judging.CLAIMS.values() for verdict in judge(run)]
+    assert [verdict.status for verdict in found] == statuses
+
+
+def test_the_gain_over_an_arm_at_chance_does_not_count_at_chance() -> None:
+    """Both networks have forgotten everything: which has forgotten more says nothing."""
+    (lost,), (kept,) = (judging.judge_tuned_stable(fates(0.1, end)) for end in (0.11, 0.5))
+    assert [bool(c.empty) for c in lost.conditions] == [False, False, True]
+    assert not any(c.empty for c in kept.conditions)
+    assert lost.note.startswith("Had the run ended earlier: ")
 
 
 def test_a_mechanism_never_met_is_inconclusive() -> None:
     records = {(arm, s): record([0.5, 0.5, 0.5]) for arm in ("default", "tuned") for s in (0, 1)}
-    verdict = judging.judge_mechanism(made_up(records))
+    (verdict,) = judging.judge_mechanism(made_up(records))
     assert verdict.status == "inconclusive"
     assert verdict.conditions[0].measured.n == statistics.UNKNOWN.n == 0
 
@@ -333,7 +360,7 @@ def test_how_much_later_is_said_by_two_ways_to_say_when() -> None:
 def test_runs_are_laid_side_by_side() -> None:
     layers = {f"dead_units_layer_{layer}": np.full(3, layer / 2) for layer in (1, 2)}
     run = four(LIVES, **layers)
-    times, verdicts = judging.times_to_collapse(run), [judging.judge_dead_units(run)]
+    times, verdicts = judging.times_to_collapse(run), judging.judge_dead_units(run)
     table = words.compared([run], [times], [verdicts]).set_index("what")[
         "quick: width 16, 60 images"
     ]

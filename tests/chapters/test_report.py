@@ -19,7 +19,7 @@ from plasticity.chapters import report
 from plasticity.chapters.curvature_evolution import words as curvature_evolution_words
 from plasticity.chapters.falsification import words as falsification_words
 from plasticity.chapters.interventions import words as interventions_words
-from plasticity.chapters.interventions.judge import pareto
+from plasticity.chapters.interventions.contrasts import pareto
 from plasticity.chapters.measuring_plasticity import words as measuring_plasticity_words
 from plasticity.chapters.scaling import words as scaling_words
 from plasticity.networks.settings import CNN, MLP, Network, ResNet18, ViT
@@ -231,7 +231,7 @@ def exactly(value: float) -> Interval:
 
 
 def cell(name: str, final: Interval, task: float = 0.5, **others: object) -> dict[str, object]:
-    """A row of `plasticity.chapters.interventions.judge.cells`, made up."""
+    """A row of `plasticity.chapters.interventions.contrasts.cells`, made up."""
     known = np.isfinite(final.estimate)
     return {
         "variant": "true_label", "dataset": "mnist_5k", "architecture": "mlp",

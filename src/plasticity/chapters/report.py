@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -11,8 +9,6 @@ from typing import Any
 import pandas as pd
 
 from plasticity import configuration
-from plasticity.chapters import claims
-from plasticity.chapters.claims import Verdict
 from plasticity.runs import fingerprint, freshness, origin, results
 from plasticity.runs.experiment import Experiment
 from plasticity.runs.results import Run
@@ -40,13 +36,33 @@ def provenance(run: Run) -> str:
     return (
         f":::{{admonition}} Where these numbers come from\n:class: provenance\n"
         f"`{run.experiment}`, study `{run.study}`, seeds {_seeds(p['seeds'])}, "
-        f"{p['data']['records']:,} of the {p['data']['full_set']:,} "
-        f"{p['data'].get('what', 'images')} of "
-        f"`{p['data']['dataset']}` (from {p['data']['origin']}). "
-        f"{_took(run)} on {_device(run)}, "
+        f"{_data(run)} (from {p['data']['origin']}). "
+        f"{_took(run)} on {_device(run)}{_sittings(p)}, "
         f"finished {p['finished'][:16].replace('T', ' ')} UTC, {commit}{changed}. "
         f"Python {p['python']}, {packages}.{_amended(run)}{_proved(run)}\n:::"
     )
+
+
+def _data(run: Run) -> str:
+    """Return of how many records of which sets a run is, with all the sizes of subsets it drew."""
+    data = run.provenance["data"]
+    if "sets" not in data:
+        counts = f"{data['records']:,} of {data['full_set']:,}"
+        return f"{counts} {data.get('what', 'images')} of `{data['dataset']}`"
+    sizes: dict[str, list[int]] = {}
+    full = {one["dataset"]: one["full_set"] for one in data["sets"].values()}
+    for one in data["sets"].values():
+        sizes.setdefault(one["dataset"], []).append(one["records"])
+    return ", ".join(
+        f"{' or '.join(f'{n:,}' for n in sorted(found))} of {full[name]:,} images of `{name}`"
+        for name, found in sorted(sizes.items())
+    )
+
+
+def _sittings(provenance: Mapping[str, Any]) -> str:
+    """Return in how many sittings a run was made, if there were several."""
+    count = len(provenance.get("sittings", ()))
+    return f" in {count} sittings since {provenance['began'][:10]}" if count > 1 else ""
 
 
 def _amended(run: Run) -> str:
@@ -70,28 +86,13 @@ def _proved(run: Run) -> str:
     )
 
 
-def scale(run: Run, paper: object) -> str:
-    """Return a sentence with every whole number in which a run differs from the paper's study."""
-    config = configuration.from_dict(type(paper), run.config)
-    ours, theirs = (configuration.flat(configuration.to_dict(c)) for c in (config, paper))
-    changed = [
-        f"{_in_words(path)} {value:,} instead of {theirs[path]:,}"
-        for path, value in ours.items()
-        if isinstance(value, int) and not isinstance(value, bool)
-        if value != theirs.get(path, value)
-    ]
-    if not changed:
-        return "This run has the settings of the `paper` study."
-    return f"**Scaled down** from the `paper` study: {', '.join(changed)}."
-
-
 GROUPS = {
     "problem", "network", "networks", "output", "outputs", "optimizer", "algorithm", "preprocessing"
 }  # fmt: skip
 """Groups of settings; sentences omit them before a setting's name."""
 
 
-def _in_words(path: str) -> str:
+def named(path: str) -> str:
     """Return how a sentence calls a setting: ``networks.mlp.width`` is the MLP width."""
     group, *rest = path.split(".")
     parts = rest if rest and group in GROUPS else [group, *rest]
@@ -101,28 +102,6 @@ def _in_words(path: str) -> str:
 def table(frame: pd.DataFrame) -> str:
     """Return a DataFrame as a Markdown table, without its index."""
     return frame.to_markdown(index=False, disable_numparse=True)
-
-
-def in_words(verdicts: Sequence[Verdict]) -> str:
-    """Return how many claims have each verdict, in a sentence."""
-    counts = Counter(verdict.status for verdict in verdicts)
-    parts = [f"{counts[s]} {s}" for s in ("supported", "contradicted", "inconclusive", "not run")]
-    return f"Of {len(verdicts)} claims: {', '.join(parts)}."
-
-
-def judged(experiments: Mapping[str, Experiment]) -> list[Verdict]:
-    """Return the verdicts of each experiment's best recorded run, where there is one."""
-    found = []
-    for name, module in experiments.items():
-        with contextlib.suppress(FileNotFoundError):
-            found += claims.judge(results.best(name), module.claims)
-    return found
-
-
-def falsifiers() -> pd.DataFrame:
-    """Return, for each claim in the ledger, what is measured and what would contradict it."""
-    rows = [(c.id, c.measure, c.falsified_if) for c in claims.LEDGER.values()]
-    return pd.DataFrame(rows, columns=["claim", "measured", "contradicted if"])
 
 
 MANY = 8
@@ -166,7 +145,7 @@ def _beyond(config: object, recorded: Sequence[Mapping[str, Any]]) -> str:
             new = [str(kind) for kind in map(_kind, values) if kind not in known]
             if new:
                 said = ", ".join(new) if len(new) <= MANY else f"{len(new)} more"
-                parts.append(f"{_in_words(name)}: {said}")
+                parts.append(f"{named(name)}: {said}")
     return "; ".join(parts) or _at_its_size(config, recorded) or "size and length alone"
 
 
@@ -183,7 +162,7 @@ def _at_its_size(config: object, recorded: Sequence[Mapping[str, Any]]) -> str:
         for path, value in configuration.flat(configuration.to_dict(config)).items()
         if isinstance(value, int) and value != first.get(path, value)
     }
-    on = [_in_words(path) for path, value in changed.items() if value is True]
+    on = [named(path) for path, value in changed.items() if value is True]
     seeds = ["more seeds"] if changed.pop("seeds", 0) > first.get("seeds", 0) else []
     return "" if len(changed) > len(on) else ", ".join(on + seeds)
 
@@ -203,8 +182,7 @@ def run_table(experiments: Mapping[str, Experiment]) -> pd.DataFrame:
                     "experiment": run.experiment,
                     "run": run.label,
                     "seeds": len(p["seeds"]),
-                    "data": f"{p['data']['records']:,} of {p['data']['full_set']:,} "
-                    f"{p['data'].get('what', 'images')}",
+                    "data": _data(run),
                     "time": _took(run),
                     "device": _device(run),
                     "finished": p["finished"][:10],

@@ -56,9 +56,9 @@ MARKERS = ("o", "s", "^", "v", "D", "P", "X")
 """Markers for series that have no style of their own, in this order."""
 
 
-def finish(figure: Figure, run: Run) -> Figure:
-    """Write at the figure's foot which run it shows."""
-    figure.supxlabel(run.describe(), fontsize=7.5, color=GREY, x=0.995, ha="right")
+def finish(figure: Figure, run: Run, images: int | None = None) -> Figure:
+    """Write at the figure's foot which run it shows, of networks that learn from ``images``."""
+    figure.supxlabel(run.describe(images), fontsize=7.5, color=GREY, x=0.995, ha="right")
     return figure
 
 

@@ -5,13 +5,15 @@ The run is one of `plasticity.chapters.atari_layer_norm.run` (§6.3, Figs. 7 and
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from plasticity import statistics
 from plasticity.chapters import printed
-from plasticity.chapters.claims import Condition, Verdict, decide
+from plasticity.chapters.claims import Condition, Judge, Verdict, decide
 from plasticity.runs.results import Run
 from plasticity.statistics import Interval
 from plasticity.worlds import atari
@@ -20,7 +22,8 @@ LATE = 0.2
 """The last share of the measurements, over which an agent's score is averaged."""
 
 LEARNED = 0.1
-"""An agent learned if its human-normalised score is above this."""
+"""An agent learned if its human-normalised score is above this, evaluated and while it learned: a
+single evaluation with hardly a random action can be luck."""
 
 STRONG = 0.6
 """A rank correlation of this size is strong."""
@@ -30,7 +33,7 @@ def agents(run: Run) -> pd.DataFrame:
     """Return one row per agent: its score and every other metric, averaged over the end.
 
     The end is the last `LATE` of the measurements. Columns besides metrics: game, layer_norm, seed,
-    ``normalised`` (the human-normalised score), ``learned`` (whether that is above `LEARNED`).
+    ``normalised`` (the human-normalised score of evaluation), ``learned`` (see `LEARNED`).
     """
     steps = np.sort(run.table.step.unique())
     late = run.table[run.table.step >= steps[-max(1, round(LATE * len(steps)))]]
@@ -38,7 +41,8 @@ def agents(run: Run) -> pd.DataFrame:
     table = late.pivot_table(index=keys, columns="metric", values="value", sort=False)
     table = table.reset_index().merge(atari.scores(), on="game")
     table["normalised"] = statistics.human_normalised(table.score, table.random, table.human)
-    table["learned"] = table.normalised > LEARNED
+    while_learning = statistics.human_normalised(table.training_score, table.random, table.human)
+    table["learned"] = np.minimum(table.normalised, while_learning) > LEARNED
     found: pd.DataFrame = table.drop(columns=["random", "human", "ale_id"])
     return found
 
@@ -88,25 +92,27 @@ def games_needed() -> dict[str, int]:
     }
 
 
-def judge_layer_norm(run: Run) -> Verdict:
+def judge_layer_norm(run: Run) -> list[Verdict]:
     """Judge atari-layer-norm: more than 60 % of games improve."""
     found = statistics.sign_test(improvements(run).improvement)
     what = f"share of games that improve (sign test: p = {found.p_value:.2g})"
-    return decide("atari-layer-norm", Condition(what, found.share, ">", 0.6))
+    return [decide("atari-layer-norm", Condition(what, found.share, ">", 0.6))]
 
 
-def judge_collinear(run: Run) -> Verdict:
-    """Judge atari-collinear-gradients: mean absolute cosine of C_k, non-learners minus learners.
+def judge_collinear(run: Run) -> list[Verdict]:
+    """Judge atari-collinear-gradients by the mean absolute cosine of C_k.
 
-    Also its rank correlation with the score. Undecided without two agents on either side.
+    Do learners and others overlap, game by game? And on average: the difference of the means, and
+    the rank correlation with the score. Undecided without two agents on either side.
     """
     table = agents(run)
+    gaps = [_least_gap(game, group) for game, group in table.groupby("game", sort=False)]
     within = table.collinearity - table.groupby("game").collinearity.transform("mean")
     learners, others = within[table.learned], within[~table.learned]
     correlation = statistics.spearman_interval(
         table.collinearity, table.normalised, groups=table.game
     )
-    return decide(
+    average = decide(
         "atari-collinear-gradients",
         Condition(
             "mean |cosine|, agents that did not learn minus those that did", _gap(others, learners),
@@ -115,7 +121,22 @@ def judge_collinear(run: Run) -> Verdict:
         Condition(
             "rank correlation of mean |cosine| and human-normalised score", correlation, "<", 0.0
         ),
+        part="on average",
     )  # fmt: skip
+    return [decide("atari-collinear-gradients", *gaps, part="no overlap"), average]
+
+
+def _least_gap(game: object, group: pd.DataFrame) -> Condition:
+    """Return that no agent of a game that learned has gradients as collinear as one that did not.
+
+    A count of what was seen, and no interval: one pair that overlaps speaks against the claim.
+    """
+    learners, others = group.collinearity[group.learned], group.collinearity[~group.learned]
+    what = f"least mean |cosine| without learning minus largest with it ({game})"
+    if not (len(learners) and len(others)):
+        return Condition(what, statistics.UNKNOWN, ">", 0.0, "all learned or none did")
+    gap = float(others.min() - learners.max())
+    return Condition(what, Interval(gap, gap, gap, len(group)), ">", 0.0)
 
 
 def _gap(a: pd.Series[float], b: pd.Series[float]) -> Interval:
@@ -127,19 +148,27 @@ def _gap(a: pd.Series[float], b: pd.Series[float]) -> Interval:
     return Interval(float(a.mean() - b.mean()), float(low), float(high), n)
 
 
-def judge_hessian(run: Run) -> Verdict:
-    """Judge atari-hessian-unrelated: λ₁ and the score have no strong rank correlation."""
+def judge_hessian(run: Run) -> list[Verdict]:
+    """Judge atari-hessian-unrelated: λ₁ and the score have no strong rank correlation.
+
+    Where no agent learns, scores are those of chance, and nothing could go with them. So this
+    counts only if in half of the games or more an agent learned.
+    """
     table = agents(run)
+    games = table.groupby("game").learned.any()
+    empty = "" if games.mean() >= 0.5 else f"no agent learned in {(~games).sum()} of {len(games)}"
     found = statistics.spearman_interval(table.sharpness, table.normalised, groups=table.game)
     what = "rank correlation of λ₁ and human-normalised score"
-    return decide(
-        "atari-hessian-unrelated",
-        Condition(what, found, ">", -STRONG),
-        Condition(what, found, "<", STRONG),
-    )
+    return [
+        decide(
+            "atari-hessian-unrelated",
+            Condition(what, found, ">", -STRONG, empty),
+            Condition(what, found, "<", STRONG, empty),
+        )
+    ]
 
 
-CLAIMS = {
+CLAIMS: Mapping[str, Judge] = {
     "atari-layer-norm": judge_layer_norm,
     "atari-collinear-gradients": judge_collinear,
     "atari-hessian-unrelated": judge_hessian,

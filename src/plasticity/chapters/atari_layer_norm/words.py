@@ -72,8 +72,8 @@ def days_on_device(
 
 
 def _score(found: Interval) -> str:
-    """Return a mean score with its interval, where there is one."""
-    if not np.isfinite(found.low):
+    """Return a mean score with its interval, if there are seeds enough for one to mean anything."""
+    if found.n < 3 or not np.isfinite(found.low):
         return f"{found.estimate:,.1f}"
     return f"{found.estimate:,.1f} [{found.low:,.1f}, {found.high:,.1f}]"
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
 from plasticity import configuration, statistics
-from plasticity.chapters.claims import LEDGER, Condition, Verdict, decide
+from plasticity.chapters.claims import Condition, Judge, Verdict, decide
 from plasticity.chapters.curvature_evolution.run import FIG_2, Config, arms, cnn_arm
 from plasticity.runs.results import Run
 
@@ -17,33 +19,37 @@ def series(run: Run, metric: str, arm: str = "agent", process: str = "agent") ->
     return rows.pivot(index="seed", columns="step", values="value").to_numpy()
 
 
-def judge_curvature(run: Run) -> Verdict:
-    """Judge curvature-gd-vs-brownian: λ₁ of the agent over its walk's.
+def judge_curvature(run: Run) -> list[Verdict]:
+    """Judge curvature-gd-vs-brownian: λ₁ of the agent over its walk's, and whether both grow.
 
     Taken at Fig. 2's moment and at the end.
     """
     agent, walk = series(run, "sharpness"), series(run, "sharpness", process="walk")
     moments = {f"after {FIG_2} target updates": FIG_2, "at the end": -1}
-    return decide(
-        "curvature-gd-vs-brownian",
-        *(
-            Condition(f"λ₁ {name}, agent / walk", log_ratio(agent[:, k], walk[:, k]), ">", 1.0)
+
+    def above_one(part: str, what: str, a: np.ndarray, b: np.ndarray, later: bool) -> Verdict:
+        conditions = (
+            Condition(f"λ₁ {name}, {what}", log_ratio(a[:, k], b[:, 0 if later else k]), ">", 1.0)
             for name, k in moments.items()
-        ),
-    )
+        )
+        return decide("curvature-gd-vs-brownian", *conditions, part=part)
+
+    return [
+        above_one("more than the walk's", "agent / walk", agent, walk, later=False),
+        above_one("they grow", "agent / its start", agent, agent, later=True),
+        above_one("the walk's grow", "walk / its start", walk, walk, later=True),
+    ]
 
 
-def judge_interference(run: Run) -> Verdict:
+def judge_interference(run: Run) -> list[Verdict]:
     """Judge gradient-interference: the share of C_k's pairs below -0.1, agent minus walk."""
     agent, walk = (series(run, "negative_share", process=name)[:, -1] for name in ("agent", "walk"))
     more = statistics.paired_difference(agent, walk)
-    return decide(
-        "gradient-interference",
-        Condition("share of pairs with a cosine below -0.1 at the end, agent - walk", more, ">", 0),
-    )
+    what = "share of pairs with a cosine below -0.1 at the end, agent - walk"
+    return [decide("gradient-interference", Condition(what, more, ">", 0))]
 
 
-def judge_layer_norm(run: Run) -> Verdict:
+def judge_layer_norm(run: Run) -> list[Verdict]:
     """Judge layer-norm-sharpness: growth of λ₁ with layer normalisation over growth without it.
 
     Taken in both problems. A run without those arms has no verdict.
@@ -51,11 +57,11 @@ def judge_layer_norm(run: Run) -> Verdict:
     conditions = []
     for variant in ("true_label", "random_label"):
         if cnn_arm(variant, True) not in set(run.table.arm):
-            return Verdict(LEDGER["layer-norm-sharpness"], "not run")
+            return []
         with_norm, without = (growth(run, cnn_arm(variant, norm)) for norm in (True, False))
         name = f"growth of λ₁, with / without, {variant.replace('_', '-')}"
         conditions.append(Condition(name, log_ratio(with_norm, without), "<", 1.0))
-    return decide("layer-norm-sharpness", *conditions)
+    return [decide("layer-norm-sharpness", *conditions)]
 
 
 def growth(run: Run, arm: str = "agent", process: str = "agent") -> np.ndarray:
@@ -125,7 +131,7 @@ def walks(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-CLAIMS = {
+CLAIMS: Mapping[str, Judge] = {
     "curvature-gd-vs-brownian": judge_curvature,
     "gradient-interference": judge_interference,
     "layer-norm-sharpness": judge_layer_norm,

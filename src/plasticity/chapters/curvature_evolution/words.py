@@ -28,8 +28,8 @@ def walk_table(walks: pd.DataFrame) -> pd.DataFrame:
             "optimizer": walks.arm.map(ARMS),
             "process": walks.process.map(process),
             "distance moved / norm": walks.distance.map(short),
-            "λ₁ after 5 updates / start": walks.after.map(short),
-            "λ₁ at the end / start": walks.growth.map(short),
+            "λ₁ after 5 updates / start": walks.after.map(ratio),
+            "λ₁ at the end / start": walks.growth.map(ratio),
             "pairs that interfere, end": walks.interference.map(short),
         }
     )
@@ -62,7 +62,13 @@ def _grown(found: Interval) -> str:
         sign = "shrinks"
     else:
         sign = "not clear of 1"
-    return f"{found.estimate:.2f} [{found.low:.2f}, {found.high:.2f}], {sign}"
+    return f"{ratio(found)}, {sign}"
+
+
+def ratio(found: Interval) -> str:
+    """Write a ratio: with three digits near one, where two would say that nothing has changed."""
+    digits = 3 if abs(found.estimate - 1) < 0.01 else 2
+    return f"{found.estimate:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
 
 
 def sharpness_table(rows: pd.DataFrame) -> pd.DataFrame:

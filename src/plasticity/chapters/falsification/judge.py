@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from operator import attrgetter
 
@@ -9,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from plasticity import configuration, statistics
-from plasticity.chapters.claims import Condition, Verdict, decide
+from plasticity.chapters.claims import Condition, Judge, Verdict, decide
 from plasticity.chapters.falsification.run import (
     SENSITIVITY,
     SWEPT,
@@ -70,7 +72,7 @@ def sign_stability(run: Run, names: tuple[str, ...] = STATISTICS) -> pd.DataFram
     )
 
 
-def judge_flip_sign(run: Run, adjustment: str = "within") -> Verdict:
+def judge_flip_sign(run: Run, adjustment: str = "within") -> list[Verdict]:
     """Judge statistics-flip-sign: each of Fig. 3's four has both signs, in different strata.
 
     Judged within optimizer settings, where a difference between optimizers cannot pass for a
@@ -79,16 +81,25 @@ def judge_flip_sign(run: Run, adjustment: str = "within") -> Verdict:
     (`plasticity.statistics.sign_stability`): picking the extremes of a dozen and testing only those
     would find signs in noise.
     """
-    return decide("statistics-flip-sign", *_both_signs(sign_stability(run), adjustment))
+    if not has_population(run):
+        return []
+    return [decide("statistics-flip-sign", *_both_signs(sign_stability(run), adjustment))]
 
 
-def judge_landscape(run: Run, adjustment: str = "within") -> Verdict:
+def has_population(run: Run) -> bool:
+    """Return whether a run has more than one stratum to correlate in."""
+    return len(run.table[list(STRATUM)].drop_duplicates()) > 1
+
+
+def judge_landscape(run: Run, adjustment: str = "within") -> list[Verdict]:
     """Judge sharpness-flips-too: the paper's explanation, put to the paper's test.
 
     As `judge_flip_sign`, with λ₁, gradient norm and effective rank.
     """
+    if not has_population(run):
+        return []
     found = sign_stability(run, ("sharpness", "gradient_norm", "effective_rank"))
-    return decide("sharpness-flips-too", *_both_signs(found, adjustment))
+    return [decide("sharpness-flips-too", *_both_signs(found, adjustment))]
 
 
 def _both_signs(found: pd.DataFrame, adjustment: str) -> list[Condition]:
@@ -154,24 +165,54 @@ def roughness(run: Run, arm: str) -> np.ndarray:
     return np.asarray(relative.mean(axis=2))
 
 
-def judge_slower(run: Run, arm: str | None = None) -> Verdict:
-    """Judge slower-not-higher on Fig. 4's stratum: probes get slower, and late ones still fall.
+def rising(run: Run, arm: str) -> np.ndarray:
+    """Return the share of a curve's windows in which the loss rises, (seeds, probes)."""
+    return np.asarray((np.diff(run.arrays[f"curve/{arm}"], axis=2) > 0).mean(axis=2))
 
-    Contradicted if the last checkpoint's curves are flat above .1. Curves that end below .1 do not
-    count as a plateau, flat or not.
+
+def judge_slower(run: Run) -> list[Verdict]:
+    """Judge slower-not-higher on Fig. 4's stratum; the notes say in how many of all it holds."""
+    strata = [_slower(run, arm) for arm in main_arms(run)]
+
+    def noted(k: int, verdict: Verdict) -> Verdict:
+        counts = Counter(found[k].status for found in strata)
+        said = ", ".join(f"{status} in {count}" for status, count in counts.most_common())
+        return verdict._replace(note=f"Of {len(strata)} strata: {said}." if len(strata) > 1 else "")
+
+    return [noted(k, verdict) for k, verdict in enumerate(_slower(run, fig_4_arm(run)))]
+
+
+FLOOR = 0.05
+"""A loss below this is at the probe's floor: a plateau would have to lie above it."""
+
+
+def _slower(run: Run, arm: str) -> list[Verdict]:
+    """Judge slower-not-higher on one stratum.
+
+    There is a plateau if the last checkpoint's curves are flat above .1. Curves that end below .1
+    have none, flat or not; those that end at the floor could not have one.
     """
-    arm = arm or fig_4_arm(run)
-    steps = steps_to_half(run, arm)
-    slower = _ratio(steps[:, -1], steps[:, 0])
+    steps, rises = steps_to_half(run, arm), rising(run, arm)
+    slower = Condition(
+        "steps to half the baseline, last / first checkpoint", _ratio(steps[:, -1], steps[:, 0]),
+        ">", 1.0,
+    )  # fmt: skip
     end = statistics.mean_interval(end_of_curve(run, arm)[:, -1])
-    plateau = Condition("loss at the end of the budget, last checkpoint", end, "<", 0.1)
-    if not plateau.holds:
+    plateau = Condition(
+        "loss at the end of the budget, last checkpoint", end, "<", 0.1,
+        empty="at the probe's floor" if end.estimate < FLOOR else "",
+    )  # fmt: skip
+    if not (plateau.empty or plateau.holds):
         fall = statistics.mean_interval(late_fall(run, arm)[:, -1])
         plateau = Condition(
             "fall of the loss in the last quarter, last checkpoint", fall, ">", FLAT
         )
-    ratio = Condition("steps to half the baseline, last / first checkpoint", slower, ">", 1.0)
-    return decide("slower-not-higher", ratio, plateau)
+    monotone = Condition(
+        "share of windows in which the loss rises, last minus first checkpoint",
+        statistics.paired_difference(rises[:, -1], rises[:, 0]), ">", 0.0,
+    )  # fmt: skip
+    by_part = {"shallower": slower, "no plateau": plateau, "less monotone": monotone}
+    return [decide("slower-not-higher", found, part=part) for part, found in by_part.items()]
 
 
 def curves(run: Run) -> pd.DataFrame:
@@ -180,8 +221,8 @@ def curves(run: Run) -> pd.DataFrame:
     Columns: arm, `STRATUM`, setting, and as intervals over seeds ``slower`` (steps to half the
     baseline, last over first checkpoint), ``end`` and ``fall`` (loss at the end, and its fall in
     the last quarter, last checkpoint), ``rougher`` (last minus first relative scatter). ``never``
-    is the share of the last probes that do not reach half, and ``status`` what `judge_slower` says
-    about the arm.
+    is the share of the last probes that do not reach half. ``shallower`` and ``plateau`` are what
+    is said of these parts of slower-not-higher in the arm.
     """
     config = configuration.from_dict(Config, run.config)
     rows = []
@@ -200,10 +241,15 @@ def curves(run: Run) -> pd.DataFrame:
                 "end": statistics.mean_interval(end_of_curve(run, arm)[:, -1]),
                 "fall": statistics.mean_interval(late_fall(run, arm)[:, -1]),
                 "rougher": statistics.paired_difference(rough[:, -1], rough[:, 0]),
-                "status": judge_slower(run, arm).status,
+                **dict(zip(("shallower", "plateau"), _statuses(run, arm), strict=True)),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _statuses(run: Run, arm: str) -> list[str]:
+    """Return what is said of the first two parts of slower-not-higher in a stratum."""
+    return [verdict.status for verdict in _slower(run, arm)[:2]]
 
 
 def _ratio(a: np.ndarray, b: np.ndarray) -> statistics.Interval:
@@ -216,7 +262,7 @@ def open_choices(run: Run) -> pd.DataFrame:
 
     Varied around the first data set, architecture and setting: three strata and one optimizer.
     Columns: ``change`` ("as run" first), one per variant with the plasticity lost (an interval),
-    ``slower`` with the status of slower-not-higher in the first variant, and ``signs turned``: how
+    ``slower`` with what is said of "shallower" in the first variant, and ``signs turned``: how
     many correlations of Fig. 3's statistics have a different sign than as run. With so few agents
     per row some signs turn by chance; the column counts them, and claims no more.
     """
@@ -237,13 +283,13 @@ def open_choices(run: Run) -> pd.DataFrame:
         reference = signs if reference is None else reference
         turned = int(np.sum(signs * reference < 0))
         rows.append(
-            {"change": change, **lost, "slower": judge_slower(run, chosen[0]).status}
+            {"change": change, **lost, "slower": _statuses(run, chosen[0])[0]}
             | {"signs turned": turned, "of": int(np.sum(np.isfinite(signs)))}
         )
     return pd.DataFrame(rows)
 
 
-CLAIMS = {
+CLAIMS: Mapping[str, Judge] = {
     "statistics-flip-sign": judge_flip_sign,
     "sharpness-flips-too": judge_landscape,
     "slower-not-higher": judge_slower,

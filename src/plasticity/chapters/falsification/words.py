@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from plasticity import statistics
 from plasticity.chapters.report import readable, short
 from plasticity.statistics import Interval
 
@@ -50,6 +51,24 @@ def pooling(stability: pd.DataFrame) -> str:
     )
 
 
+def power(stability: pd.DataFrame, aim: float = 0.5) -> str:
+    """Return how strong a correlation must be to be seen, and how many agents ``aim`` takes.
+
+    Four times in five, with intervals that hold for all strata at once.
+    """
+    within = stability[stability.adjustment == "within"]
+    strata = len(within) // within.statistic.nunique()
+    agents = int(within.n.min())
+    least = statistics.detectable_correlation(agents, strata)
+    counts = range(agents, 10_000)
+    needed = next(n for n in counts if statistics.detectable_correlation(n, strata) <= aim)
+    return (
+        f"With {agents} agents in each of {strata} strata, a correlation has to be about "
+        f"**{least:.2f}** to be found clear of zero four times in five, by intervals that hold for "
+        f"all strata at once; to find one of {aim:.2f} it takes **{needed}** agents a stratum."
+    )
+
+
 def one_sided(stability: pd.DataFrame, adjustment: str = "pooled") -> str:
     """Return which statistics' clear correlations all have one sign, in a sentence."""
     said = []
@@ -84,7 +103,8 @@ def curve_table(curves: pd.DataFrame) -> pd.DataFrame:
             "loss at the end": curves.end.map(short),
             "fall in the last quarter": curves.fall.map(short),
             "rougher by": curves.rougher.map(short),
-            "slower, not higher": curves.status,
+            "shallower": curves.shallower,
+            "no plateau": curves.plateau,
         }
     )
 

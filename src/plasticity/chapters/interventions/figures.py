@@ -194,7 +194,7 @@ def _legend(figure: Figure, names: Iterable[str], *more: Line2D) -> None:
 
 
 Front = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(good, bad) → which points no other beats, like `judge.pareto`."""
+"""(good, bad) → which points no other beats, like `contrasts.pareto`."""
 
 
 def kept_against_task(run: Run, cells: pd.DataFrame, front: Front) -> Figure:

@@ -1,167 +1,72 @@
-"""Evaluates a run of *interventions*: cells next to the paper's, contrasts, verdicts."""
+"""Judges a run of *interventions*: what it says about each claim of the ledger."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Literal
+import contextlib
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from plasticity import configuration, statistics
-from plasticity.chapters.claims import LEDGER, Condition, Side, Verdict, decide
-from plasticity.chapters.interventions.run import CELL, SWEPT, Config
-from plasticity.chapters.printed import interventions
-from plasticity.chapters.probing import tables
+from plasticity.chapters import claims
+from plasticity.chapters.claims import Condition, Judge, Side, Verdict, decide
+from plasticity.chapters.interventions.contrasts import (
+    NONE,
+    agents,
+    comparable,
+    contrast,
+    contrasts,
+    hard,
+)
+from plasticity.chapters.interventions.run import Config
+from plasticity.measure.probe import BASELINE
 from plasticity.runs.results import Run
 from plasticity.statistics import Interval
 
+PROBE_LIMIT = 0.05
+"""A network whose probe loss is this near to the floor, 0, or to the ceiling, a constant's .5,
+cannot fall, or rise, by more: what is compared with it says little."""
 
-@lru_cache(maxsize=4)  # every contrast begins with it
-def agents(run: Run) -> pd.DataFrame:
-    """Return one row per agent: its cell, every metric at the last probe, and what it lost.
+NETWORKS_OF_FIG_6 = 4
+"""The claims of Figs. 6 and 8 count four networks."""
 
-    Besides the columns of `tables.at_end` there are ``log_td_loss``, the logarithm of the largest
-    TD loss of a single batch in all of training, and ``ever_diverged``: the parameters diverged at
-    any probe, or the last probe did. In a search ``intervention`` is the learning rate, in which
-    its arms differ: these agents do not serve to compare interventions. The same run gives the same
-    table again: copy what is to be changed.
-    """
-    table = tables.at_end(run.table, ["arm", *SWEPT, "seed"])
-    if run.config.get("search"):
-        table["intervention"] = table.learning_rate.map("{:g}".format)
-    by_agent = run.table.groupby(["arm", "seed", "metric"]).value.max().unstack()
-    index = pd.MultiIndex.from_frame(table[["arm", "seed"]])
-    table["log_td_loss"] = np.log(by_agent.td_loss_max.reindex(index).to_numpy())
-    diverged = by_agent.diverged.reindex(index).to_numpy() > 0
-    table["ever_diverged"] = diverged | ~np.isfinite(table.plasticity_loss)
-    return table
+EPSILON_MATTERS = 0.05
+"""weight-decay-nothing, over Adam's ε: a gain below this does not count as help."""
+
+EARLY = 20_000
+"""layer-norm-helps, in time: the step with which the advantage at the end is compared."""
 
 
-METRICS = {
-    "initial_loss": "initial", "probe_loss": "final", "plasticity_loss": "change"
-}  # fmt: skip
-"""Columns of `agents` by the names of the paper's heat maps, Figs. 6 and 8 to 11."""
+def beyond_probe(run: Run, architecture: str, against: tuple[str, str]) -> str:
+    """Return why the arm ``against`` leaves nothing to compare with, or "".
 
-
-def cells(run: Run) -> pd.DataFrame:
-    """Return each arm's probe losses and task with the paper's printed cell, one row per arm.
-
-    Columns: `CELL`, intervals ``initial``, ``final``, ``change``, ``accuracy``, ``diverged`` (how
-    many agents), and ``paper_initial``, ``paper_final``, ``paper_change`` with the change's
-    ``paper_spread``, NaN where the paper prints no cell. The paper does not say which reward it
-    shows: both of ours are paired with the same cell.
-    """
-    rows = []
-    for names, group in agents(run).groupby(list(CELL), sort=False):
-        whole = group[~group.ever_diverged]
-        intervals = {
-            name: _mean(whole[column])
-            for column, name in {**METRICS, "accuracy": "accuracy"}.items()
-        }
-        diverged = int(group.ever_diverged.sum())
-        rows.append({**dict(zip(CELL, names, strict=True)), **intervals, "diverged": diverged})
-    return _beside_the_paper(pd.DataFrame(rows))
-
-
-def _mean(values: pd.Series[float]) -> Interval:
-    return statistics.mean_interval(values) if len(values) else statistics.UNKNOWN
-
-
-def _beside_the_paper(table: pd.DataFrame) -> pd.DataFrame:
-    printed = interventions()
-    printed = printed[(printed.figure != 6) & (printed.panel != "regression")]
-    keys = ["dataset", "encoding", "intervention", "architecture"]
-    wide = printed.pivot_table(index=keys, columns="quantity", values=["mean", "spread"])
-    theirs = wide["mean"].add_prefix("paper_")
-    theirs["paper_spread"] = wide["spread", "change"]
-    return (
-        table.assign(source=table.dataset.str.partition("_")[0])
-        .merge(
-            theirs.reset_index().rename(columns={"dataset": "source"}),
-            how="left",
-            on=["source", *keys[1:]],
-        )
-        .drop(columns="source")
-    )
-
-
-# Contrasts: an intervention against none, paired by seed.
-
-
-def contrast(
-    run: Run,
-    architecture: str,
-    intervention: str,
-    encoding: str = "regression",
-    against: tuple[str, str] = ("none", "regression"),
-    metric: str = "plasticity_loss",
-    variant: str | None = None,
-) -> np.ndarray:
-    """Return an arm's metric minus the arm ``against``'s, (seeds,), averaged over the grid.
-
-    ``against`` is (intervention, encoding). Averaged over data sets and, if no ``variant`` is
-    given, over variants; a seed with an agent that diverged in either arm is left out. Raises
-    KeyError if the run has no such arms.
+    Its final probe loss, averaged over agents, is within `PROBE_LIMIT` of floor or ceiling.
     """
     table = agents(run)
-    chosen = table.architecture == architecture
-    if variant is not None:
-        chosen &= table.variant == variant
-    table = table[chosen]
-    wide = table.assign(value=table[metric].where(~table.ever_diverged)).pivot(
-        index="seed", columns=["intervention", "encoding", "dataset", "variant"], values="value"
+    chosen = table[
+        (table.architecture == architecture) & (table.intervention == against[0])
+        & (table.encoding == against[1])
+    ]  # fmt: skip
+    loss = chosen.probe_loss[~chosen.ever_diverged].mean()
+    if loss < PROBE_LIMIT:
+        return "what it is compared with is at the probe's floor"
+    return (
+        "what it is compared with is at the probe's ceiling"
+        if loss > BASELINE - PROBE_LIMIT
+        else ""
     )
-    wide = wide.sort_index(axis=1)  # pandas warns when it looks up in an unsorted index
-    difference = (wide[intervention, encoding] - wide[against]).dropna().to_numpy(float)
-    return np.asarray(difference.mean(axis=1))
-
-
-def contrasts(run: Run, **which: Any) -> dict[str, Interval]:
-    """Return `contrast` for each architecture, as an interval; none if the run lacks the arms.
-
-    Where too many agents diverged for a contrast, the interval is infinite.
-    """
-    found: dict[str, Interval] = {}
-    for network in configuration.from_dict(Config, run.config).networks:
-        try:
-            values = contrast(run, network.kind, **which)
-        except KeyError:
-            continue
-        interval = statistics.mean_interval(values) if values.size else statistics.UNKNOWN
-        found[network.kind] = interval
-    return found
-
-
-def _second(found: Mapping[str, Interval], worst: bool) -> Interval:
-    """Return the second-largest contrast, or the second-smallest.
-
-    It lies between the second of the lower and the second of the upper bounds. An architecture
-    about which nothing is known could be anywhere.
-    """
-
-    def pick(values: list[float]) -> float:
-        known = sorted((x for x in values if not np.isnan(x)), reverse=worst)
-        return known[min(1, len(known) - 1)] if known else np.nan
-
-    estimates, lows, highs, n = (list(column) for column in zip(*found.values(), strict=True))
-    return Interval(pick(estimates), pick(lows), pick(highs), int(min(n)))
-
-
-def _verdict(claim_id: str, *conditions: Condition) -> Verdict:
-    """Return the verdict, "not run" if the run has no arms that could decide."""
-    return decide(claim_id, *conditions) if conditions else Verdict(LEDGER[claim_id], "not run")
 
 
 @dataclass(frozen=True)
 class Contrasted:
-    """A judge: an intervention against none, in the change of the probe loss.
+    """A judge: an intervention against none, in the change of the probe loss, by network.
 
     Called with a run it returns its verdict. In every architecture the contrast must be below (or
-    above) ``threshold``. With ``second``, only the second worst or best architecture counts: what
-    holds "in two or more architectures" decides.
+    above) ``threshold``. Where the claim counts architectures, ``of`` says how many, and ``limit``
+    in how many it may not fail.
     """
 
     claim: str
@@ -169,132 +74,252 @@ class Contrasted:
     which: Mapping[str, Any]  # arguments of `contrasts`
     side: Side = "<"
     threshold: float = 0.0
-    second: Literal["worst", "best"] | None = None
+    of: int | None = None
+    limit: int = 1
     but: str | None = None  # an architecture that the claim does not cover
+    part: str = ""
 
-    def __call__(self, run: Run) -> Verdict:
-        """Return what ``run`` says about the claim."""
-        found = {name: x for name, x in contrasts(run, **self.which).items() if name != self.but}
-        if self.second and found:
-            value = _second(found, worst=self.second == "worst")
-            found = {f", second {self.second} of {len(found)}": value}
-        else:
-            found = {f" ({name})": value for name, value in found.items()}
-        conditions = (
-            Condition(f"{self.what}{name}", value, self.side, self.threshold)
+    def __call__(self, run: Run) -> list[Verdict]:
+        """Return what ``run`` says about the claim; nothing if it has no arms that could tell."""
+        if not comparable(run):
+            return []
+        against = self.which.get("against", NONE)
+        conditions = [
+            Condition(
+                f"{self.what} ({name})", value, self.side, self.threshold,
+                empty=beyond_probe(run, name, against) if "metric" not in self.which else "",
+            )
+            for name, value in contrasts(run, **self.which).items()
+            if name != self.but
+        ]  # fmt: skip
+        return _verdict(self.claim, *conditions, part=self.part, of=self.of, limit=self.limit)
+
+
+def _verdict(claim_id: str, *conditions: Condition, **rule: Any) -> list[Verdict]:
+    """Return the verdict; none if the run has no arms that could decide."""
+    return [decide(claim_id, *conditions, **rule)] if conditions else []
+
+
+def judge_worst(run: Run) -> list[Verdict]:
+    """Judge shrink-perturb-worst: worse than none, and no other intervention worse."""
+    worse = Contrasted(
+        "shrink-perturb-worst", "change, shrink and perturb minus none",
+        {"intervention": "shrink_and_perturb"}, ">", of=NETWORKS_OF_FIG_6, limit=2,
+        part="worse than none",
+    )  # fmt: skip
+    shrunk = ("shrink_and_perturb", "regression")
+    return [
+        *worse(run),
+        *_against_the_others(run, "shrink-perturb-worst", shrunk, ">", "the worst"),
+    ]
+
+
+def _against_the_others(
+    run: Run, claim: str, arm: tuple[str, str], side: Side, part: str
+) -> list[Verdict]:
+    """Judge that an arm's change is lowest (or highest) among the interventions of a network.
+
+    It is compared with its closest rival, the one with the lowest (or highest) mean, in an interval
+    that holds for all rivals at once (Bonferroni).
+    """
+    rivals = [name for name in run.config.get("interventions", ()) if name not in ("none", arm[0])]
+    if not comparable(run) or len(rivals) < 2:
+        return []
+    conditions = []
+    for network in configuration.from_dict(Config, run.config).networks:
+        try:
+            differences = {
+                name: contrast(run, network.kind, *arm, against=(name, "regression"))
+                for name in rivals
+            }
+        except KeyError:
+            continue
+        known = {name: values for name, values in differences.items() if values.size}
+        if not known:
+            continue
+        pick = max if side == "<" else min
+        rival = pick(known, key=lambda name: known[name].mean())
+        confidence = 1 - (1 - statistics.CONFIDENCE) / len(rivals)
+        measured = statistics.mean_interval(known[rival], confidence)
+        what = f"change, minus {rival.replace('_', ' ')}'s ({network.kind})"
+        conditions.append(Condition(what, measured, side, 0.0))
+    return _verdict(claim, *conditions, part=part, of=NETWORKS_OF_FIG_6, limit=2)
+
+
+def judge_weight_decay(run: Run) -> list[Verdict]:
+    """Judge weight-decay-nothing: at the run's ε, or over several.
+
+    No interval can show that it does *nothing*; "supported" would mean that it is clearly worse.
+    Over several ε: contradicted if it is better by more than `EPSILON_MATTERS`, clearly and in
+    every network, at every ε; supported if at none; else it depends.
+    """
+    which = {"intervention": "weight_decay"}
+    if len(epsilons := run.config.get("adam_eps", ())) < 2:
+        return Contrasted(
+            "weight-decay-nothing", "change, weight decay minus none", which, ">",
+            of=NETWORKS_OF_FIG_6, limit=2, part="as run",
+        )(run)  # fmt: skip
+    conditions, helped = [], []
+    for eps in epsilons:
+        found = contrasts(run, **which, eps=eps)
+        conditions += [
+            Condition(f"change, weight decay minus none ({name}, ε {eps:g})", value, ">",
+                      -EPSILON_MATTERS)
             for name, value in found.items()
+        ]  # fmt: skip
+        helped.append([value.high < -EPSILON_MATTERS for value in found.values()])
+    (verdict,) = _verdict("weight-decay-nothing", *conditions, part="whatever ε is")
+    if all(map(all, helped)):
+        return [verdict._replace(status="contradicted")]
+    if not any(map(any, helped)):
+        return [verdict._replace(status="supported")]
+    where = [f"{eps:g}" for eps, found in zip(epsilons, helped, strict=True) if all(found)]
+    note = f"It helps clearly, in every network, at ε = {', '.join(where) or 'none'} alone."
+    return [verdict._replace(status="depends", note=note)]
+
+
+def judge_layer_norm(run: Run) -> list[Verdict]:
+    """Judge layer-norm-helps: against none at the end, over steps, and whether it lasts."""
+    helps = Contrasted(
+        "layer-norm-helps", "change, layer norm minus none", {"intervention": "layer_norm"},
+        part="helps",
+    )  # fmt: skip
+    found = helps(run)
+    if found:
+        note = claims.windows(claims.over_steps(run, helps, "helps"))
+        found = [found[0]._replace(note=note)]
+    steps = sorted(set(run.table.step))
+    if EARLY not in steps[:-1]:
+        return found
+    conditions = [
+        Condition(
+            f"advantage at {steps[-1]:,} steps, minus half of that at {EARLY:,} ({name})",
+            lasting, ">", 0.0,
         )
-        return _verdict(self.claim, *conditions)
+        for name, lasting in _lasting(run).items()
+    ]  # fmt: skip
+    return [*found, *_verdict("layer-norm-helps", *conditions, part="to the end")]
 
 
-def judge_task(run: Run) -> Verdict:
-    """Judge perturbing-hurts-task: accuracy on the hard (random-label) reward."""
-    which = {"intervention": "shrink_and_perturb", "metric": "accuracy", "variant": hard(run)}
-    return Contrasted(
-        "perturbing-hurts-task", "hard accuracy, shrink and perturb minus none", which
-    )(run)
+def _lasting(run: Run) -> dict[str, Interval]:
+    """Return layer norm's advantage at the end minus half of that at `EARLY`, by network."""
+    early = replace(run, table=run.table[run.table.step <= EARLY])
+    found: dict[str, Interval] = {}
+    for network in configuration.from_dict(Config, run.config).networks:
+        with contextlib.suppress(KeyError):
+            late, before = (-contrast(part, network.kind, "layer_norm") for part in (run, early))
+            if late.size and late.size == before.size:
+                found[network.kind] = statistics.paired_difference(late, before / 2)
+    return found
 
 
-def hard(run: Run) -> str:
-    """Return the variant that the paper calls hard, or the last one that the run has."""
-    variants = run.config["variants"]
-    return "random_label" if "random_label" in variants else str(variants[-1])
+def judge_task(run: Run) -> list[Verdict]:
+    """Judge perturbing-hurts-task: accuracy on the hard reward, and beside the easy one."""
+    if not comparable(run) or hard(run) == "true_label":
+        return []
+    which: dict[str, Any] = {"intervention": "shrink_and_perturb", "metric": "accuracy"}
+    hurts = Contrasted(
+        "perturbing-hurts-task", "hard accuracy, shrink and perturb minus none",
+        which | {"variant": hard(run)}, part="hurts",
+    )(run)  # fmt: skip
+    if not hurts or "true_label" not in run.config["variants"]:
+        return hurts
+    conditions = []
+    for network in configuration.from_dict(Config, run.config).networks:
+        on_hard, on_easy = (
+            contrast(run, network.kind, **which, variant=name) for name in (hard(run), "true_label")
+        )
+        what = f"accuracy lost to shrink and perturb, hard minus easy ({network.kind})"
+        if on_hard.size and on_hard.size == on_easy.size:
+            more = statistics.paired_difference(on_hard, on_easy)
+            conditions.append(Condition(what, more, "<", 0.0))
+    return hurts + _verdict("perturbing-hurts-task", *conditions, part="most when hard")
 
 
-def judge_td_loss(run: Run) -> Verdict:
-    """Judge td-loss-stability: layer norm and two-hot lower the largest TD loss of training.
+def judge_td_loss(run: Run) -> list[Verdict]:
+    """Judge td-loss-stability: layer norm and two-hot lower largest and mean TD loss, over steps.
 
     The squared error of values under either output (`plasticity.agents.q_learning.learn`).
     """
-    compared = {
-        "layer norm": contrasts(run, intervention="layer_norm", metric="log_td_loss"),
-        "two-hot": contrasts(run, intervention="none", encoding="two_hot", metric="log_td_loss"),
+    if not comparable(run):
+        return []
+    arms = {"layer norm": ("layer_norm", "regression"), "two-hot": ("none", "two_hot")}
+    found: list[Verdict] = []
+    for (what, arm), (metric, column) in itertools.product(arms.items(), TD_LOSS.items()):
+        found += _td_loss(run, what, arm, metric, column)
+    diverged = [
+        Condition(f"share of diverged agents, {what} minus none ({name})", value, "<", 0.0,
+                  empty="nothing diverged" if value.estimate == 0 == value.high else "")
+        for what, (intervention, encoding) in arms.items()
+        for name, value in _diverged(run, intervention, encoding).items()
+    ]  # fmt: skip
+    return found + _verdict("td-loss-stability", *diverged, part="divergence")
+
+
+TD_LOSS = {"largest": "log_td_loss", "mean": "log_mean_td_loss"}
+"""Part of td-loss-stability → column of `agents`."""
+
+
+def _td_loss(run: Run, what: str, arm: tuple[str, str], metric: str, column: str) -> list[Verdict]:
+    """Judge one part of td-loss-stability; the note says how it turns over probe intervals."""
+    intervention, encoding = arm
+    part = f"{what}, {metric}"
+
+    def judged(run: Run) -> list[Verdict]:
+        ratios = contrasts(run, intervention=intervention, encoding=encoding, metric=column)
+        conditions = (
+            Condition(f"{metric} TD loss, {what} / none ({name})", value.map(np.exp), "<", 1.0)
+            for name, value in ratios.items()
+        )
+        return _verdict("td-loss-stability", *conditions, part=part)
+
+    found = judged(run)
+    if not found:
+        return []
+    steps = sorted(set(run.table.step))
+    spans = {
+        f"{first:,} to {last:,}": judged(
+            replace(run, table=run.table[run.table.step.isin([steps[0], last])])
+        )[0].status
+        for first, last in itertools.pairwise(steps)
     }
-    conditions = [
-        Condition(f"largest TD loss, {what} / none ({name})", value.map(np.exp), "<", 1.0)
-        for what, found in compared.items()
-        for name, value in found.items()
-    ]
-    return _verdict("td-loss-stability", *conditions)
+    note = "; ".join(f"{span}: {status}" for span, status in spans.items())
+    turns = len(set(spans.values())) > 1
+    return [found[0]._replace(note=f"By steps, {note}." if turns else "")]
 
 
-def power(run: Run) -> pd.DataFrame:
-    """Return every contrast with "none", and the effect that this many seeds would have shown.
-
-    Columns: architecture, encoding, intervention, ``difference`` in the change (an interval, paired
-    by seed; two-hot arms against "none" under two-hot) and ``detectable``: see
-    `plasticity.statistics.detectable_difference`.
-    """
-    config, rows = configuration.from_dict(Config, run.config), []
-    for encoding in (output.kind for output in config.outputs):
-        for architecture in (network.kind for network in config.networks):
-            for intervention in config.interventions:
-                if intervention == "none" and encoding == "regression":
-                    continue
-                other = ("none", "regression" if intervention == "none" else encoding)
-                values = contrast(run, architecture, intervention, encoding, other)
-                if values.size < 2:
-                    continue
-                rows.append(
-                    {
-                        "architecture": architecture,
-                        "encoding": encoding,
-                        "intervention": intervention,
-                        "difference": statistics.mean_interval(values),
-                        "detectable": statistics.detectable_difference(values),
-                    }
-                )
-    return pd.DataFrame(rows)
+def _diverged(run: Run, intervention: str, encoding: str) -> dict[str, Interval]:
+    """Return the share of diverged agents minus none's, by network, paired by seed."""
+    table = agents(run).assign(share=lambda rows: rows.ever_diverged.astype(float))
+    found = {}
+    for architecture, rows in table.groupby("architecture", sort=False):
+        wide = rows.pivot_table(
+            index="seed", columns=["intervention", "encoding"], values="share", aggfunc="mean"
+        )
+        with contextlib.suppress(KeyError):
+            difference = (wide[intervention, encoding] - wide[NONE]).dropna()
+            found[str(architecture)] = statistics.mean_interval(difference)
+    return found
 
 
-def own_loss_contrast(run: Run, own: Run, architecture: str) -> np.ndarray:
-    """Return the change under two-hot, probed by its own loss, minus regression's, (seeds,).
-
-    For agents without intervention: two-hot ones from ``own`` (`Config.probe_loss`), regression
-    ones from ``run``. Paired by seed, averaged over the data sets and variants that both have.
-    """
-    lost = []
-    for table, encoding in ((agents(own), "two_hot"), (agents(run), "regression")):
-        chosen = (table.architecture == architecture) & (table.intervention == "none")
-        rows = table[chosen & (table.encoding == encoding)]
-        lost.append(rows.set_index(["seed", "dataset", "variant"]).plasticity_loss)
-    return (lost[0] - lost[1]).dropna().groupby("seed").mean().to_numpy(float)
-
-
-def pareto(good: np.ndarray, bad: np.ndarray) -> np.ndarray:
-    """Return which points no other beats: at least as much good, at most as much bad, not equal."""
-    as_good = (good[None] >= good[:, None]) & (bad[None] <= bad[:, None])
-    better = (good[None] > good[:, None]) | (bad[None] < bad[:, None])
-    return np.asarray(~(as_good & better).any(axis=1))
-
-
-CLAIMS: dict[str, Callable[[Run], Verdict]] = {
-    judge.claim: judge
-    for judge in (
-        Contrasted(  # contradicted if it is worse than none in two or more
-            "two-hot-best", "change, two-hot minus regression",
-            {"intervention": "none", "encoding": "two_hot"}, second="worst",
-        ),
-        Contrasted(  # contradicted if it is better than none in two or more
-            "shrink-perturb-worst", "change, shrink and perturb minus none",
-            {"intervention": "shrink_and_perturb"}, ">", second="best",
-        ),
-        Contrasted(  # under two-hot it does no harm
-            "shrink-perturb-categorical", "two-hot, change, shrink and perturb minus none",
-            {"intervention": "shrink_and_perturb", "encoding": "two_hot",
-             "against": ("none", "two_hot")}, threshold=0.2,
-        ),
-        Contrasted(  # no interval can show that it does *nothing*; "supported" would mean: worse
-            "weight-decay-nothing", "change, weight decay minus none",
-            {"intervention": "weight_decay"}, ">", second="best",
-        ),
-        Contrasted(
-            "reset-helps", "change, reset minus none", {"intervention": "reset_last_layer"},
-            but="cnn",
-        ),
-        Contrasted(
-            "layer-norm-helps", "change, layer norm minus none", {"intervention": "layer_norm"}
-        ),
-    )
-} | {"perturbing-hurts-task": judge_task, "td-loss-stability": judge_td_loss}  # fmt: skip
+CLAIMS: Mapping[str, Judge] = {
+    "two-hot-best": Contrasted(  # that it is the best of all was never given a rule
+        "two-hot-best", "change, two-hot minus regression",
+        {"intervention": "none", "encoding": "two_hot"}, of=NETWORKS_OF_FIG_6, limit=2,
+    ),
+    "shrink-perturb-worst": judge_worst,
+    "shrink-perturb-categorical": Contrasted(  # under two-hot it does no harm
+        "shrink-perturb-categorical", "two-hot, change, shrink and perturb minus none",
+        {"intervention": "shrink_and_perturb", "encoding": "two_hot",
+         "against": ("none", "two_hot")}, threshold=0.2,
+    ),
+    "weight-decay-nothing": judge_weight_decay,
+    "reset-helps": Contrasted(
+        "reset-helps", "change, reset minus none", {"intervention": "reset_last_layer"},
+        of=NETWORKS_OF_FIG_6 - 1, but="cnn",
+    ),
+    "layer-norm-helps": judge_layer_norm,
+    "perturbing-hurts-task": judge_task,
+    "td-loss-stability": judge_td_loss,
+}  # fmt: skip
 """Each claim of the ledger that this experiment decides, with its judge."""

@@ -15,7 +15,7 @@ from plasticity.statistics import UNKNOWN, Interval, mean_interval, paired_diffe
 
 
 def cells_table(cells: pd.DataFrame) -> pd.DataFrame:
-    """Return `judge.cells` in words, with the paper's changes.
+    """Return `contrasts.cells` in words, with the paper's changes.
 
     A cell in which agents diverged says how many; "–" marks what was not measured or not printed.
     """
@@ -47,8 +47,25 @@ def _known(found: Interval) -> str:
     return short(found) if np.isfinite(found.low) else f"{found.estimate:.2f}"
 
 
+def against_none_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return `contrasts.against_none` in words; Adam's ε is a column if there are several."""
+    epsilons = {"Adam's ε": rows.eps.map("{:g}".format)} if rows.eps.nunique() > 1 else {}
+    return pd.DataFrame(
+        {
+            "network": rows.architecture.map(readable),
+            "reward": rows.variant.map(readable),
+            **epsilons,
+            "lost without it": rows.lost.map(_known),
+            "with": rows.intervention.map(readable),
+            "that much more is lost": rows.change.map(_known),
+            "task: share of images right": rows.accuracy.map(_known),
+            "more than without it": rows.task.map(_known),
+        }
+    )
+
+
 def power_table(power: pd.DataFrame) -> pd.DataFrame:
-    """Return `judge.power` in words: what could have been seen.
+    """Return `contrasts.power` in words: what could have been seen.
 
     Less loss is better. A difference that is not clear of zero may still exist if it is smaller
     than what this many seeds would have shown in four of five repetitions.
@@ -126,9 +143,9 @@ def _compared(with_it: float, without: float) -> str:
 def probe_loss_table(squared: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
     """Return what two-hot networks lose under either probe loss, one row per cell of ``own``.
 
-    Both tables come from `judge.cells`, ``own`` from a run in which probes minimise the loss that
-    the network learns by. The last rows are regression agents without intervention; their own loss
-    is the squared error.
+    Both tables come from `contrasts.cells`, ``own`` from a run in which probes minimise the loss
+    that the network learns by. The last rows are regression agents without intervention; their own
+    loss is the squared error.
     """
     where = ["architecture", "dataset", "variant"]
     both = own.merge(squared, on=[*where, "encoding", "intervention"], suffixes=("", "_squared"))
@@ -196,13 +213,37 @@ def search_table(run: Run) -> pd.DataFrame:
 
 
 Front = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(good, bad) → which points no other beats, like `judge.pareto`."""
+"""(good, bad) → which points no other beats, like `contrasts.pareto`."""
+
+
+def in_time(run: Run, plain: str, other: str) -> pd.DataFrame:
+    """Return how much plasticity two arms have lost at each probe, and their difference.
+
+    The loss is the rise of the probe loss since before training; the difference is paired by seed.
+    Agents that diverged are left out.
+    """
+    rows = run.table[run.table.metric == "probe_loss"]
+    loss = rows.pivot(index=["arm", "seed"], columns="step", values="value")
+    lost = loss.sub(loss[0], axis=0).drop(columns=0)
+    found = []
+    for step, column in lost.items():
+        without, with_it = (column[arm].dropna() for arm in (plain, other))
+        both = without.index.intersection(with_it.index)
+        found.append(
+            {
+                "steps": f"{step:,}",
+                "lost without": mean_interval(without),
+                "lost with it": mean_interval(with_it),
+                "less with it": paired_difference(without[both], with_it[both]),
+            }
+        )
+    return pd.DataFrame(found)
 
 
 def front_in_words(cells: pd.DataFrame, front: Front) -> str:
     """Return which interventions no other beats at task and plasticity, one sentence per panel.
 
-    A Markdown list, with the accuracy and final probe loss of each. ``front`` is `judge.pareto`.
+    A Markdown list with the accuracy and final probe loss of each. ``front`` is `contrasts.pareto`.
     """
     said = []
     for names, table in cells.groupby(["architecture", "dataset", "variant"], sort=False):

@@ -35,4 +35,4 @@ def calibration(run: Run, table: pd.DataFrame, settings: Sequence[str]) -> Figur
         axes.set_xticks(range(len(cells)), names)
         axes.set(ylabel="probe loss of fresh networks", ylim=(0, None))
         figure.legend(loc="outside upper left", ncols=3, fontsize=9)
-        return finish(figure, run)
+        return finish(figure, run, images=run.config["calibration_images"])

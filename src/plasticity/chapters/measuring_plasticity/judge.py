@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from plasticity import statistics
-from plasticity.chapters.measuring_plasticity.run import CALIBRATION, fresh_arm
+from plasticity import configuration, statistics
+from plasticity.chapters.measuring_plasticity.run import CALIBRATION, Config, fresh_arm
 from plasticity.chapters.printed import fresh_losses
 from plasticity.runs.results import Run
 
@@ -27,7 +27,7 @@ def calibration(run: Run) -> pd.DataFrame:
     """
     printed = fresh_losses().set_index(["dataset", "architecture"]).loss
     rows = []
-    for dataset in ("mnist_5k", "cifar10_train"):
+    for dataset in configuration.from_dict(Config, run.config).calibration_sets:
         for architecture in ("mlp", "cnn"):
             for name in CALIBRATION:
                 arm = fresh_arm(dataset, architecture, name)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from plasticity import statistics
 from plasticity.agents import optimizers
-from plasticity.chapters.claims import Condition, Verdict, decide
+from plasticity.chapters import claims
+from plasticity.chapters.claims import Condition, Judge, Verdict, decide
 from plasticity.chapters.optimizer_instability.run import MAIN_ARMS
 from plasticity.runs.results import Run
 from plasticity.statistics import Interval
@@ -20,20 +22,22 @@ MEMORISED = 0.9
 """A label period that ends with at least this accuracy counts as memorised."""
 
 
-def times_to_collapse(run: Run) -> pd.DataFrame:
+def times_to_collapse(run: Run, least: float | None = None) -> pd.DataFrame:
     """Return, for each arm and seed, when the network stopped learning its labels, by four clocks.
 
     Collapse is the first period that ends with less than half of the network's best accuracy so
-    far. One row per network: arm, seed, collapsed (False if its run ended first; the clocks then
-    stand at the end) and four times. They are optimizer steps (``step``), ``switches`` of labels,
-    labels ``memorised`` (accuracy above chance, summed over periods; a full set counts 1) and the
-    ``distance`` that the parameters moved, period by period.
+    far, or with an accuracy below ``least`` if that is given. One row per network: arm, seed,
+    collapsed (False if its run ended first; the clocks then stand at the end) and four times. They
+    are optimizer steps (``step``), ``switches`` of labels, labels ``memorised`` (accuracy above
+    chance, summed over periods; a full set counts 1) and the ``distance`` that the parameters
+    moved, period by period.
     """
     rows = []
     for (arm, seed), long in run.table.groupby(["arm", "seed"], sort=False):
         group = long.pivot(index="step", columns="metric", values="value").sort_index()
         accuracy = group.accuracy.to_numpy()
-        below = np.flatnonzero(accuracy < np.maximum.accumulate(accuracy) / 2)
+        bar = np.maximum.accumulate(accuracy) / 2 if least is None else least
+        below = np.flatnonzero(accuracy < bar)
         last = int(below[0]) if below.size else len(accuracy) - 1
         rows.append(
             {
@@ -47,6 +51,20 @@ def times_to_collapse(run: Run) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def median_lifetime(times: np.ndarray, collapsed: np.ndarray) -> float:
+    """Return the median time to collapse, by Kaplan and Meier's estimator of survival.
+
+    Of a network that had not ``collapsed`` when its run ended, the time says only that it lived at
+    least so long. Infinite if more than half of the networks are estimated to outlive all times.
+    """
+    if not collapsed.any():
+        return np.inf
+    known = stats.CensoredData(uncensored=times[collapsed], right=times[~collapsed])
+    alive = stats.ecdf(known).sf
+    reached = alive.quantiles[alive.probabilities <= 0.5]
+    return float(reached[0]) if reached.size else np.inf
 
 
 def at_end(run: Run, arm: str, metric: str) -> np.ndarray:
@@ -122,44 +140,57 @@ def at_switch(run: Run, switch: int) -> pd.DataFrame:
 
 def tuned_stable_by_step(run: Run) -> pd.Series:
     """Return the verdict on adam-tuned-stable as if the run had ended at each step."""
-    steps = np.unique(run.select(arm="tuned").step)
-    return pd.Series(
-        {
-            int(step): judge_tuned_stable(
-                replace(run, table=run.table[run.table.step <= step])
-            ).status
-            for step in steps
-        }
-    )
+    steps = run.select(arm="tuned").step
+    return pd.Series(claims.over_steps(run, _tuned_stable, steps=steps))
 
 
-def judge_dead_units(run: Run) -> Verdict:
+def judge_dead_units(run: Run) -> list[Verdict]:
     """Judge adam-dead-units: the default optimizer ends with dead units and without accuracy."""
     dead = statistics.mean_interval(at_end(run, "default", "dead_units"))
     accuracy = statistics.mean_interval(at_end(run, "default", "accuracy"))
-    return decide(
-        "adam-dead-units",
-        Condition("dead units at the end, default", dead, ">", 0.2),
-        Condition("accuracy at the end, default", accuracy, "<", 0.9),
-    )
+    return [
+        decide(
+            "adam-dead-units",
+            Condition("dead units at the end, default", dead, ">", 0.2),
+            Condition("accuracy at the end, default", accuracy, "<", 0.9),
+        )
+    ]
 
 
-def judge_tuned_stable(run: Run) -> Verdict:
-    """Judge adam-tuned-stable: the tuned optimizer ends alive, accurate, better than default."""
-    accuracy = at_end(run, "tuned", "accuracy")
-    gain = statistics.paired_difference(accuracy, at_end(run, "default", "accuracy"))
-    return decide(
-        "adam-tuned-stable",
-        Condition(
-            "dead units at the end, tuned",
-            statistics.mean_interval(at_end(run, "tuned", "dead_units")), "<", 0.1,
-        ),
-        Condition("accuracy at the end, tuned", statistics.mean_interval(accuracy), ">", 0.9),
-        Condition("accuracy, tuned minus default", gain, ">", 0.0),
-    )  # fmt: skip
+def judge_tuned_stable(run: Run) -> list[Verdict]:
+    """Judge adam-tuned-stable: the tuned optimizer ends alive, accurate, better than default.
+
+    The note has the verdict over steps: the length of the run decides.
+    """
+    by_step: dict[Any, Any] = tuned_stable_by_step(run).to_dict()
+    note = claims.windows(by_step)
+    return [verdict._replace(note=note) for verdict in _tuned_stable(run)]
 
 
-def judge_mechanism(run: Run) -> Verdict:
+CHANCE = 0.1
+"""The accuracy of guessing one of ten labels; within .05 of it an arm is at chance."""
+
+
+def _tuned_stable(run: Run) -> list[Verdict]:
+    accuracy, other = (at_end(run, arm, "accuracy") for arm in ("tuned", "default"))
+    lost = max(accuracy.mean(), other.mean()) < CHANCE + 0.05
+    return [
+        decide(
+            "adam-tuned-stable",
+            Condition(
+                "dead units at the end, tuned",
+                statistics.mean_interval(at_end(run, "tuned", "dead_units")), "<", 0.1,
+            ),
+            Condition("accuracy at the end, tuned", statistics.mean_interval(accuracy), ">", 0.9),
+            Condition(
+                "accuracy, tuned minus default", statistics.paired_difference(accuracy, other),
+                ">", 0.0, empty="both are at chance" if lost else "",
+            ),
+        )
+    ]  # fmt: skip
+
+
+def judge_mechanism(run: Run) -> list[Verdict]:
     """Judge adam-mechanism: updates jump more at a switch under default Adam than under tuned.
 
     A seed's jump is the geometric mean of ``update_spike`` over the switches that both networks
@@ -176,10 +207,10 @@ def judge_mechanism(run: Run) -> Verdict:
     by_seed = jumps.groupby("seed").mean().to_numpy()
     log_ratio = statistics.mean_interval(by_seed) if by_seed.size else statistics.UNKNOWN
     ratio = log_ratio.map(np.exp)
-    return decide("adam-mechanism", Condition("update spike, default / tuned", ratio, ">", 1.0))
+    return [decide("adam-mechanism", Condition("update spike, default / tuned", ratio, ">", 1.0))]
 
 
-CLAIMS = {
+CLAIMS: Mapping[str, Judge] = {
     "adam-dead-units": judge_dead_units,
     "adam-tuned-stable": judge_tuned_stable,
     "adam-mechanism": judge_mechanism,

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from plasticity.chapters.claims import Verdict
+from plasticity.chapters.optimizer_instability import judge
 from plasticity.runs.results import Run
 from plasticity.statistics import Interval, mean_interval
 
@@ -78,37 +79,53 @@ CLOCKS = {
 """Columns of `times_to_collapse` that count time, with their names."""
 
 
-def lifetimes(times: pd.DataFrame) -> pd.DataFrame:
+def lifetimes(times: pd.DataFrame, absolute: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return the median time to collapse of each arm by each clock, and how many collapsed.
 
-    "≥" marks a median network that had not collapsed when its run ended.
+    Medians are `judge.median_lifetime`, with the shortest and longest life; "> x" is one that lies
+    beyond the longest. ``absolute`` has the times by an absolute threshold, of which the median
+    number of optimizer steps is shown.
     """
     rows = []
     for arm, group in times.groupby("arm", sort=False):
         row = {"arm": arm, "collapsed": f"{group.collapsed.sum()} of {len(group)}"}
-        mark = "" if group.collapsed.mean() > 0.5 else "≥ "
         for clock, name in CLOCKS.items():
             low, high = group[clock].min(), group[clock].max()
-            row[name] = f"{mark}{group[clock].median():,.0f} ({low:,.0f}–{high:,.0f})"
+            row[name] = f"{_median(group, clock)} ({low:,.0f}–{high:,.0f})"
+        if absolute is not None:
+            row["steps, absolute"] = _median(absolute[absolute.arm == arm], "step")
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _median(group: pd.DataFrame, clock: str) -> str:
+    found = judge.median_lifetime(group[clock].to_numpy(), group.collapsed.to_numpy())
+    return f"{found:,.0f}" if np.isfinite(found) else f"> {group[clock].max():,.0f}"
 
 
 def steadiest_clock(times: pd.DataFrame) -> pd.DataFrame:
     """Return how much each clock's median time to collapse differs between arms.
 
-    If a clock alone set the time of collapse, its median would be the same in all arms. Where half
-    of an arm's networks outlived their run, the time at its end counts, which is too short.
+    If a clock alone set the time of collapse, its median would be the same in all arms. Arms whose
+    median network outlived its run are left out and counted: by no clock is their time known.
     """
-    medians = times.groupby("arm")[list(CLOCKS)].median()
-    return pd.DataFrame(
-        {
-            "clock": CLOCKS.values(),
-            "shortest median": [f"{medians[c].min():,.0f} ({medians[c].idxmin()})" for c in CLOCKS],
-            "longest median": [f"{medians[c].max():,.0f} ({medians[c].idxmax()})" for c in CLOCKS],
-            "longest / shortest": [f"{medians[c].max() / medians[c].min():.1f}" for c in CLOCKS],
+    rows = []
+    for clock, name in CLOCKS.items():
+        medians = {
+            arm: judge.median_lifetime(group[clock].to_numpy(), group.collapsed.to_numpy())
+            for arm, group in times.groupby("arm")
         }
-    )
+        known = pd.Series({arm: found for arm, found in medians.items() if np.isfinite(found)})
+        rows.append(
+            {
+                "clock": name,
+                "shortest median": f"{known.min():,.0f} ({known.idxmin()})",
+                "longest median": f"{known.max():,.0f} ({known.idxmax()})",
+                "longest / shortest": f"{known.max() / known.min():.1f}",
+                "arms left out": len(medians) - len(known),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def windows(run: Run, threshold: float = 0.9) -> str:

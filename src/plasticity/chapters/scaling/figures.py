@@ -21,23 +21,19 @@ from plasticity.statistics import mean_interval
 PANEL = ("dataset", "architecture", "discount")
 """What defines a panel; each of its curves is a target period."""
 
-BEYOND = 4
-"""A fitted line is drawn until it reaches zero, at most to this many times the widest network."""
-
 HUGE = 2.0
 """If an agent loses more than this, as networks with exploding values do, the axis is logarithmic
 beyond 1, and medians replace means and their intervals."""
 
 
-def widths(run: Run, agents: pd.DataFrame, fits: pd.DataFrame | None = None) -> Figure:
+def widths(run: Run, agents: pd.DataFrame) -> Figure:
     """Draw Fig. 5: plasticity lost against width, one panel per data set, network and discount.
 
     ``agents`` has one row per agent: dataset, architecture, discount, target_period, width,
     plasticity_loss and initial_loss; not finite means diverged. Small dots are agents, large ones
-    means with their 95 % intervals. ``fits`` has one row per curve with ``slope`` (an interval, per
-    doubling of the width); its lines are dashed beyond the widest network. A strip below each panel
-    holds fresh networks' losses. A network can lose .5 minus that, the panel's dotted line, before
-    it is worse than a constant. Where losses explode (`HUGE`) medians are drawn.
+    means with their 95 % intervals, joined by lines. A strip below each panel holds fresh networks'
+    losses. A network can lose .5 minus that, the panel's dotted line, before it is worse than a
+    constant. Where losses explode (`HUGE`) medians are drawn.
     """
     groups = list(agents.groupby(list(PANEL), sort=False))
     periods = sorted(agents.target_period.unique())
@@ -56,11 +52,7 @@ def widths(run: Run, agents: pd.DataFrame, fits: pd.DataFrame | None = None) -> 
                 curve = table[table.target_period == period]
                 if len(curve):
                     shift = 2 ** (0.1 * (n - (len(periods) - 1) / 2))
-                    means = _curve(axes, curve, (COLOURS[n], MARKERS[n]), shift, explodes)
-                    if fits is not None and not explodes:
-                        _line(axes, curve, fits, COLOURS[n])
-                    else:
-                        axes.plot(means.index, means, color=COLOURS[n], linewidth=1.2)
+                    _curve(axes, curve, (COLOURS[n], MARKERS[n]), shift, explodes)
             _ceiling(axes, below, table)
             if explodes:
                 axes.set_yscale("symlog", linthresh=1.0)
@@ -83,16 +75,16 @@ def widths(run: Run, agents: pd.DataFrame, fits: pd.DataFrame | None = None) -> 
         for panel in grid[-2:, len(groups) - (rows - 1) * columns :].flat:
             panel.set_visible(False)
         diverged = not np.isfinite(agents.plasticity_loss).all()
-        _legend(figure, [int(period) for period in periods], fits is not None, diverged)
+        _legend(figure, [int(period) for period in periods], diverged)
         return finish(figure, run)
 
 
 def _curve(
     axes: Axes, curve: pd.DataFrame, look: tuple[str, str], shift: float, explodes: bool
-) -> pd.Series[float]:
-    """Draw agents, means and intervals; a cross at the top for a width where agents diverged.
+) -> None:
+    """Draw agents, intervals and the means (or medians, if it explodes), joined by a line.
 
-    Returns the means (or medians, if it explodes), indexed by where they are drawn.
+    A cross at the top marks a width where agents diverged.
     """
     means, (colour, marker) = {}, look
     for width, lost in curve.groupby("width").plasticity_loss:
@@ -108,29 +100,7 @@ def _curve(
         if np.isfinite(found.low) and not explodes:
             axes.plot([at, at], [found.low, found.high], color=colour, linewidth=1.1)
         means[at] = float(np.median(whole)) if explodes else found.estimate
-    axes.plot(list(means), list(means.values()), marker, color=colour)
-    return pd.Series(means, dtype=float)
-
-
-def _line(axes: Axes, curve: pd.DataFrame, fits: pd.DataFrame, colour: str) -> None:
-    """Draw the least squares line of a curve, which goes through the means of both variables."""
-    whole = curve[np.isfinite(curve.plasticity_loss)]
-    keys = [*PANEL, "target_period"]
-    fit = fits[(fits[keys] == curve[keys].iloc[0]).all(axis=1)]
-    if fit.empty or whole.width.nunique() < 2:
-        return
-    slope = fit.slope.iloc[0].estimate
-    x = np.log2(whole.width.to_numpy(float))
-    level = float(whole.plasticity_loss.mean()) - slope * x.mean()
-    far = x.max() + np.log2(BEYOND)
-    zero = -level / slope if slope < 0 else np.inf
-    end = max(x.max(), min(far, zero))
-    for start, stop, style in ((x.min(), x.max(), "-"), (x.max(), end, "--")):
-        at = np.array([start, stop])
-        axes.plot(2.0**at, level + slope * at, color=colour, linestyle=style, linewidth=0.8,
-                  alpha=0.8)  # fmt: skip
-    if x.min() <= zero <= far:
-        axes.plot(2.0**zero, 0, "o", color=colour, markerfacecolor="white", markersize=5, zorder=4)
+    axes.plot(list(means), list(means.values()), marker, color=colour, linestyle="-", linewidth=1.2)
 
 
 def _ceiling(axes: Axes, below: Axes, table: pd.DataFrame) -> None:
@@ -152,7 +122,7 @@ def _doublings(axes: Axes) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _legend(figure: Figure, periods: list[int], fitted: bool, diverged: bool) -> None:
+def _legend(figure: Figure, periods: list[int], diverged: bool) -> None:
     handles = [
         Line2D([], [], color=COLOURS[n], marker=MARKERS[n], label=_updates(period))
         for n, period in enumerate(periods)
@@ -164,13 +134,6 @@ def _legend(figure: Figure, periods: list[int], fitted: bool, diverged: bool) ->
         handles.append(
             Line2D([], [], color=GREY, marker="x", linestyle="", label="agents that diverged")
         )
-    if fitted:
-        handles += [
-            Line2D([], [], color=GREY, linestyle="--", linewidth=0.8,
-                   label="straight line, drawn on"),
-            Line2D([], [], color=GREY, marker="o", markerfacecolor="white", linestyle="",
-                   label="where it reaches zero"),
-        ]  # fmt: skip
     figure.legend(handles=handles, loc="outside upper left", ncols=3, fontsize=8.5)
 
 

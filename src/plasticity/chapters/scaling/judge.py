@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from plasticity import statistics
-from plasticity.chapters.claims import Condition, Verdict, decide
+from plasticity.chapters.claims import Condition, Judge, Verdict, decide
 from plasticity.chapters.probing import tables
 from plasticity.chapters.scaling.run import SWEPT
 from plasticity.runs.results import Run
@@ -39,16 +39,18 @@ class Fit(NamedTuple):
 def curves(run: Run) -> pd.DataFrame:
     """Return one row per curve: how the plasticity lost depends on width.
 
-    Columns: `CURVE`, ``widths``, ``spearman`` (an interval, over all agents of the curve, resampled
-    inside widths), ``widest`` (the change at the widest, an interval over seeds), ``initial`` (the
-    loss of fresh networks there), ``slope`` and ``zero`` of `Fit`, ``diverged`` (agents). If
-    divergence leaves no agent, or fewer than two widths for a line, the interval is infinite.
+    Columns: `CURVE`, ``widths``, ``spearman`` and ``final`` (the width's correlation with the
+    change and with the final loss, over all agents, resampled inside widths), ``widest`` (the
+    change at the widest, an interval over seeds), ``initial`` (the loss of fresh networks there),
+    ``slope`` and ``zero`` of `Fit`, ``diverged`` (agents). If divergence leaves no agent, or fewer
+    than two widths for a line, the interval is infinite.
     """
     rows = []
     for names, group in agents(run).groupby(list(CURVE), sort=False):
         whole = group[np.isfinite(group.plasticity_loss)]
         last = whole[whole.width == group.width.max()]
         width, change = whole.width.to_numpy(float), whole.plasticity_loss.to_numpy()
+        final = whole.probe_loss.to_numpy()
         fit = Fit(statistics.UNKNOWN, statistics.UNKNOWN)
         if whole.width.nunique() > 1:
             fit = fit_line(width, change)
@@ -56,9 +58,8 @@ def curves(run: Run) -> pd.DataFrame:
             {
                 **dict(zip(CURVE, names, strict=True)),
                 "widths": group.width.nunique(),
-                "spearman": statistics.spearman_interval(width, change, width)
-                if len(whole)
-                else statistics.UNKNOWN,
+                "spearman": _spearman(width, change),
+                "final": _spearman(width, final),
                 "widest": _mean(last.plasticity_loss),
                 "initial": _mean(last.initial_loss),
                 **fit._asdict(),
@@ -70,6 +71,12 @@ def curves(run: Run) -> pd.DataFrame:
 
 def _mean(values: pd.Series[float]) -> Interval:
     return statistics.mean_interval(values) if len(values) else statistics.UNKNOWN
+
+
+def _spearman(width: np.ndarray, values: np.ndarray) -> Interval:
+    if not len(width):
+        return statistics.UNKNOWN
+    return statistics.spearman_interval(width, values, width)
 
 
 def fit_line(width: np.ndarray, change: np.ndarray, resamples: int = 2_000) -> Fit:
@@ -108,46 +115,45 @@ def main_curves(run: Run) -> pd.DataFrame:
 NOT_FALLING = 2
 """This many of the paper's 12 curves may fail to fall; one more contradicts the claim."""
 
+CURVES = 12
+"""Curves of Fig. 5: three periods, two networks, two data sets."""
 
-def judge_width(run: Run) -> Verdict:
+FLOOR = 0.05
+"""A network whose probe loss is below this, fresh and at the end, is at the probe's floor: it has
+nothing that it could be seen to lose."""
+
+
+def judge_width(run: Run) -> list[Verdict]:
     """Judge width-helps-not-cures: curves fall with width, and some are above zero at the widest.
 
-    The first part rests on the curve that falls least after `NOT_FALLING` others: if it does not
-    fall, too many do not. The loss is cured if the interval at the widest network reaches zero in
-    every curve, so the highest curve decides.
+    The claim's own words are of the final loss, its measure is of the change: both are judged. The
+    loss is cured if the interval at the widest network reaches zero in every curve.
     """
     found = main_curves(run)
-    place = min(NOT_FALLING, len(found) - 1)
-    return decide(
-        "width-helps-not-cures",
-        Condition(
-            f"Spearman of width and change, {_ordinal(place)} of {len(found)} curves",
-            _ranked(found.spearman, place), "<", 0.0,
-        ),
-        Condition(
-            f"change at the widest, highest of {len(found)} curves",
-            _ranked(found.widest, 0), ">", 0.0,
-        ),
-    )  # fmt: skip
+    names = [f"{row.architecture}, {row.dataset}, period {row.target_period}"
+             for row in found.itertuples()]  # fmt: skip
+
+    def falling(part: str, column: str) -> Verdict:
+        conditions = (
+            Condition(f"Spearman of width and {part} ({name})", value, "<", 0.0)
+            for name, value in zip(names, found[column], strict=True)
+        )
+        limit = NOT_FALLING + 1
+        return decide("width-helps-not-cures", *conditions, part=part, of=CURVES, limit=limit)
+
+    def left(name: str, fresh: Interval, change: Interval) -> Condition:
+        at_floor = max(fresh.estimate, fresh.estimate + change.estimate) < FLOOR
+        empty = "at the probe's floor, fresh and trained" if at_floor else ""
+        return Condition(f"change at the widest ({name})", change, ">", 0.0, empty)
+
+    at_widest = list(map(left, names, found.initial, found.widest))
+    counting = sum(not condition.empty for condition in at_widest)
+    # one curve that stays above zero is enough
+    cure = decide(
+        "width-helps-not-cures", *at_widest, part="no cure", of=counting, limit=max(counting, 1)
+    )
+    return [falling("final loss", "final"), falling("change", "spearman"), cure]
 
 
-def _ranked(found: Iterable[Interval], place: int) -> Interval:
-    """Return the highest, second highest, ... of these quantities.
-
-    It lies between the bounds of that rank. An unknown quantity could be anywhere.
-    """
-
-    def pick(values: list[float]) -> float:
-        known = sorted((x for x in values if not np.isnan(x)), reverse=True)
-        return known[min(place, len(known) - 1)] if known else np.nan
-
-    estimates, lows, highs, n = (list(column) for column in zip(*found, strict=True))
-    return Interval(pick(estimates), pick(lows), pick(highs), int(min(n)))
-
-
-def _ordinal(place: int) -> str:
-    return ("least", "second least", "third least")[place] + " falling"
-
-
-CLAIMS = {"width-helps-not-cures": judge_width}
+CLAIMS: Mapping[str, Judge] = {"width-helps-not-cures": judge_width}
 """Each claim of the ledger that this experiment decides, with its judge."""
