@@ -13,6 +13,10 @@ CALLS = (
 """Primitives that only call a program: its operations count as if they stood in their place."""
 
 
+PROGRAMS = (core.Jaxpr, vars(core)["ClosedJaxpr"])
+"""Types of a program without and with its constants. JAX 0.12 made them one."""
+
+
 def called(eqn: Any) -> Any | None:
     """Return the ``ClosedJaxpr`` or ``Jaxpr`` that an operation calls; None if it is no call.
 
@@ -24,5 +28,4 @@ def called(eqn: Any) -> Any | None:
     """
     if eqn.primitive.name not in CALLS:
         return None
-    programs = core.ClosedJaxpr | core.Jaxpr
-    return next(value for value in eqn.params.values() if isinstance(value, programs))
+    return next(value for value in eqn.params.values() if isinstance(value, PROGRAMS))

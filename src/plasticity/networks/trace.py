@@ -230,7 +230,8 @@ def _feeds(
         for atom in eqn.invars:
             read |= set() if hasattr(atom, "val") else sources.get(atom, set())
         mixes = {name for name in _primitives(eqn) if name in MIXING}
-        if read - {INPUTS} and mixes and math.prod(eqn.outvars[0].aval.shape) > 0:
+        result: Any = eqn.outvars[0].aval
+        if read - {INPUTS} and mixes and math.prod(result.shape) > 0:
             raise ValueError(
                 f"the units of {', '.join('/'.join(path) for path in sorted(read))} pass through "
                 f"{', '.join(sorted(mixes))} on the way to the next layer: where they are there is "

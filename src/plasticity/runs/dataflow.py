@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
 
 from plasticity import jaxprs
 
@@ -110,7 +109,7 @@ class _Dataflow:
 
     def outputs(self, program: Program, inputs: Sequence[str]) -> list[str]:
         """Return the hashes of a program's outputs, from those of its inputs."""
-        inner = program.jaxpr if isinstance(program, core.ClosedJaxpr) else program
+        inner: Any = getattr(program, "jaxpr", program)
         constants = [_constant(array) for array in getattr(program, "consts", ())]
         known = dict(zip([*inner.constvars, *inner.invars], [*constants, *inputs], strict=True))
 
@@ -201,8 +200,8 @@ class _Dataflow:
         """Write the settings of an operation so that equal ones are equal in every process."""
         if isinstance(value, Mapping):
             return ",".join(f"{k}={self.written(value[k])}" for k in sorted(value, key=str))
-        if isinstance(value, core.ClosedJaxpr | core.Jaxpr):
-            inner = value.jaxpr if isinstance(value, core.ClosedJaxpr) else value
+        if isinstance(value, jaxprs.PROGRAMS):
+            inner: Any = getattr(value, "jaxpr", value)
             inputs = [_hash("input", k) for k in range(len(inner.invars))]
             return _hash("program", self.outputs(value, inputs))
         if isinstance(value, tuple | list):

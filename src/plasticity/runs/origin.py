@@ -13,13 +13,17 @@ from typing import Any
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pandas")
 
 
+PRECISION = "jax_default_matmul_precision"
+"""The option of JAX, of which not all versions declare the attribute."""
+
+
 def environment() -> dict[str, Any]:
     """Return what this process computes with: Python, packages, commit, device."""
     import jax
 
     device = jax.devices()[0]
     on_cpu = device.platform == "cpu"
-    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    precision = getattr(jax.config, PRECISION)
     return {
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_source": bool(_git("status", "--porcelain", "--", "src")),

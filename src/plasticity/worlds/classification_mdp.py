@@ -179,7 +179,7 @@ def optimal_values(reward: np.ndarray, transition: np.ndarray, discount: float) 
         # Each policy is better than the last, except for rounding, which may go in circles.
         if not value.sum() > best:
             return q_values
-        policy, best = q_values.argmax(axis=1), value.sum()
+        policy, best = q_values.argmax(axis=1), float(value.sum())
 
 
 def optimal_actions(variant: Variant, discount: float) -> np.ndarray:

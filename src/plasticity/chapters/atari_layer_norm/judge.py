@@ -106,7 +106,11 @@ def judge_collinear(run: Run) -> list[Verdict]:
     the rank correlation with the score. Undecided without two agents on either side.
     """
     table = agents(run)
-    gaps = [_least_gap(game, group) for game, group in table.groupby("game", sort=False)]
+    gaps = [
+        _least_gap(game, group)
+        for game, group in table.groupby("game", sort=False)
+        if group.learned.nunique() > 1
+    ] or [Condition(GAP, statistics.UNKNOWN, ">", 0.0, "in no game some learned and some did not")]
     within = table.collinearity - table.groupby("game").collinearity.transform("mean")
     learners, others = within[table.learned], within[~table.learned]
     correlation = statistics.spearman_interval(
@@ -126,17 +130,17 @@ def judge_collinear(run: Run) -> list[Verdict]:
     return [decide("atari-collinear-gradients", *gaps, part="no overlap"), average]
 
 
+GAP = "least mean |cosine| of agents that did not learn, minus the largest of those that did"
+
+
 def _least_gap(game: object, group: pd.DataFrame) -> Condition:
     """Return that no agent of a game that learned has gradients as collinear as one that did not.
 
     A count of what was seen, and no interval: one pair that overlaps speaks against the claim.
     """
     learners, others = group.collinearity[group.learned], group.collinearity[~group.learned]
-    what = f"least mean |cosine| without learning minus largest with it ({game})"
-    if not (len(learners) and len(others)):
-        return Condition(what, statistics.UNKNOWN, ">", 0.0, "all learned or none did")
     gap = float(others.min() - learners.max())
-    return Condition(what, Interval(gap, gap, gap, len(group)), ">", 0.0)
+    return Condition(f"{GAP} ({game})", Interval(gap, gap, gap, len(group)), ">", 0.0)
 
 
 def _gap(a: pd.Series[float], b: pd.Series[float]) -> Interval:

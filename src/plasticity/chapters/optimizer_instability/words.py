@@ -136,8 +136,8 @@ def windows(run: Run, threshold: float = 0.9) -> str:
         for _, rows in run.select(arm=arm, metric="accuracy").groupby("seed"):
             good = rows.value.to_numpy() >= threshold
             if good.any():
-                begin = int(good.argmax())
-                end = begin + int(np.append(~good[begin:], True).argmax()) - 1
+                begin = int(np.argmax(good))
+                end = begin + int(np.argmax(np.append(~good[begin:], True))) - 1
                 first.append(rows.step.iloc[begin])
                 last.append(rows.step.iloc[end])
         steps = f"of {run.select(arm=arm).step.max():,.0f}"
