@@ -28,7 +28,7 @@ CHAPTERS = [REPOSITORY / "book" / f"{name}.ipynb" for name in cli.experiment_nam
 
 ROOMS = (
     (  # the ground floor
-        "shapes", "devices", "programs", "lanes", "jaxprs", "statistics", "errors",
+        "shapes", "devices", "programs", "lanes", "jaxprs", "statistics", "power", "errors",
         "configuration", "cure", "learner",
     ),
     ("worlds",), ("networks",), ("runs",), ("measure",), ("cures",), ("agents",), ("chapters",),

@@ -10,11 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from plasticity.power import detectable_correlation, detectable_difference, trials_needed
 from plasticity.statistics import (
     UNKNOWN,
     Interval,
-    detectable_correlation,
-    detectable_difference,
     human_normalised,
     human_normalised_improvement,
     mean_interval,
@@ -22,7 +21,6 @@ from plasticity.statistics import (
     resampled,
     sign_test,
     spearman_interval,
-    trials_needed,
 )
 
 
@@ -48,7 +46,7 @@ def test_one_seed_knows_nothing_and_equal_seeds_know_all() -> None:
 
 @pytest.mark.parametrize("values", [[], [[1.0, 2.0]], [1.0, math.nan], [1.0, math.inf]])
 def test_what_cannot_be_averaged_is_refused(values: list[float]) -> None:
-    with pytest.raises(ValueError, match=r"expected one value a seed|not finite"):
+    with pytest.raises(ValueError, match=r"expected one value per seed|not finite"):
         mean_interval(values)
 
 
@@ -129,7 +127,7 @@ def test_a_constant_has_no_correlation(y: list[float]) -> None:
     [
         ([1.0, 2.0], [1.0, 2.0, 3.0], "2 values cannot be correlated with 3"),
         ([1.0, math.nan], [1.0, 2.0], "1 of 2 values are not finite"),
-        ([], [], "expected one value a seed"),
+        ([], [], "expected one value per seed"),
     ],
 )
 def test_what_cannot_be_correlated_is_refused(x: list[float], y: list[float], message: str) -> None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy import optimize, stats
+from scipy import stats
 
 CONFIDENCE = 0.95
 
@@ -57,12 +57,12 @@ def mean_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> Interval
     >>> print(mean_interval([0.61, 0.58, 0.66, 0.63, 0.60]))
     0.62 [0.58, 0.65], n = 5
     """
-    sample = _sample(values)
-    mean = float(sample.mean())
-    if sample.size == 1:
+    seen = sample(values)
+    mean = float(seen.mean())
+    if seen.size == 1:
         return Interval(mean, -math.inf, math.inf, 1)
-    half = float(stats.t.ppf((1 + confidence) / 2, sample.size - 1) * stats.sem(sample))
-    return Interval(mean, mean - half, mean + half, sample.size)
+    half = float(stats.t.ppf((1 + confidence) / 2, seen.size - 1) * stats.sem(seen))
+    return Interval(mean, mean - half, mean + half, seen.size)
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = CONFIDENCE) -> Interval:
@@ -74,7 +74,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = CONFIDENCE
     >>> print(paired_difference([0.61, 0.58, 0.66], [0.41, 0.40, 0.43]))
     0.20 [0.14, 0.27], n = 3
     """
-    first, second = _sample(a), _sample(b)
+    first, second = sample(a), sample(b)
     if first.shape != second.shape:
         raise ValueError(f"{first.size} seeds cannot be paired with {second.size}")
     return mean_interval(first - second, confidence)
@@ -226,7 +226,7 @@ def spearman_interval(
     >>> round(found.estimate, 2), found.low <= 0.8 <= found.high
     (0.8, True)
     """
-    first, second = _sample(x), _sample(y)
+    first, second = sample(x), sample(y)
     if first.shape != second.shape:
         raise ValueError(f"{first.size} values cannot be correlated with {second.size}")
     together = np.zeros(first.size, int)
@@ -238,62 +238,6 @@ def spearman_interval(
     drawn = np.nan_to_num(_spearman(first[chosen], second[chosen], together))
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(estimate, max(-1.0, float(low)), min(1.0, float(high)), first.size)
-
-
-def detectable_difference(
-    differences: ArrayLike, power: float = 0.8, confidence: float = CONFIDENCE
-) -> float:
-    """Return the mean difference that as many seeds, scattered like these, detect with ``power``.
-
-    If this is the true mean, a two-sided paired t test at 1 - ``confidence`` rejects with
-    probability ``power`` (noncentral t, with the scatter of ``differences``). A smaller effect
-    could well be there and not be seen. Raises ValueError for fewer than two values, and unless
-    ``power`` lies between 1 - ``confidence`` and 1.
-
-    >>> from plasticity.statistics import detectable_difference
-    >>> round(detectable_difference([0.1, 0.3, 0.2, 0.4, 0.2]), 2)
-    0.19
-    """
-    sample = _sample(differences)
-    if sample.size < 2:
-        raise ValueError("one difference has no scatter: need two or more")
-    if not 1 - confidence < power < 1:
-        raise ValueError(f"power = {power}: must lie between {1 - confidence:g} and 1")
-    freedom = sample.size - 1
-    critical = stats.t.ppf((1 + confidence) / 2, freedom)
-
-    def lacking(noncentrality: float) -> float:
-        upper = stats.nct.sf(critical, freedom, noncentrality)
-        # SciPy gives NaN for the other tail where that is below 1e-12.
-        lower = np.nan_to_num(stats.nct.cdf(-critical, freedom, noncentrality))
-        return float(upper + lower - power)
-
-    far = 1.0
-    while lacking(far) < 0:  # step by step: SciPy's distribution fails far out
-        far += 1
-    return float(optimize.brentq(lacking, 0.0, far) * stats.sem(sample))
-
-
-def detectable_correlation(
-    n: int, comparisons: int = 1, power: float = 0.8, confidence: float = CONFIDENCE
-) -> float:
-    """Return the rank correlation that ``n`` pairs show to be clear of zero with ``power``.
-
-    By Fisher's z, whose variance for Spearman's coefficient is 1.06 / (n - 3) (Fieller, Hartley &
-    Pearson 1957), with Bonferroni's correction for several ``comparisons``. An approximation: of
-    fewer than about ten pairs it says little. Raises ValueError for fewer than four pairs, for no
-    comparison, and unless ``power`` lies between 1 - ``confidence`` and 1.
-
-    >>> from plasticity.statistics import detectable_correlation
-    >>> round(detectable_correlation(85, comparisons=12), 2)
-    0.4
-    """
-    if n < 4 or comparisons < 1:
-        raise ValueError(f"n = {n}, comparisons = {comparisons}: need at least four, and one")
-    if not 1 - confidence < power < 1:
-        raise ValueError(f"power = {power}: must lie between {1 - confidence:g} and 1")
-    critical = stats.norm.isf((1 - confidence) / 2 / comparisons)
-    return float(np.tanh((critical + stats.norm.ppf(power)) * np.sqrt(1.06 / (n - 3))))
 
 
 class SignTest(NamedTuple):
@@ -316,45 +260,13 @@ def sign_test(differences: ArrayLike, confidence: float = CONFIDENCE) -> SignTes
     >>> round(found.p_value, 3)
     0.375
     """
-    sample = _sample(differences)
-    above, n = int(np.sum(sample > 0)), int(np.sum(sample != 0))
+    seen = sample(differences)
+    above, n = int(np.sum(seen > 0)), int(np.sum(seen != 0))
     if n == 0:
         return SignTest(UNKNOWN, 1.0)
     found = stats.binomtest(above, n)
     low, high = found.proportion_ci(confidence)
     return SignTest(Interval(above / n, float(low), float(high), n), float(found.pvalue))
-
-
-def trials_needed(
-    share: float, threshold: float = 0.5, power: float = 0.8, confidence: float = CONFIDENCE
-) -> int:
-    """Return how many differences it takes to tell that more than ``threshold`` are above zero.
-
-    If ``share`` of them truly are, the lower end of `sign_test`'s interval is above the threshold
-    with probability ``power``. This holds for the number returned and for all numbers up to twice
-    it: with whole numbers the power goes up and down a little. Raises ValueError unless threshold
-    and power lie between 0 and 1 and the share above the threshold and not above 1, and if more
-    than 10,000 are needed.
-
-    >>> from plasticity.statistics import trials_needed
-    >>> trials_needed(share=0.8)
-    23
-    """
-    if not (0 < threshold < share <= 1 and 0 < power < 1):
-        raise ValueError(
-            f"threshold = {threshold}, share = {share}, power = {power}: need 0 < threshold < "
-            "share <= 1 and 0 < power < 1"
-        )
-    n = np.arange(1, 10_001)
-    # The lower end is above the threshold if this many or more would be rare at the threshold.
-    least = stats.binom.isf((1 - confidence) / 2, n, threshold) + 1
-    reached = np.asarray(stats.binom.sf(least - 1, n, share) >= power)
-    if not reached[-1]:
-        raise ValueError(f"more than {n[-1]:,} are needed to tell {share} from {threshold}")
-    for first in n[reached]:
-        if reached[first - 1 : 2 * first].all():
-            return int(first)
-    raise ValueError(f"more than {n[-1]:,} are needed to tell {share} from {threshold}")
 
 
 def resampled(codes: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
@@ -392,13 +304,19 @@ def _spearman(x: np.ndarray, y: np.ndarray, codes: np.ndarray) -> np.ndarray:
     return result
 
 
-def _sample(values: ArrayLike) -> np.ndarray:
-    sample = np.asarray(values, np.float64)
-    if sample.ndim != 1 or sample.size == 0:
-        raise ValueError(f"expected one value a seed, found shape {sample.shape}")
-    if not np.isfinite(sample).all():
-        raise ValueError(f"{np.sum(~np.isfinite(sample))} of {sample.size} values are not finite")
-    return sample
+def sample(values: ArrayLike) -> np.ndarray:
+    """Return one value per seed in float64; ValueError if there are none, or one is not finite.
+
+    >>> from plasticity.statistics import sample
+    >>> sample([1, 2]).dtype
+    dtype('float64')
+    """
+    found = np.asarray(values, np.float64)
+    if found.ndim != 1 or found.size == 0:
+        raise ValueError(f"expected one value per seed, found shape {found.shape}")
+    if not np.isfinite(found).all():
+        raise ValueError(f"{np.sum(~np.isfinite(found))} of {found.size} values are not finite")
+    return found
 
 
 def _number(x: float) -> str:

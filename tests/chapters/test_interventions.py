@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,6 +28,7 @@ from plasticity.chapters.printed import interventions
 from plasticity.chapters.probing import probed_agent
 from plasticity.configuration import replaced
 from plasticity.networks.settings import CNN, MLP, Regression, TwoHot
+from plasticity.power import detectable_difference
 from plasticity.runs import results
 from plasticity.runs.results import Run
 
@@ -59,6 +61,23 @@ def test_an_arm_is_every_combination_and_one_change_at_a_time() -> None:
         arm = EXPERIMENT.arm(TINY, name)
         assert arm == replaced(base, {"intervention": intervention, **change})
         assert len(change) == (intervention != "none") == (replaced(base, change) != base)
+
+
+def test_arms_with_the_same_network_have_the_same_targets_of_the_probe() -> None:
+    """As the chapter says where it explains why small differences are seen."""
+    keys = {
+        name: mdp_agent.network_key(EXPERIMENT.arm(TINY, name)) for name in EXPERIMENT.arms(TINY)
+    }
+    cells: dict[str, list[str]] = {}
+    for name in keys:
+        cells.setdefault("-".join(name.split("-")[1:3]), []).append(name)
+    for names in cells.values():
+        for a, b in itertools.product(names, names):
+            (*_, coding_a, change_a), (*_, coding_b, change_b) = a.split("-"), b.split("-")
+            own = {"layer_norm", "spectral_norm"}
+            networks = [change if change in own else "" for change in (change_a, change_b)]
+            same = coding_a == coding_b and networks[0] == networks[1]
+            assert (keys[a] == keys[b]) is same, (a, b)
 
 
 def test_interventions_are_those_of_the_paper() -> None:
@@ -307,7 +326,7 @@ def test_the_power_of_a_contrast_is_that_of_its_seeds() -> None:
     values = contrasts.contrast(run, "mlp", "layer_norm")
     row = found.loc["mlp", "regression", "layer_norm"]
     assert row.difference == statistics.mean_interval(values)
-    assert row.detectable == statistics.detectable_difference(values)
+    assert row.detectable == detectable_difference(values)
     # two-hot itself is compared with regression, what it is combined with is compared with it
     np.testing.assert_allclose(found.loc["cnn", "two_hot", "none"].difference.estimate, 0.2)
     combined = found.loc["cnn", "two_hot", "layer_norm"].difference.estimate

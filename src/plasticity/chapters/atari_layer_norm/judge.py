@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from plasticity import statistics
+from plasticity import power, statistics
 from plasticity.chapters import printed
 from plasticity.chapters.claims import Condition, Judge, Verdict, decide
 from plasticity.runs.results import Run
@@ -87,8 +87,8 @@ def games_needed() -> dict[str, int]:
     bars = printed.atari_improvements().improvement_percent
     share = float((bars > 0).sum() / (bars != 0).sum())
     return {
-        "more games improve than not": statistics.trials_needed(share),
-        "more than 60 % improve": statistics.trials_needed(share, 0.6),
+        "more games improve than not": power.trials_needed(share),
+        "more than 60 % improve": power.trials_needed(share, 0.6),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from plasticity import statistics
+from plasticity import power
 from plasticity.chapters.report import readable, short
 from plasticity.statistics import Interval
 
@@ -51,7 +51,7 @@ def pooling(stability: pd.DataFrame) -> str:
     )
 
 
-def power(stability: pd.DataFrame, aim: float = 0.5) -> str:
+def detectable(stability: pd.DataFrame, aim: float = 0.5) -> str:
     """Return how strong a correlation must be to be seen, and how many agents ``aim`` takes.
 
     Four times in five, with intervals that hold for all strata at once.
@@ -59,9 +59,9 @@ def power(stability: pd.DataFrame, aim: float = 0.5) -> str:
     within = stability[stability.adjustment == "within"]
     strata = len(within) // within.statistic.nunique()
     agents = int(within.n.min())
-    least = statistics.detectable_correlation(agents, strata)
+    least = power.detectable_correlation(agents, strata)
     counts = range(agents, 10_000)
-    needed = next(n for n in counts if statistics.detectable_correlation(n, strata) <= aim)
+    needed = next(n for n in counts if power.detectable_correlation(n, strata) <= aim)
     return (
         f"With {agents} agents in each of {strata} strata, a correlation has to be about "
         f"**{least:.2f}** to be found clear of zero four times in five, by intervals that hold for "

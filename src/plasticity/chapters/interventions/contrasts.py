@@ -13,6 +13,7 @@ from plasticity.agents.settings import ADAM_EPS
 from plasticity.chapters.interventions.run import CELL, SWEPT, Config
 from plasticity.chapters.printed import interventions
 from plasticity.chapters.probing import tables
+from plasticity.power import detectable_difference
 from plasticity.runs.results import Run
 from plasticity.statistics import Interval
 
@@ -195,7 +196,7 @@ def power(run: Run) -> pd.DataFrame:
 
     Columns: architecture, encoding, intervention, ``difference`` in the change (an interval, paired
     by seed; two-hot arms against "none" under two-hot) and ``detectable``: see
-    `plasticity.statistics.detectable_difference`.
+    `plasticity.power.detectable_difference`.
     """
     config, rows = configuration.from_dict(Config, run.config), []
     for encoding in (output.kind for output in config.outputs):
@@ -213,7 +214,7 @@ def power(run: Run) -> pd.DataFrame:
                         "encoding": encoding,
                         "intervention": intervention,
                         "difference": statistics.mean_interval(values),
-                        "detectable": statistics.detectable_difference(values),
+                        "detectable": detectable_difference(values),
                     }
                 )
     return pd.DataFrame(rows)

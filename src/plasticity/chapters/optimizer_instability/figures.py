@@ -26,6 +26,14 @@ ARMS: Mapping[str, tuple[str, str, str]] = {
 }
 """Colour, marker and name of each main arm of optimizer_instability."""
 
+SLOWER: Mapping[str, tuple[str, str, str]] = {
+    "default_0.0002": ("#E69F00", "D", r"default Adam, rate 2$\cdot$10$^{-4}$"),
+    "default_7e-05": ("#000000", "P", r"default Adam, rate 7$\cdot$10$^{-5}$"),
+}
+"""The same of default Adam at smaller learning rates."""
+
+LOOKS = {**ARMS, **SLOWER}
+
 VARIATIONS: Mapping[str, str] = {
     "width_half": "width ÷ 2",
     "width_double": "width × 2",
@@ -99,7 +107,7 @@ def around_the_switch(run: Run, switch: int = 1, arms: Sequence[str] = tuple(ARM
                 around = np.concatenate(
                     [trace[:, switch - 1, window:], trace[:, switch, :window]], axis=1
                 )
-                colour = ARMS[arm][0]
+                colour = LOOKS[arm][0]
                 axes.plot(steps, around.T, color=colour, alpha=0.2, linewidth=0.7)
                 middle = np.median(around, axis=0)
                 axes.plot(steps, middle, color=colour, linestyle=_line(arm))
@@ -136,7 +144,7 @@ def spikes(run: Run, times: pd.DataFrame, arms: Sequence[str] = tuple(ARMS)) -> 
                 rows = run.select(arm=arm, metric=metric)
                 rows = rows[rows.step < rows.seed.map(ends[arm])]
                 median = rows.groupby("step").value.median()
-                colour, marker, _ = ARMS[arm]
+                colour, marker, _ = LOOKS[arm]
                 axes.plot(rows.step, rows.value, marker, color=colour, alpha=0.25, markersize=3)
                 axes.plot(median.index, median, color=colour, linestyle=_line(arm))
             axes.axhline(1, color=GREY, linestyle=":", linewidth=1)
@@ -166,7 +174,7 @@ def collapse_times(run: Run, times: pd.DataFrame) -> Figure:
             axes.axvline(reference, color=ARMS["tuned"][0], linestyle=":", linewidth=1.2)
             for row, arm in enumerate(arms):
                 chosen = times[times.arm == arm]
-                colour = ARMS[arm][0] if arm in ARMS else "#444444"
+                colour = LOOKS[arm][0] if arm in LOOKS else "#444444"
                 for collapsed, marker in ((True, "o"), (False, ">")):
                     x = chosen[chosen.collapsed == collapsed][clock]
                     axes.plot(x, np.full(len(x), row), marker, color=colour, alpha=0.6)
@@ -186,7 +194,7 @@ def save_home_figure(run: Run, path: Path) -> None:
 
 def _seeds_and_mean(axes: Axes, rows: pd.DataFrame, arm: str) -> None:
     """Draw a thin line for each seed, and the mean with its 95 % interval as a band."""
-    colour, marker, _ = ARMS[arm]
+    colour, marker, _ = LOOKS[arm]
     wide = rows.pivot(index="step", columns="seed", values="value")
     intervals = [mean_interval(values) for values in wide.to_numpy()]
     low, high = [np.clip([i[k] for i in intervals], 0, 1) for k in (1, 2)]
@@ -194,7 +202,7 @@ def _seeds_and_mean(axes: Axes, rows: pd.DataFrame, arm: str) -> None:
     every = max(1, len(wide) // 12)
     axes.plot(
         wide.index, wide.mean(axis=1), color=colour, marker=marker,
-        markevery=(list(ARMS).index(arm) * every // len(ARMS), every),
+        markevery=(list(LOOKS).index(arm) * every // len(LOOKS), every),
         linestyle=_line(arm),
     )  # fmt: skip
     axes.fill_between(wide.index, low, high, color=colour, alpha=0.15, linewidth=0)
@@ -208,7 +216,7 @@ def _line(arm: str) -> Literal["-", "--"]:
 def _legend(figure: Figure, arms: Iterable[str]) -> None:
     handles = [
         Line2D(
-            [], [], color=ARMS[arm][0], marker=ARMS[arm][1], label=ARMS[arm][2],
+            [], [], color=LOOKS[arm][0], marker=LOOKS[arm][1], label=LOOKS[arm][2],
             linestyle=_line(arm),
         )
         for arm in arms

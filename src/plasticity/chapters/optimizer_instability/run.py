@@ -1,9 +1,8 @@
 """Default Adam kills units when the task changes abruptly (Lyle et al. 2023, §4.1, A.1, Fig. 1).
 
 A network memorises random labels of MNIST digits. After a fixed budget the labels are redrawn, and
-training goes on from the current parameters and optimizer state. The paper contrasts Adam as
-everyone uses it with a tuned setting that differs in two constants. Here the two are also changed
-one at a time, and the setting is varied to see how long the tuned optimizer lasts.
+training goes on from the current parameters and optimizer state. The paper contrasts default Adam
+with a tuned setting that differs in two constants. Here the two are also changed one at a time.
 """
 
 from __future__ import annotations
@@ -95,8 +94,7 @@ STUDIES: Mapping[str, Config] = {
         n_images=1_000, width=256, batch_size=128, steps_per_period=500, periods=40,
         sensitivity=True,
     ),
-    # the control of the comparison: default Adam with updates as long as the tuned optimizer's a
-    # hundred steps after a switch, and at its peak (both from the run above), on other seeds
+    # default Adam with updates as long as tuned Adam's, a while after a switch and at its peak
     "laptop_slower": Config(
         n_images=1_000, width=256, batch_size=128, steps_per_period=500, periods=40,
         slower=(2e-4, 7e-5), first_seed=5,
@@ -117,8 +115,8 @@ MAIN_ARMS = {
 def arms(config: Config) -> dict[str, dict[str, Any]]:
     """Return the changes to ``config`` that define each arm, by name."""
     main = {name: settings._asdict() for name, settings in MAIN_ARMS.items()}
-    default = main["default"]
-    main |= {f"default_{rate:g}": default | {"learning_rate": rate} for rate in config.slower}
+    for rate in config.slower:
+        main[f"default_{rate:g}"] = main["default"] | {"learning_rate": rate}
     if not config.sensitivity:
         return main
     tuned = main["tuned"]
@@ -283,8 +281,7 @@ def train(
 class Steps(NamedTuple):
     """What the program of some steps depends on: of Adam's constants all but ε̄.
 
-    A program that is given its constants computes 1 - b₁ and 1 - b₂ in float32, which is not what
-    it computes with constants of its own.
+    Constants that a program is given give other bits than its own: 1 - b₁ is then in float32.
     """
 
     width: int
@@ -338,10 +335,7 @@ def evaluate(
     params: Any,
     key: Array,
 ) -> dict[str, Array]:
-    """Return accuracy and loss on a sample (A.1), dead units over all images, the weight norm.
-
-    The sample has ``sample_size`` images, or as many as there are.
-    """
+    """Return accuracy and loss on up to ``sample_size`` images, dead units, the weight norm."""
     logits, hidden = forward(width, params, inputs)
     sample = jax.random.permutation(key, inputs.shape[0])[:sample_size]
     losses = optax.softmax_cross_entropy_with_integer_labels(logits[sample], labels[sample])
