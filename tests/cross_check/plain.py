@@ -170,6 +170,11 @@ def dead_units(params: Params, images: np.ndarray) -> float:
     return float(np.mean([(layer <= 0).all(axis=0) for layer in hidden]))
 
 
+STEP = 1e-6
+"""Of the differences in `sharpness`: a longer one leads over the kinks of ReLUs, whose jumps a
+difference takes for curvature."""
+
+
 def sharpness(params: Params, x: np.ndarray, rng: np.random.Generator, products: int = 60) -> float:
     """Return the largest eigenvalue of the proxy loss's Hessian (§4.2), by power iteration.
 
@@ -191,7 +196,7 @@ def sharpness(params: Params, x: np.ndarray, rng: np.random.Generator, products:
     direction = rng.standard_normal(sum(leaf.size for leaf in params))
     for _ in range(products):
         direction /= np.linalg.norm(direction)
-        product = (slope(moved(direction, 1e-4)) - slope(moved(direction, -1e-4))) / 2e-4
+        product = (slope(moved(direction, STEP)) - slope(moved(direction, -STEP))) / (2 * STEP)
         value = float(direction @ product)
         direction = product
     return value

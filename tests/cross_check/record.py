@@ -50,14 +50,13 @@ def measured(
 
 def main() -> None:
     """Write ``cross_check.csv`` and ``cross_check.json`` into the chapters' folder."""
-    began, rows = time.process_time(), []
+    began, rows, found = time.process_time(), [], origin.environment()
     for seed in range(SEEDS):
         rows += [(seed, *found) for found in measured(*images(), seed, STEPS)]
         print(f"seed {seed}: {time.process_time() - began:.0f} s so far", flush=True)
     folder = Path(str(files("plasticity.chapters")))
     table = pd.DataFrame(rows, columns=["seed", "step", "metric", "value"])
     table.to_csv(folder / "cross_check.csv", index=False)
-    found = origin.environment()
     kept = ("commit", "uncommitted_source", "python", "device")
     provenance = {name: found[name] for name in kept} | {
         "numpy": np.__version__,

@@ -70,9 +70,44 @@ def test_the_recorded_table_has_what_its_page_compares(recorded: Run) -> None:
     assert len(words.cross_check(recorded)) == table.groupby(["metric", "step"]).ngroups
 
 
+def hessian(params: plain.Params, x: np.ndarray, aim: np.ndarray) -> np.ndarray:
+    """Return the whole Hessian of the squared distance to ``aim``, by differences of gradients."""
+    cuts = np.cumsum([leaf.size for leaf in params])[:-1]
+
+    def slope(flat: np.ndarray) -> np.ndarray:
+        parts = zip(np.split(flat, cuts), params, strict=True)
+        at = [part.reshape(leaf.shape) for part, leaf in parts]
+        error = 2 * (plain.layers(at, x)[-1] - aim) / aim.size
+        return np.concatenate([leaf.ravel() for leaf in plain.gradient(at, x, error)])
+
+    flat = np.concatenate([leaf.ravel() for leaf in params])
+    return (
+        np.array([slope(flat + step) - slope(flat - step) for step in 1e-5 * np.eye(flat.size)])
+        / 2e-5
+    )
+
+
+def test_power_iteration_finds_the_largest_eigenvalue() -> None:
+    for seed in range(5):
+        params, x = around_zero(seed, (3, 2, plain.STATES), examples=2)
+        found = plain.sharpness(params, x, np.random.default_rng(seed), products=2_000)
+        noise = np.random.default_rng(seed).standard_normal((len(x), plain.STATES))
+        known = np.linalg.eigvalsh(hessian(params, x, plain.layers(params, x)[-1] + noise))
+        assert found == pytest.approx(known.max(), rel=1e-3)
+
+
+def around_zero(
+    seed: int, sizes: tuple[int, ...], examples: int
+) -> tuple[plain.Params, np.ndarray]:
+    """Return parameters, biases among them, that are on no kink of a ReLU, and inputs."""
+    rng = np.random.default_rng([seed, 7])
+    params = [leaf + 0.1 * rng.standard_normal(leaf.shape) for leaf in plain.fresh(rng, sizes)]
+    return params, rng.standard_normal((examples, sizes[0]))
+
+
 def test_the_gradient_is_a_difference_quotient() -> None:
     rng = np.random.default_rng(0)
-    params, x = plain.fresh(rng, (5, 4, 4, 3)), rng.standard_normal((6, 5))
+    params, x = around_zero(0, (5, 4, 4, 3), examples=6)
     goal = rng.standard_normal((6, 3))
 
     def loss(at: plain.Params) -> float:
