@@ -238,21 +238,37 @@ def settings_of(chosen: Callable[..., Any]) -> programs.Program:
     return made
 
 
-def bits(chosen: Any, effort: programs.Effort, *given: Any) -> str:
-    """Return a digest of what a program gives if it is compiled with this effort."""
+BITS_KEPT = jax.__version__.startswith(("0.10.", "0.11."))
+"""Whether this is a version of JAX with which runs were recorded. With others less effort may round
+otherwise: no bits rest on them."""
+
+
+def result(chosen: Any, effort: programs.Effort, *given: Any) -> Any:
+    """Return what a program gives if it is compiled with this effort."""
     options = DEFAULT | dict(programs.OPTIONS[effort])
     static = settings_of(chosen).static
     run = jax.jit(
         chosen.__wrapped__, static_argnames=static, compiler_options=programs.supported(options)
     )
-    return checkpoints.digest(run(*given))
+    return run(*given)
 
 
 def check(chosen: Callable[..., Any], *given: Any) -> None:
     """Compare a program's bits with those of all effort: recorded runs rest on them."""
     effort = settings_of(chosen).effort
     assert effort != "full"
-    assert bits(chosen, effort, *given) == bits(chosen, "full", *given)
+    found, whole = (result(chosen, level, *given) for level in (effort, "full"))
+    if BITS_KEPT:
+        assert checkpoints.digest(found) == checkpoints.digest(whole)
+    else:
+        jax.tree.map(close, found, whole)
+
+
+def close(found: jax.Array, whole: jax.Array) -> None:
+    """Compare two arrays to rounding, keys of random numbers to the bit."""
+    if jnp.issubdtype(found.dtype, jax.dtypes.prng_key):
+        found, whole = map(jax.random.key_data, (found, whole))
+    np.testing.assert_allclose(found, whole, rtol=1e-5, atol=1e-6)
 
 
 KEY, SECOND = jax.random.split(jax.random.key(7))
@@ -318,6 +334,7 @@ def test_targets_are_drawn_with_the_bits_of_all_effort() -> None:
         check(init, KEY)
 
 
+@pytest.mark.skipif(not BITS_KEPT, reason="no recorded run has the bits of this version of JAX")
 def test_too_little_effort_would_be_noticed() -> None:
     """Normal numbers with the least: rounded otherwise."""
     hasty = program(effort="least")(lambda key: jax.random.normal(key, (1_000,)))
