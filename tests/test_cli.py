@@ -188,7 +188,8 @@ def test_plain_papermill_refuses_an_unknown_study(repository: Path, tmp_path: Pa
         capture_output=True, text=True, cwd=repository, check=False,
     )  # fmt: skip
     assert done.returncode != 0
-    assert "unknown study 'fast': choose from quick, laptop, gpu, paper" in done.stderr
+    known = ", ".join(EXPERIMENT.studies)
+    assert f"unknown study 'fast': choose from {known}" in done.stderr
 
 
 RECORDED = [run for name in cli.experiment_names() for run in results.recorded(name)]

@@ -365,7 +365,7 @@ COMMANDS: dict[str, tuple[Any, str, list[Word]]] = {
     "notebook": (_notebook, "execute an experiment's chapter by papermill", [
         (("name",), {"help": "the experiment"}),
         (("--study",), STUDY | {"help": "such as quick, laptop, gpu or paper"}),
-        (("--seed",), {"type": int, "default": 0, "help": "the first seed"}),
+        (("--seed",), {"type": int, "help": "the first seed, if not the study's own"}),
     ]),
     "probe": (_probe, "probe the networks that a recorded run kept", [
         (("run",), {"metavar": "RUN", "help": "for example falsification/laptop"}),

@@ -98,8 +98,8 @@ def resolve(
     """Return the configuration of ``study`` with changes applied, checked.
 
     ``assignments`` are texts ``field=value`` as typed on a command line; ``overrides`` are Python
-    values. Raises `ConfigError` for an unknown study or field, an unreadable value, or a value
-    out of range.
+    values, of which None leaves the study's. Raises `ConfigError` for an unknown study or field, an
+    unreadable value, or a value out of range.
 
     >>> from dataclasses import dataclass
     >>> from plasticity import configuration
@@ -113,7 +113,8 @@ def resolve(
     if study not in studies:
         raise ConfigError(f"unknown study {study!r}: choose from {', '.join(studies)}")
     config = studies[study]
-    return replaced(config, {**overrides, **parse(config, assignments)})
+    given = {name: value for name, value in overrides.items() if value is not None}
+    return replaced(config, {**given, **parse(config, assignments)})
 
 
 def replaced(config: C, changes: Mapping[str, Any]) -> C:

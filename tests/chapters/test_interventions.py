@@ -592,7 +592,7 @@ def test_the_whole_of_it_through_driver_and_command_line(
     options = [part for setting in settings for part in ("--set", setting)]
     arguments = ["run", "interventions", "--study", "quick", *options, "--workers", "0"]
     assert cli.main(arguments) == 0
-    assert "reset-helps: not run" in capsys.readouterr().out
+    assert "reset-helps" not in capsys.readouterr().out, "without agents to compare with"
     (label,) = [path.name for path in (runs / "interventions").iterdir()]
     table = contrasts.cells(results.load("interventions", label))
     assert list(table.intervention) == ["reset_last_layer"] and list(table.diverged) == [0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from plasticity import configuration
 from plasticity.chapters.measuring_plasticity import EXPERIMENT, judge
 from plasticity.chapters.measuring_plasticity.run import CALIBRATION, fresh_arm
 from plasticity.chapters.printed import fresh_losses, interventions
@@ -60,7 +61,8 @@ def made_up(offset: dict[str, float]) -> Run:
         for s in (0, 1)
         for t in (0, 1)
     ]
-    return Run("measuring_plasticity", "laptop", pd.DataFrame(rows), {}, {})
+    provenance = {"config": configuration.to_dict(EXPERIMENT.studies["laptop"])}
+    return Run("measuring_plasticity", "laptop", pd.DataFrame(rows), {}, provenance)
 
 
 def test_calibration_is_the_distance_to_the_printed_losses() -> None:

@@ -13,8 +13,6 @@ import pytest
 import toy
 
 from plasticity import configuration
-from plasticity.agents.mdp_agent import AgentConfig
-from plasticity.agents.settings import Problem
 from plasticity.chapters import report
 from plasticity.chapters.curvature_evolution import words as curvature_evolution_words
 from plasticity.chapters.falsification import words as falsification_words
@@ -82,7 +80,7 @@ def test_a_ratio_with_probes_that_never_got_there_is_a_bound() -> None:
         {
             "variant": "true_label", "dataset": "mnist_5k", "architecture": "mlp", "setting": "s",
             "slower": interval, "never": never, "end": interval, "fall": interval,
-            "rougher": interval, "status": "supported",
+            "rougher": interval, "shallower": "supported", "plateau": "empty",
         }
         for never in (0.0, 0.2)
     ]  # fmt: skip
@@ -127,8 +125,8 @@ def walks() -> pd.DataFrame:
 def test_it_is_said_which_walks_grow() -> None:
     assert curvature_evolution_words.walk_growth(walks()) == (
         "While λ₁ grew 20.0 times [18.0, 22.0] under SGD, the walks' changed by: steps as long as "
-        "the agent's 1.00 [0.90, 1.10], not clear of 1; steps 10 times 1.50 [1.20, 1.80], grows; "
-        "steps 100 times 0.50 [0.40, 0.60], shrinks."
+        "the agent's 1.000 [0.900, 1.100], not clear of 1; steps 10 times 1.50 [1.20, 1.80], "
+        "grows; steps 100 times 0.50 [0.40, 0.60], shrinks."
     )
 
 
@@ -205,24 +203,6 @@ def test_provenance_says_that_it_was_amended() -> None:
     assert "Amended" not in report.provenance(accelerated())
     note = report.provenance(accelerated(amended="The commit was misread."))
     assert note.endswith("jax 0.11. Amended since: see `run.json`.\n:::")
-
-
-def test_the_scale_counts_fields_that_the_run_did_not_know(runs: Path) -> None:
-    stored = {"study": "laptop", "config": {"size": 32, "chunks": 6, "seeds": 2}}
-    run = results.Run("toy", "laptop", pd.DataFrame(), {}, stored)
-    assert report.scale(run, toy.Config(first_seed=3)) == (
-        "**Scaled down** from the `paper` study: size 32 instead of 64, first seed 0 instead of 3."
-    )
-
-
-def test_the_scale_counts_the_fields_of_what_a_run_is_composed_of() -> None:
-    config = AgentConfig(problem=Problem(n_images=500), network=MLP(width=64))
-    stored = {"study": "laptop", "config": configuration.to_dict(config)}
-    run = results.Run("toy", "laptop", pd.DataFrame(), {}, stored)
-    assert report.scale(run, AgentConfig()) == (
-        "**Scaled down** from the `paper` study: width 64 instead of 512, n images 500 "
-        "instead of 5,000."
-    )
 
 
 def exactly(value: float) -> Interval:

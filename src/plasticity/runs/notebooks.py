@@ -18,9 +18,10 @@ class NotebookFailed(Told, RuntimeError):
     """A notebook that did not run to its end."""
 
 
-def execute(experiment: Experiment, study: str, seed: int = 0) -> Path:
+def execute(experiment: Experiment, study: str, seed: int | None = None) -> Path:
     """Execute the chapter of an experiment at a study; return where the executed notebook is.
 
+    Without a first ``seed`` the study's own is taken.
     Raises `configuration.ConfigError` for an unknown study, and `NotebookFailed`, naming the partly
     executed notebook, if a cell fails or papermill is not installed.
     """

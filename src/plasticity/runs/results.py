@@ -102,7 +102,8 @@ class Run:
         data = self.provenance["data"]
         if "what" in data:
             return f"{data['records']:,} of {data['full_set']:,} {data['what']} ({data['dataset']})"
-        each = images or self.config.get("problem", {}).get("n_images", data["records"])
+        config = self.provenance.get("config", {})
+        each = images or config.get("problem", {}).get("n_images", data["records"])
         found = {
             str(one["dataset"]): int(one["records"])
             for one in data.get("sets", {}).values()
