@@ -105,6 +105,13 @@ def test_a_lucky_evaluation_is_not_learning() -> None:
     assert table.normalised.item() > 0.7 and not table.learned.item()
 
 
+def test_an_agent_that_finished_no_episode_while_it_learned_has_not_learned() -> None:
+    scores = agent(0.8, "freeway", 0.5, 1.0)
+    del scores["training_score"]
+    table = atari_layer_norm_judge.agents(made_up({("freeway", True, 0): scores}))
+    assert not table.learned.item()
+
+
 def test_a_relation_of_the_hessian_is_told_if_it_is_strong() -> None:
     judge = atari_layer_norm_judge.judge_hessian
     assert said(judge, learners(True, related=True)) == ["contradicted"]

@@ -41,7 +41,9 @@ def agents(run: Run) -> pd.DataFrame:
     table = late.pivot_table(index=keys, columns="metric", values="value", sort=False)
     table = table.reset_index().merge(atari.scores(), on="game")
     table["normalised"] = statistics.human_normalised(table.score, table.random, table.human)
-    while_learning = statistics.human_normalised(table.training_score, table.random, table.human)
+    # no column if no agent has finished an episode while it learned
+    training = table.get("training_score", pd.Series(np.nan, index=table.index))
+    while_learning = statistics.human_normalised(training, table.random, table.human)
     table["learned"] = np.minimum(table.normalised, while_learning) > LEARNED
     found: pd.DataFrame = table.drop(columns=["random", "human", "ale_id"])
     return found
