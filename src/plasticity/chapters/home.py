@@ -128,17 +128,18 @@ def cards(experiments: Mapping[str, Experiment], entries: Sequence[Entry]) -> st
         ]
         verdicts = "<br>".join(words) or "It makes the instrument for the others."
         said.append(
-            f":::{{grid-item-card}} [](/book/{name}.ipynb)\n\n"
-            f"{headline(run)}\n\n{verdicts}\n+++\n{scale.short(run, experiments[name])}\n:::"
+            f"::::{{grid-item-card}} [](/book/{name}.ipynb)\n\n"
+            f"{headline(run)}\n\n{verdicts}\n\n"
+            f":::{{card-footer}}\n{scale.short(run, experiments[name])}\n:::\n::::"
         )
-    return "::::{grid} 1 1 2 2\n:gutter: 3\n\n" + "\n\n".join(said) + "\n::::"
+    return ":::::{grid} 1 1 2 2\n:gutter: 3\n\n" + "\n\n".join(said) + "\n:::::"
 
 
 def strip(entries: Sequence[Entry]) -> str:
     """Return one small square per claim, in the colour of its word, that leads to its row."""
     squares = (
         f'<a class="claim verdict-{entry.word.replace(" ", "-")}" '
-        f'href="ledger.html#{entry.claim.id}" '
+        f'href="ledger.html#claim-{entry.claim.id}" '
         f'title="{entry.claim.claim}: {entry.word}" '
         f'aria-label="{entry.claim.id}: {entry.word}"></a>'
         for entry in entries

@@ -69,7 +69,7 @@ def details(entry: Entry) -> str:
     claim = entry.claim
     measured = f"**Measured:** {claim.measure}. **Contradicted if:** {claim.falsified_if}."
     verdicts = of_runs(entry.verdicts) if entry.verdicts else "No recorded run bears on it."
-    head = f":::{{dropdown}} {claim.id}: {entry.word}\n:name: {claim.id}"
+    head = f":::{{dropdown}} {claim.id}: {entry.word}\n:name: claim-{claim.id}"
     return f"{head}\n\n{claim.claim}. {measured}\n\n{verdicts}\n:::"
 
 
