@@ -36,10 +36,10 @@ def test_the_papers_study_is_at_the_papers_size(name: str) -> None:
         ("interventions", "laptop", [
             "optimizer steps 20,000 of 1,000,000 (1/50)", "images 1,000 of 110,000",
             "networks 2 of 4", "data sets 1 of 2", "MLP width 64 of 512 (1/8)",
-            "CNN channels 16 of 64 (1/4)", "n targets 2 of 10 (1/5)",
+            "CNN channels 16 of 64 (1/4)", "targets of the probe 2 of 10",
             "two-hot low -25 instead of -110",
         ]),
-        ("falsification", "laptop", ["optimizer steps 15,000 of 1,000,000 (1/66.7)",
+        ("falsification", "laptop", ["optimizer steps 15,000 of 1,000,000 (1/67)",
                                      "images 2,000 of 110,000"]),
         ("scaling", "laptop", ["optimizer steps 10,000 of 1,000,000 (1/100)"]),
         ("curvature_evolution", "laptop", ["optimizer steps 20,000 of 100,000 (1/5)"]),
@@ -62,7 +62,12 @@ def test_the_short_form_has_what_tells() -> None:
     found = scale.short(of_study(experiment, "laptop"), experiment)
     assert found.startswith("1/50 of the optimizer steps, 1,000 of 110,000 images, ")
     assert "2 of 4 networks" in found and "1/8 of the MLP width" in found
+    assert "5 of 10 seeds" in found and "2 of 10 targets of the probe" in found
     assert "bins" not in found and "order" not in found
+    atari = cli.experiment("atari_layer_norm")
+    assert scale.short(of_study(atari, "laptop"), atari) == (
+        "1/1,562 of the frames, 2 of 57 games, 2 of 3 seeds"
+    )
 
 
 @pytest.mark.parametrize("name", cli.experiment_names())
@@ -78,4 +83,4 @@ def test_nothing_that_differs_is_left_untold(name: str) -> None:
             if value == theirs.get(path, value) or scale._elsewhere(path, ours):
                 continue
             counted = isinstance(value, list | bool)
-            assert counted or scale.report.named(path) in said, path
+            assert counted or scale.NAMES.get(path, scale.report.named(path)) in said, path

@@ -39,7 +39,13 @@ def bears(run: Run) -> bool:
 def in_words(found: Sequence[Entry]) -> str:
     """Return how many claims have each word, in a sentence."""
     counts = Counter(entry.word for entry in found)
-    said = [f"{counts[word]} {word}" for word in get_args(Word) if counts[word]]
+    said = [
+        f"{counts[word]} on which runs disagree"
+        if word == "runs disagree"
+        else f"{counts[word]} {word}"
+        for word in get_args(Word)
+        if counts[word]
+    ]
     beyond = sum(entry.claim.where == "beyond the paper" for entry in found)
     return (
         f"Of {len(found) - beyond} claims of the paper and {beyond} beyond it: {', '.join(said)}."
@@ -57,7 +63,7 @@ def table(found: Iterable[Entry], experiments: Mapping[str, Experiment]) -> str:
         runs = dict.fromkeys(verdict.run for verdict in entry.verdicts)
         scales = [f"*{name.partition('/')[2]}*: {_scale(name, experiment)}" for name in runs]
         cells = (
-            f"[{claim.claim}]({claim.experiment}.ipynb)", claim.where, chip(entry.word),
+            f"[{_sentence(claim.claim)}]({claim.experiment}.ipynb)", claim.where, chip(entry.word),
             "<br>".join(scales) or "–",
         )  # fmt: skip
         rows.append(_row(cells))
@@ -70,7 +76,7 @@ def details(entry: Entry) -> str:
     measured = f"**Measured:** {claim.measure}. **Contradicted if:** {claim.falsified_if}."
     verdicts = of_runs(entry.verdicts) if entry.verdicts else "No recorded run bears on it."
     head = f":::{{dropdown}} {claim.id}: {entry.word}\n:name: claim-{claim.id}"
-    return f"{head}\n\n{claim.claim}. {measured}\n\n{verdicts}\n:::"
+    return f"{head}\n\n{_sentence(claim.claim)}. {measured}\n\n{verdicts}\n:::"
 
 
 def of_runs(verdicts: Iterable[Verdict]) -> str:
@@ -88,6 +94,12 @@ def of_runs(verdicts: Iterable[Verdict]) -> str:
 def chip(word: str) -> str:
     """Return a verdict's word in its colour."""
     return f'<span class="verdict verdict-{word.replace(" ", "-")}">{word}</span>'
+
+
+def _sentence(words: str) -> str:
+    """Begin with a capital letter, unless what begins is a symbol."""
+    first = words.partition(" ")[0]
+    return words[0].upper() + words[1:] if first.isalpha() and len(first) > 1 else words
 
 
 def _row(cells: Iterable[str]) -> str:

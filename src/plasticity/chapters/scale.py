@@ -62,7 +62,7 @@ def sizes(run: Run, experiment: Experiment) -> list[Size]:
     for name, total in _counts(theirs).items():
         found.append(Size(name, len(_counts(ours)[name] & total), len(total), counted=True))
     found += [
-        Size(report.named(path), value, theirs[path])
+        Size(NAMES.get(path, report.named(path)), value, theirs[path], counted=path in NAMES)
         for path, value in ours.items()
         if _is_size(value) and _is_size(theirs.get(path)) and not _elsewhere(path, ours)
     ]
@@ -83,7 +83,7 @@ def changes(run: Run, experiment: Experiment) -> list[Change]:
 def short(run: Run, experiment: Experiment) -> str:
     """Return the scale in a few words: length, images, networks and what else is counted."""
     telling = [
-        size.short for size in sizes(run, experiment) if size.counted or size.what.endswith(TELLING)
+        size.short for size in sizes(run, experiment) if size.counted or size.what in TELLING
     ]
     return ", ".join(telling) or "the paper's size"
 
@@ -96,7 +96,11 @@ def sentence(run: Run, experiment: Experiment) -> str:
     return f"**Scaled down** from what we believe the paper used: {', '.join(map(str, found))}."
 
 
-TELLING = ("steps", "frames", "width", "channels", "seeds", "targets")
+NAMES = {"seeds": "seeds", "n_targets": "targets of the probe"}
+"""Numbers of which a share says less than both of them do."""
+
+TELLING = ("optimizer steps", "frames", "width", "MLP width", "CNN width", "channels",
+           "CNN channels")  # fmt: skip
 """Sizes of which the short form tells, besides what is counted."""
 
 TOLD = {
@@ -170,7 +174,7 @@ COUNTED = ("games", "architectures", "variants", "interventions", "settings", "m
 
 
 def _digits(factor: float) -> str:
-    return f"{factor:,.0f}" if factor >= 100 else f"{factor:.3g}"
+    return f"{factor:,.0f}" if factor >= 10 else f"{factor:.2g}"
 
 
 def _said(value: Any) -> str:
