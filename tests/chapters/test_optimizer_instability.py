@@ -276,6 +276,13 @@ LIVES = {
 """Accuracies of the four arms at the end of three periods of twelve steps."""
 
 
+def test_tables_name_every_arm_of_a_recorded_study() -> None:
+    for study in ("laptop", "laptop_slower"):
+        for arm in EXPERIMENT.arms(EXPERIMENT.studies[study]):
+            assert "_" not in words.named(arm), "a name of the code"
+    assert words.named("default_7e-05") == "default Adam, rate 7e-05"
+
+
 def test_a_gain_is_counted_in_sets_of_labels() -> None:
     found = judging.gains(four(LIVES))
     assert {name: round(gain.estimate, 6) for name, gain in found.items()} == {

@@ -22,6 +22,22 @@ CHANGES = {
 """How tables write the contrasts of `judge.gains`."""
 
 
+ARMS = {
+    "default": "default Adam", "b2_only": "only β₂ = .9", "eps_root_only": "only ε̄ = 10⁻³",
+    "tuned": "tuned", "width_half": "tuned, width ÷ 2", "width_double": "tuned, width × 2",
+    "budget_half": "tuned, budget ÷ 2", "budget_double": "tuned, budget × 2",
+    "batch_quarter": "tuned, batch ÷ 4", "batch_double": "tuned, batch × 2",
+    "eps_root_tenfold": "tuned, ε̄ × 10",
+}  # fmt: skip
+"""How tables write arms; default Adam with another rate has the rate in its name."""
+
+
+def named(arm: str) -> str:
+    """Return how tables write an arm."""
+    rate = arm.removeprefix("default_")
+    return ARMS.get(arm, arm if rate == arm else f"default Adam, rate {float(rate):g}")
+
+
 def size(run: Run) -> str:
     """Return how tables call a run: its study with its width and its number of images."""
     return f"{run.study}: width {run.config['width']:,}, {run.config['n_images']:,} images"
@@ -88,7 +104,7 @@ def lifetimes(times: pd.DataFrame, absolute: pd.DataFrame | None = None) -> pd.D
     """
     rows = []
     for arm, group in times.groupby("arm", sort=False):
-        row = {"arm": arm, "collapsed": f"{group.collapsed.sum()} of {len(group)}"}
+        row = {"arm": named(str(arm)), "collapsed": f"{group.collapsed.sum()} of {len(group)}"}
         for clock, name in CLOCKS.items():
             low, high = group[clock].min(), group[clock].max()
             row[name] = f"{_median(group, clock)} ({low:,.0f}–{high:,.0f})"
@@ -119,8 +135,8 @@ def steadiest_clock(times: pd.DataFrame) -> pd.DataFrame:
         rows.append(
             {
                 "clock": name,
-                "shortest median": f"{known.min():,.0f} ({known.idxmin()})",
-                "longest median": f"{known.max():,.0f} ({known.idxmax()})",
+                "shortest median": f"{known.min():,.0f} ({named(str(known.idxmin()))})",
+                "longest median": f"{known.max():,.0f} ({named(str(known.idxmax()))})",
                 "longest / shortest": f"{known.max() / known.min():.1f}",
                 "arms left out": len(medians) - len(known),
             }
