@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import base64
+import io
 import os
 import re
 import subprocess
@@ -15,6 +17,7 @@ import jaxtyping
 import nbformat
 import numpy as np
 import pytest
+from PIL import Image
 
 from plasticity import cli, configuration
 from plasticity.chapters import style
@@ -236,6 +239,24 @@ def test_a_chapter_runs_at_the_studies_that_are_recorded(
             if "parameters" in cell.metadata.get("tags", []):
                 names["study"] = run.label
     assert names["study"] == run.label
+
+
+def test_pictures_of_an_executed_notebook_get_a_palette_and_look_the_same() -> None:
+    shown = style.Figure(figsize=(4, 3))
+    shown.subplots().plot(np.arange(9), color=style.COLOURS[0])
+    picture = base64.b64encode(shown._repr_png_()).decode()
+    outputs: list[dict[str, Any]] = [
+        {"data": {"image/png": picture}},
+        {"data": {"text/plain": "1"}},
+    ]
+    notebooks.with_palettes({"cells": [{"outputs": outputs}, {"cell_type": "markdown"}]})
+    smaller = outputs[0]["data"]["image/png"]
+    assert len(smaller) < len(picture) / 2 and outputs[1] == {"data": {"text/plain": "1"}}
+    was, now = (
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB"), float)
+        for text in (picture, smaller)
+    )
+    assert abs(was - now).mean() < 1 and abs(was - now).max() < 64
 
 
 def test_costs_are_those_of_the_machine(
