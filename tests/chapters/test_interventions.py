@@ -510,7 +510,7 @@ def test_weight_decay_is_judged_at_each_epsilon(gains: tuple[float, ...], status
     provenance = {"study": "quick", "config": configuration.to_dict(few)}
     (verdict,) = judging.judge_weight_decay(Run("interventions", "eps", table, {}, provenance))
     assert (verdict.part, verdict.status) == ("whatever ε is", status)
-    assert ("at ε = 1e-09 alone" in verdict.note) is (status == "depends")
+    assert ("vit, ε 1e-09; and nowhere else" in verdict.note) is (status == "depends")
 
 
 @pytest.mark.parametrize(("late", "status"), [(0.1, "supported"), (0.04, "contradicted")])

@@ -173,8 +173,9 @@ def judge_weight_decay(run: Run) -> list[Verdict]:
         return [verdict._replace(status="contradicted")]
     if not any(map(any, helped)):
         return [verdict._replace(status="supported")]
-    where = [f"{eps:g}" for eps, found in zip(epsilons, helped, strict=True) if all(found)]
-    note = f"It helps clearly, in every network, at ε = {', '.join(where) or 'none'} alone."
+    cases = [condition.name.partition("(")[2].rstrip(")") for condition in conditions]
+    where = [case for case, helps in zip(cases, itertools.chain(*helped), strict=True) if helps]
+    note = f"Clear help of more than {EPSILON_MATTERS:g}: {'; '.join(where)}; and nowhere else."
     return [verdict._replace(status="depends", note=note)]
 
 
