@@ -38,7 +38,7 @@ def execute(experiment: Experiment, study: str, seed: int | None = None) -> Path
     target = results.folder(experiment.name, label) / "executed.ipynb"
     partial = target.with_name(".executing.ipynb")
     target.parent.mkdir(parents=True, exist_ok=True)
-    parameters = {"study": study, "seed": seed}
+    parameters = {"study": study, "seed": -1 if seed is None else seed}
     unknown = set(parameters) - set(papermill.inspect_notebook(str(source)))
     if unknown:  # papermill would only warn, and run the defaults
         raise NotebookFailed(f"{source} has no parameter {', '.join(sorted(unknown))}")
