@@ -78,7 +78,9 @@ def probe_curves(run: Run, arms: Mapping[str, str], columns: int = 3) -> Figure:
         for axes in panels[max(0, len(arms) - columns) : len(arms)]:
             axes.set_xlabel("steps of the probe")
         handles, names = panels[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper left", ncols=min(5, len(names)), fontsize=9)
+        figure.legend(
+            handles, names, loc="outside upper left", ncols=min(5, len(names)), fontsize=9
+        )
         return finish(figure, run)
 
 
