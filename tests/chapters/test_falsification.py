@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from plasticity import cli, configuration
 from plasticity.agents.settings import DQN, Problem
-from plasticity.chapters.falsification import EXPERIMENT, judge
+from plasticity.chapters.falsification import EXPERIMENT, judge, words
 from plasticity.chapters.falsification.run import SENSITIVITY, Config
 from plasticity.chapters.probing import bank, probed_agent
 from plasticity.configuration import replaced
@@ -214,6 +215,14 @@ def test_the_whole_of_it_through_driver_bank_and_command_line(
     assert capsys.readouterr().err == said
     assert cli.main(["probe", "falsification/paper"]) == 1
     assert "plasticity run falsification --study paper" in capsys.readouterr().err
+
+
+def test_it_is_said_how_strong_a_correlation_would_have_been_seen() -> None:
+    """Twelve agents a stratum show .85; one half takes 52, as the amended plan of runs says."""
+    rows = [("norm", f"stratum {k}", "within", 12) for k in range(12)]
+    table = pd.DataFrame(rows, columns=["statistic", "variant", "adjustment", "n"])
+    said = words.detectable(pd.concat([table, table.assign(statistic="rank")]))
+    assert "12 agents in each of 12 strata" in said and "**0.85**" in said and "**52**" in said
 
 
 COMMITTED = [run for run in results.recorded("falsification") if run.study != "quick"]

@@ -20,6 +20,9 @@ Params = list[np.ndarray]
 
 STATES = 10
 
+DEVIATION = 0.8796256610342398
+"""Of a normal that is truncated at two standard deviations."""
+
 
 def fresh(rng: np.random.Generator, sizes: tuple[int, ...]) -> Params:
     """Return a network of these layers: kernels of variance 1 / inputs, biases of zero."""
@@ -28,13 +31,8 @@ def fresh(rng: np.random.Generator, sizes: tuple[int, ...]) -> Params:
         kernel = rng.standard_normal((inputs, outputs))
         while (far := np.abs(kernel) > 2).any():  # truncated at two deviations
             kernel[far] = rng.standard_normal(int(far.sum()))
-        params += [kernel / kernel_deviation() / np.sqrt(inputs), np.zeros(outputs)]
+        params += [kernel / DEVIATION / np.sqrt(inputs), np.zeros(outputs)]
     return params
-
-
-def kernel_deviation() -> float:
-    """Return the standard deviation of a normal that is truncated at two deviations."""
-    return 0.8796256610342398
 
 
 def layers(params: Params, x: np.ndarray) -> list[np.ndarray]:

@@ -78,8 +78,8 @@ def interventions(run: Run) -> str:
         )
         said.append(f"{normed:+.2f} and {reset:+.2f} in the {name}")
     return (
-        "Layer normalisation lowers the loss of plasticity and resetting the last layer adds to "
-        f"it: {', '.join(said)}, of at most .50."
+        "Layer normalisation and a reset of the last layer change the plasticity that is lost by "
+        f"{', by '.join(said)}; at most .50 can be lost."
     )
 
 
@@ -100,7 +100,7 @@ def atari_layer_norm(run: Run) -> str:
     table = atari.agents(run)
     return (
         f"Of {len(table)} agents in {table.game.nunique()} games {_count(int(table.learned.sum()))}"
-        " learned anything in so short a time: nothing is decided."
+        " learned anything in so short a time."
     )
 
 
