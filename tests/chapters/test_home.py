@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from plasticity import cli
-from plasticity.chapters import claims, home, ledger
+from plasticity.chapters import claims, home, ledger, scale
+from plasticity.runs import results
 
 
 def test_each_square_leads_to_the_row_of_its_claim_and_has_its_word() -> None:
@@ -29,3 +30,12 @@ def test_each_chapter_has_a_card_with_the_word_of_each_of_its_claims() -> None:
         for entry in entries:
             shown = f"{ledger.chip(entry.word)}](ledger.ipynb) {entry.claim.id}" in card
             assert shown is (entry.claim.experiment == name)
+
+
+def test_the_first_page_says_which_runs_have_the_papers_size() -> None:
+    experiments = cli.all_experiments()
+    said = home.at_full_size(experiments)
+    for name in home.HEADLINES:
+        run = results.best(name)
+        own = [size.what for size in scale.sizes(run, experiments[name])]
+        assert (name.replace("_", " ") in said) is (set(own) <= {"seeds"}), name

@@ -70,6 +70,19 @@ def test_the_short_form_has_what_tells() -> None:
     )
 
 
+def test_several_runs_say_once_what_they_have_in_common() -> None:
+    experiment = cli.experiment("optimizer_instability")
+    laptop, slower, large = (
+        of_study(experiment, study) for study in ("laptop", "laptop_slower", "gpu")
+    )
+    assert scale.of_runs([laptop], experiment) == f"*laptop*: {scale.short(laptop, experiment)}"
+    assert scale.of_runs([laptop, slower, large], experiment) == (
+        "all: 5 of 10 seeds<br>"
+        "*laptop*, *laptop_slower*: 1/4.5 of the optimizer steps, 1,000 of 5,000 images, "
+        "1/4 of the width<br>*gpu*: otherwise the paper's size"
+    )
+
+
 @pytest.mark.parametrize("name", cli.experiment_names())
 def test_nothing_that_differs_is_left_untold(name: str) -> None:
     """Each setting of a recorded run with another value is a size, a change or told elsewhere."""

@@ -156,5 +156,20 @@ def scales(experiments: Mapping[str, Experiment]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["chapter", "run", "at which scale"])
 
 
+def at_full_size(experiments: Mapping[str, Experiment]) -> str:
+    """Return which chapters' main runs are at the paper's own size but for the number of seeds."""
+    full = [
+        name.replace("_", " ")
+        for name in HEADLINES
+        if all(size.what == "seeds" for size in scale.sizes(results.best(name), experiments[name]))
+    ]
+    return (
+        f"Of {len(HEADLINES)} chapters {_count(len(full))} "
+        f"{'has its' if len(full) == 1 else 'have their'} main run at the paper's own size, but "
+        f"for the number of seeds{': ' if full else ''}{' and '.join(full)}. A verdict is on a "
+        "claim at the scale of its run:"
+    )
+
+
 def _count(number: int) -> str:
     return ("none", "one", "two", "three", "four")[number] if number < 5 else f"{number}"

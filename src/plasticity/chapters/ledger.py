@@ -55,16 +55,16 @@ def in_words(found: Sequence[Entry]) -> str:
 def table(found: Iterable[Entry], experiments: Mapping[str, Experiment]) -> str:
     """Return a Markdown table with a row per claim: what it says, where, the word, at which scale.
 
-    The scale is that of each run that says something of it.
+    The scale is that of the runs that say something of it.
     """
     rows = ["| Claim | Paper | Our runs | At which scale |", "|---|---|---|---|"]
     for entry in found:
         claim, experiment = entry.claim, experiments[entry.claim.experiment]
-        runs = dict.fromkeys(verdict.run for verdict in entry.verdicts)
-        scales = [f"*{name.partition('/')[2]}*: {_scale(name, experiment)}" for name in runs]
+        names = dict.fromkeys(verdict.run.partition("/")[2] for verdict in entry.verdicts)
+        runs = [results.load(claim.experiment, name) for name in names]
         cells = (
             f"[{_sentence(claim.claim)}]({claim.experiment}.ipynb)", claim.where, chip(entry.word),
-            "<br>".join(scales) or "–",
+            scale.of_runs(runs, experiment) if runs else "–",
         )  # fmt: skip
         rows.append(_row(cells))
     return "\n".join(rows)
@@ -122,11 +122,6 @@ def _measured(found: Interval) -> str:
     digits = 3 if 0.99 < found.estimate < 1.01 else 2
     estimate, low, high = (f"{value:.{digits}f}" for value in found[:3])
     return f"**{estimate}** [{low}, {high}], n = {found.n}"
-
-
-def _scale(name: str, experiment: Experiment) -> str:
-    experiment_name, _, label = name.partition("/")
-    return scale.short(results.load(experiment_name, label), experiment)
 
 
 def recordings() -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from plasticity import configuration
@@ -82,10 +82,25 @@ def changes(run: Run, experiment: Experiment) -> list[Change]:
 
 def short(run: Run, experiment: Experiment) -> str:
     """Return the scale in a few words: length, images, networks and what else is counted."""
-    telling = [
-        size.short for size in sizes(run, experiment) if size.counted or size.what in TELLING
-    ]
-    return ", ".join(telling) or "the paper's size"
+    return ", ".join(_telling(run, experiment)) or _SAME
+
+
+def of_runs(runs: Sequence[Run], experiment: Experiment) -> str:
+    """Return the scale of several runs: first what they have in common, then a line for each."""
+    each = {run.label: _telling(run, experiment) for run in runs}
+    every = len(runs) > 1 and set.intersection(*map(set, each.values()))
+    common = [said for said in each[runs[0].label] if every and said in every]
+    alike: dict[str, list[str]] = {}
+    for label, told in each.items():
+        own = ", ".join(said for said in told if said not in common)
+        alike.setdefault(own or f"{'otherwise ' if common else ''}{_SAME}", []).append(label)
+    lines = [f"all: {', '.join(common)}"] if common else []
+    lines += [f"{', '.join(f'*{one}*' for one in labels)}: {own}" for own, labels in alike.items()]
+    return "<br>".join(lines)
+
+
+def _telling(run: Run, experiment: Experiment) -> list[str]:
+    return [size.short for size in sizes(run, experiment) if size.counted or size.what in TELLING]
 
 
 def sentence(run: Run, experiment: Experiment) -> str:
@@ -95,6 +110,8 @@ def sentence(run: Run, experiment: Experiment) -> str:
         return "This run has the settings of the `paper` study."
     return f"**Scaled down** from what we believe the paper used: {', '.join(map(str, found))}."
 
+
+_SAME = "the paper's size"
 
 NAMES = {"seeds": "seeds", "n_targets": "targets of the probe"}
 """Numbers of which a share says less than both of them do."""
