@@ -546,6 +546,24 @@ def test_what_is_compared_with_floor_or_ceiling_does_not_count(level: float, why
     assert (found.status == "empty") is bool(why)
 
 
+def test_figures_have_the_counterparts_that_were_run() -> None:
+    whole = over("none")
+    laptop, cifar = (
+        replace(whole, provenance={"config": configuration.to_dict(EXPERIMENT.studies[study])})
+        for study in ("laptop", "laptop_cifar")
+    )
+    said = words.counterparts([laptop])
+    both = "on the random-label and the true-label problem"
+    assert f"Figures 9, 11, 13 and 15 (MNIST): the MLP {both}; the CNN {both}. " in said
+    assert said.endswith("Figures 6, 8, 10, 12 and 16 (CIFAR-10): none.")
+    said = words.counterparts([laptop, cifar])
+    assert said.endswith("16 (CIFAR-10): the MLP on the true-label problem.")
+    part = replace(
+        whole, provenance={"config": configuration.to_dict(EXPERIMENT.studies["laptop_eps"])}
+    )
+    assert "(MNIST): none." in words.counterparts([part]), "two interventions are no figure"
+
+
 def test_what_a_run_lacks_is_not_judged() -> None:
     """The quick study has three interventions; a search has none to compare with."""
     few = replace(TINY, interventions=("none", "layer_norm"), outputs=(Regression(),))

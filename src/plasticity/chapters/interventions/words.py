@@ -2,16 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from plasticity import configuration
+from plasticity.chapters.interventions.contrasts import comparable
+from plasticity.chapters.interventions.run import INTERVENTIONS, Config
 from plasticity.chapters.printed import interventions
 from plasticity.chapters.report import readable, short
 from plasticity.runs.results import Run
 from plasticity.statistics import UNKNOWN, Interval, mean_interval, paired_difference
+
+FIGURES = {"mnist": (9, 11, 13, 15), "cifar10": (6, 8, 10, 12, 16)}
+"""The paper's figures by the data set that they are of: change, levels, task and TD loss."""
+
+
+def counterparts(runs: Iterable[Run]) -> str:
+    """Return which of the paper's figures these runs have a counterpart of, and for what.
+
+    What counts are runs with every intervention and both outputs; the paper has four networks, and
+    does not say on which problem.
+    """
+    have: dict[str, dict[str, set[str]]] = {source: {} for source in FIGURES}
+    for run in filter(comparable, runs):
+        config = configuration.from_dict(Config, run.config)
+        whole = set(config.interventions) == set(INTERVENTIONS) and len(config.outputs) > 1
+        for dataset in config.datasets if whole else ():
+            for network in config.networks:
+                problems = have[dataset.partition("_")[0]].setdefault(network.kind, set())
+                problems |= set(config.variants)
+    said = []
+    for source, figures in FIGURES.items():
+        of = []
+        for kind, problems in have[source].items():
+            on = " and the ".join(sorted(map(readable, problems)))
+            of.append(f"the {readable(kind)} on the {on} problem")
+        listed = ", ".join(map(str, figures[:-1]))
+        name = {"mnist": "MNIST", "cifar10": "CIFAR-10"}[source]
+        said.append(f"Figures {listed} and {figures[-1]} ({name}): {'; '.join(of) or 'none'}")
+    return f"**Which of the paper's figures have a counterpart here.** {'. '.join(said)}."
 
 
 def cells_table(cells: pd.DataFrame) -> pd.DataFrame:
