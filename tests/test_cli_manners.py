@@ -239,6 +239,25 @@ def test_one_damaged_run_does_not_hide_the_others(
         assert f"delete {damaged.parent}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("key", ["code", "compute_seconds", "data", "device", "seeds"])
+def test_what_a_run_lacks_is_named_by_who_asks_for_it(
+    key: str, recorded: results.Run, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = runs / "toy" / "quick" / "run.json"
+    stored = json.loads(path.read_text())
+    del stored[key]
+    path.write_text(json.dumps(stored))
+    told = []
+    run = ("toy", "--study", "quick")
+    commands = (["list", "--long"], ["status"], ["prove", *run], ["run", *run, "--workers", "0"])
+    for words in commands:
+        status = cli.main(words)
+        shown = capsys.readouterr()
+        assert status in (0, 1), shown.err
+        told.append(f"{path} is not a run's provenance (" in shown.out + shown.err)
+    assert any(told)
+
+
 @pytest.mark.parametrize("name", ["results.csv", "arrays.npz"])
 def test_the_long_list_reads_what_the_short_one_believes(
     name: str, recorded: results.Run, runs: Path, capsys: pytest.CaptureFixture[str]

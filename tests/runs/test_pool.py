@@ -172,7 +172,7 @@ def test_a_timed_process_that_dies_says_how(monkeypatch: pytest.MonkeyPatch) -> 
         return process
 
     monkeypatch.setattr(child, "start", dies)
-    with pytest.raises(cost.NotTimed, match="was to be timed was killed by SIGKILL"):
+    with pytest.raises(cost.NotTimed, match="was to be timed died: it was killed by SIGKILL"):
         cost.measure_on_a_core(toy.EXPERIMENT, toy.Config(), 1.0)
 
 

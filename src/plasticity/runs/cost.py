@@ -111,7 +111,7 @@ def measure_on_a_core(experiment: Experiment, config: Any, seconds: float = SECO
             return Rate(*child.hear(process))
         except EOFError:
             raise NotTimed(
-                f"the process that was to be timed {pool.ended(process.wait())}"
+                f"the process that was to be timed died: it {pool.ended(process.wait())}"
             ) from None
         finally:
             process.kill()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +19,21 @@ FIDELITY = ("paper", "gpu", "night", "laptop", "quick")
 Others, such as a search for a setting, ask a different question.
 """
 
-KEYS = ("study", "config", "seeds", "data", "device", "sha256")
-"""What every ``run.json`` has."""
+KEYS = ("study", "config", "sha256")
+"""What makes a ``run.json`` one."""
+
+
+class Provenance(dict[str, Any]):
+    """What a ``run.json`` holds. Who asks for what it lacks is told that the file is damaged."""
+
+    def __init__(self, found: Mapping[str, Any], path: Path) -> None:
+        """Take what the file holds, and where it lies."""
+        super().__init__(found)
+        self.path = path
+
+    def __missing__(self, key: str) -> Any:
+        """Raise `files.ResultsError`."""
+        raise damaged(self.path, f"it has no {key}")
 
 
 def root() -> Path:
@@ -83,7 +97,7 @@ def not_recorded(what: str, experiment: str, *wanted: str) -> NotRecorded:
     )
 
 
-def provenance(experiment: str, run_label: str) -> dict[str, Any]:
+def provenance(experiment: str, run_label: str) -> Provenance:
     """Return what a run's ``run.json`` holds.
 
     Raises `files.NotRecorded` if there is none, `files.ResultsError` if it cannot be read or is not
@@ -101,7 +115,7 @@ def provenance(experiment: str, run_label: str) -> dict[str, Any]:
     known = found if isinstance(found, dict) else {}
     if missing := [name for name in KEYS if name not in known]:
         raise damaged(path, f"it has no {', '.join(missing)}")
-    return known
+    return Provenance(known, path)
 
 
 def cannot_read(path: Path, error: OSError) -> ResultsError:
@@ -151,8 +165,7 @@ def summary(experiment: str, run_label: str) -> Summary:
         kind, platform = str(device["kind"]), str(device["platform"])
         return Summary(str(found["finished"]), kind, platform, float(found["compute_seconds"]))
     except (KeyError, TypeError, ValueError) as error:
-        path = folder(experiment, run_label) / "run.json"
-        raise damaged(path, f"{type(error).__name__}: {error}") from None
+        raise damaged(found.path, f"{type(error).__name__}: {error}") from None
 
 
 def unfinished(name: str | None = None, label: str | None = None) -> list[Path]:
