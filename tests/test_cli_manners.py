@@ -315,6 +315,7 @@ def test_one_damaged_header_does_not_hide_the_others(
         (["notebook", "toy", "--study", "quick", "--seed", str(2**32)], "for JAX keeps 32 bits"),
         (["run", "toy", "--study", "quick", "--set", f"first_seed={2**32}"], "JAX keeps 32 bits"),
         (["run", "toy", "--study", "quick", "--set", "chunks"], "--set: 'chunks': write it as"),
+        (["status", "--watch", "--json"], "--watch is for people and --json for programs"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )  # fmt: skip

@@ -346,7 +346,7 @@ begin with:
   plasticity run optimizer_instability --study quick   about a minute on a laptop, and resumable
   plasticity status                                    how far it is
 
-The book that shows the runs: `make book` in a checkout builds it, from _build/html/index.html on.
+The book that shows the runs: `make book` in a checkout builds it; open _build/html/index.html.
 Its page book/rerun.md says how to run everything again.
 """
 """What someone reads who meets the command for the first time."""

@@ -31,7 +31,12 @@ class Work(NamedTuple):
 
 
 def show(options: argparse.Namespace) -> None:
-    """Print how far runs are: as lines, with a name as a table of its arms too, or as JSON."""
+    """Print how far runs are: as lines, with a name as a table of its arms too, or as JSON.
+
+    Raises `configuration.ConfigError` for an unknown name, and if JSON is to be watched.
+    """
+    both = options.watch and options.json
+    configuration.require(not both, "--watch is for people and --json for programs: choose one")
     if options.name is not None and options.name not in options.names():
         options.find(options.name)  # raises, and names the known ones
     which = (options.name, options.study)
