@@ -32,7 +32,7 @@ ROOMS = (
         "configuration", "cure", "learner",
     ),
     ("worlds",), ("networks",), ("runs",), ("measure",), ("cures",), ("agents",), ("chapters",),
-    ("cli",),
+    ("commands",), ("cli", "__main__"),
 )  # fmt: skip
 """From the ground up: a module may import those of its own room and of lower ones."""
 

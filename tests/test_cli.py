@@ -37,7 +37,7 @@ TINY = [
         (["optimizer_instability", "--study", "quikc"], "unknown study 'quikc'"),
         (["optimizer_instability", "--study", "quick", "--set", "widht=3"], "field 'widht'"),
         (["optimizer_instability", "--study", "quick", "--set", "width=wide"], "whole number"),
-        (["optimizer_instability", "--study", "quick", "--seeds", "0"], "seeds = 0"),
+        (["optimizer_instability", "--study", "quick", "--seeds", "0"], "--seeds: 0: must be 1"),
         # out of range in an arm though not in the study: a quarter of 2 images is none
         (["optimizer_instability", "--study", "laptop", "--set", "batch_size=2"], "batch_size"),
     ],
@@ -67,7 +67,7 @@ def test_a_cpu_is_not_compared_with_itself(capsys: pytest.CaptureFixture[str]) -
 def test_run_then_list_then_status(
     runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # All experiments are listed in test_extend_it.py: counting their operations takes long.
+    # To count the operations of all experiments takes long.
     monkeypatch.setattr(cli, "experiment_names", lambda: ["optimizer_instability"])
     arguments = ["run", "optimizer_instability", "--study", "quick", "--seeds", "1", *TINY]
     assert cli.main([*arguments, "--workers", "1"]) == 0
@@ -79,7 +79,7 @@ def test_run_then_list_then_status(
 
     assert cli.main(["status"]) == 0
     assert f"optimizer_instability {label}: finished" in capsys.readouterr().out
-    assert cli.main(["list"]) == 0
+    assert cli.main(["list", "--long"]) == 0
     out = capsys.readouterr().out
     assert "estimated from" in out
     for study in EXPERIMENT.studies:

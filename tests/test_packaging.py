@@ -8,6 +8,8 @@ import re
 import runpy
 import shutil
 import subprocess
+import sys
+import tarfile
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+
+import plasticity
 
 ROOT = Path(__file__).parents[1]
 PYTHONS = ("3.11", "3.12", "3.13")
@@ -126,10 +130,38 @@ def test_buttons_lead_to_public_repositories_only(address: str, url: str) -> Non
 def test_versions_agree() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     declared = project()["version"]
-    assert citation["version"] == declared
+    assert citation["version"] == plasticity.__version__ == declared
     assert importlib.metadata.version("plasticity-companion") == declared, (
         "run make test, or reinstall"
     )
+
+
+@pytest.fixture(scope="module")
+def source_distribution(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What the source distribution has, built by the backend that pyproject.toml names."""
+    copy, made = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("dist")
+    left_out = shutil.ignore_patterns("*.egg-info", "__pycache__")
+    for folder in ("src", "tests", "benchmarks"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=left_out)
+    for file in ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, copy)
+    code = f"from setuptools import build_meta; build_meta.build_sdist({str(made)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=copy, capture_output=True, check=True)
+    (archive,) = made.iterdir()
+    with tarfile.open(archive) as opened:
+        return [name.partition("/")[2] for name in opened.getnames()]
+
+
+def test_a_source_distribution_has_no_tests(source_distribution: list[str]) -> None:
+    """They need the whole checkout; a few of them, which setuptools would take, are none."""
+    assert [name for name in source_distribution if name.startswith(("tests", "bench"))] == []
+
+
+def test_a_source_distribution_has_the_whole_package(source_distribution: list[str]) -> None:
+    ours = [path for path in (ROOT / "src" / "plasticity").rglob("*") if path.is_file()]
+    names = {path.relative_to(ROOT).as_posix() for path in ours if "__pycache__" not in path.parts}
+    assert len(names) > 100 and names <= set(source_distribution)
+    assert {"LICENSE", "README.md", "pyproject.toml"} <= set(source_distribution)
 
 
 def test_licences_agree() -> None:

@@ -11,37 +11,51 @@ import argparse
 import json
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plasticity import chapters, configuration
+from plasticity.commands import listing, status, streams, values, version
 from plasticity.errors import Told
 
 if TYPE_CHECKING:
     from plasticity.runs.experiment import Experiment
-    from plasticity.runs.results import Run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status.
 
-    It is 0, 1 for a failed run, 2 for bad arguments, 75 if the time of ``--minutes`` is up, 130 if
-    stopped.
+    It is 0, 1 for a failed run, 2 for bad arguments, 70 for a fault of this program, 75 if the time
+    of ``--minutes`` is up, 130 if stopped, 141 if nobody reads on.
     """
-    options = _parser().parse_args(arguments)
-    options.began = time.monotonic()
+    streams.escape()
     try:
+        code = _answer(sys.argv[1:] if arguments is None else arguments)
+        streams.flush()
+        return code
+    except Exception as error:
+        if streams.lost(error):
+            return streams.give_up(error)
+        traceback.print_exc()
+        why = "did not foresee this: please report it, with the lines above"
+        print(f"{version.told()} {why}", file=sys.stderr)
+        return 70  # EX_SOFTWARE of sysexits.h
+
+
+def _answer(arguments: Sequence[str]) -> int:
+    """Do what a command line asks for; return the exit status. Raises what nobody has foreseen."""
+    began = time.monotonic()
+    try:
+        options = _parser().parse_args(arguments or ["--help"])
+        options.began = began
         options.command(options)
-    except KeyError as error:
-        print(f"plasticity: {error.args[0]}", file=sys.stderr)  # a KeyError quotes its own words
-        return 2
+    except SystemExit as stop:  # argparse has said why
+        return int(stop.code or 0) if arguments else 2
     except Told as error:
         print(f"plasticity: {error}", file=sys.stderr)
         return error.status
-    except FileNotFoundError as error:
-        print(f"plasticity: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("plasticity: stopped; the same command resumes", file=sys.stderr)
         return 130
@@ -87,7 +101,6 @@ def _minutes(options: argparse.Namespace) -> float | None:
     """Return how much of ``--minutes`` is left: importing has taken some of it."""
     if options.minutes is None:
         return None
-    configuration.require(options.minutes > 0, f"minutes = {options.minutes}: must be above 0")
     used: float = time.monotonic() - options.began
     return max(1e-9, float(options.minutes) - used / 60)
 
@@ -111,7 +124,7 @@ def _unit(options: argparse.Namespace) -> None:
 
 
 def _prove(options: argparse.Namespace) -> None:
-    chosen = experiment(options.name)
+    chosen = _recorded(options.name, options.study)
     from plasticity.runs import freshness, results
 
     run = freshness.prove(chosen, options.study)
@@ -126,7 +139,7 @@ def _prove(options: argparse.Namespace) -> None:
 
 
 def _reproduce(options: argparse.Namespace) -> None:
-    chosen = experiment(options.name)
+    chosen = _recorded(options.name, options.study)
     from plasticity.runs import reproduction, results
 
     configuration.resolve(chosen.studies, options.study.partition("-")[0])  # refuses unknown ones
@@ -167,12 +180,37 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _resolve(options: argparse.Namespace) -> tuple[Experiment, Any]:
-    chosen = experiment(options.name)
-    overrides = {} if options.seeds is None else {"seeds": options.seeds}
-    config = configuration.resolve(chosen.studies, options.study, options.set, **overrides)
-    for arm in chosen.arms(config):  # an arm may be out of range though its base is not
+    chosen = _experiment(options.name, options.study, options.set)
+    config = configuration.resolve(chosen.studies, options.study, options.set, seeds=options.seeds)
+    arms, last = chosen.arms(config), config.first_seed + config.seeds - 1
+    configuration.require(bool(arms), f"{options.name}: with these settings it has no arm to run")
+    configuration.require(
+        last < values.SEEDS, f"seed {last}: must be below {values.SEEDS}, for JAX keeps 32 bits"
+    )
+    for arm in arms:  # an arm may be out of range though its base is not
         chosen.arm(config, arm)
     return chosen, config
+
+
+def _experiment(name: str, study: str, assignments: Sequence[str] = ()) -> Experiment:
+    """Return an experiment; unknown studies and fields are refused before it is imported."""
+    if name in experiment_names():
+        from plasticity.chapters import catalogue
+
+        catalogue.refuse(name, study, assignments)
+    return experiment(name)
+
+
+def _recorded(name: str, label: str) -> Experiment:
+    """Return the experiment of a recorded run; an unknown study is refused before it is imported.
+
+    A run may have been recorded under a study that is no more.
+    """
+    from plasticity.runs import folders
+
+    if label in folders.labels(name):
+        return experiment(name)
+    return _experiment(name, label.partition("-")[0])
 
 
 def _cost_of(options: argparse.Namespace) -> None:
@@ -187,95 +225,8 @@ def _cost_of(options: argparse.Namespace) -> None:
     print(cost.describe(options.name, options.study, config, rate, shares))
 
 
-def _list(options: argparse.Namespace) -> None:
-    from plasticity.runs import fingerprint, results
-
-    for name, chosen in all_experiments().items():
-        found = {run.label: run for run in results.recorded(name)}
-        digest = fingerprint.code_digest(chosen) if found else ""
-        print(f"{name}: {chosen.question}")
-        for study, config in chosen.studies.items():
-            cost = _cost(chosen, config, found)
-            print(f"  {study:15} {cost:42} {_record(study, found, digest)}")
-
-
-def _cost(chosen: Experiment, config: Any, found: dict[str, Run]) -> str:
-    """Write what a study costs: measured if it is recorded, else scaled from one that was."""
-    from plasticity.runs import cost, progress
-
-    work = cost.operations(chosen, config)
-    for label in (*[p for p, c in chosen.studies.items() if c == config], *found):
-        if label in found:
-            run = found[label]
-            recorded = configuration.from_dict(chosen.Config, run.config)
-            seconds = run.provenance["compute_seconds"] * work / cost.operations(chosen, recorded)
-            kind = "measured" if recorded == config else f"estimated from {label}"
-            cores = "core-" if run.provenance["device"]["platform"] == "cpu" else ""
-            return f"{progress.duration(seconds)} of {cores}time ({kind})"
-    return f"{work:.1e} floating-point operations"
-
-
-def _record(study: str, found: dict[str, Run], digest: str) -> str:
-    from plasticity.runs import freshness
-
-    if study not in found:
-        return "not recorded"
-    provenance = found[study].provenance
-    age = "" if freshness.proof(provenance, digest) else ", older than the code"
-    return f"recorded {provenance['finished'][:10]} on {provenance['device']['kind']}{age}"
-
-
-def _status(options: argparse.Namespace) -> None:
-    if options.name is not None:
-        experiment(options.name)  # if unknown, raises and names the known ones
-    from functools import partial
-
-    from plasticity.runs import checkpoints, progress, results
-
-    which = (options.name, options.study)
-    if options.watch:
-        progress.watch(
-            partial(_unfinished, *which),
-            lambda: any(map(checkpoints.in_use, progress.unfinished(*which))),
-        )
-    told = list(filter(None, [_unfinished(*which, progress.screen()[0])]))
-    for name in [options.name] if options.name else experiment_names():
-        for run in results.recorded(name):
-            if progress.has_label(run.label, options.study):
-                seconds = progress.duration(run.provenance["compute_seconds"])
-                told.append(f"{name} {run.label}: finished {run.provenance['finished']}, {seconds}")
-    what = " of ".join(filter(None, ("nothing", " ".join(filter(None, which)))))
-    print("\n".join(told) or f"{what} in {results.root()}: `plasticity list` shows what can be run")
-
-
-def _unfinished(name: str | None, label: str | None, width: int, height: int | None = None) -> str:
-    """Write a line for each unfinished run, and with a ``name`` a table of its arms."""
-    from plasticity.runs import checkpoints, progress
-
-    texts = []
-    for work in progress.unfinished(name, label):
-        chosen = experiment(work.parent.parent.name)
-        try:
-            arms = progress.arms(chosen, work)
-            texts.append(progress.line(chosen, work, arms))
-        except (FileNotFoundError, checkpoints.CheckpointError):
-            if not checkpoints.in_use(work) and work.exists():
-                raise
-            continue  # it finished a moment ago, and is being tidied away
-        except configuration.ConfigError:
-            label = work.parent.name
-            texts.append(
-                f"{chosen.name}/{label} was begun with settings that the code no longer has, and "
-                f"cannot go on: `plasticity run {chosen.name} --study {label} --fresh` begins again"
-            )
-            continue
-        if name is not None:
-            texts.append(progress.table(arms, width, height))
-    return "\n".join(texts)
-
-
 def _notebook(options: argparse.Namespace) -> None:
-    chosen = experiment(options.name)
+    chosen = _experiment(options.name, options.study)
     from plasticity.runs import notebooks
 
     print(notebooks.execute(chosen, options.study, options.seed))
@@ -284,11 +235,12 @@ def _notebook(options: argparse.Namespace) -> None:
 def _probe(options: argparse.Namespace) -> None:
     """Probe the networks that a recorded run kept, under its own settings or under others."""
     name, _, label = options.run.strip("/").removeprefix("papermill_runs/").partition("/")
-    chosen = experiment(name)
+    label = label or "laptop"
+    chosen = _recorded(name, label)
     from plasticity.chapters.probing import bank
     from plasticity.runs import results
 
-    run = results.load(name, label or "laptop")
+    run = results.load(name, label)
     for told in bank.reprobe_run(chosen, run, options.set, options.arm):
         print(told)
 
@@ -297,12 +249,15 @@ def _probe(options: argparse.Namespace) -> None:
 Word = tuple[tuple[str, ...], dict[str, Any]]
 
 STUDY: dict[str, Any] = {"required": True, "metavar": "STUDY"}
+SET: dict[str, Any] = {
+    "type": values.setting, "action": "append", "default": [], "metavar": "FIELD=VALUE"
+}  # fmt: skip
+JSON: Word = (("--json",), {"action": "store_true", "help": "print it as JSON: book/rerun.md"})
 SETTINGS: list[Word] = [
     (("name",), {"help": "the experiment"}),
     (("--study",), STUDY | {"help": "such as quick, laptop, gpu or paper: `plasticity list`"}),
-    (("--seeds",), {"type": int, "help": "how many seeds, instead of the study's"}),
-    (("--set",), {"action": "append", "default": [], "metavar": "FIELD=VALUE",
-                  "help": "change a setting; the run then gets a folder of its own"}),
+    (("--seeds",), {"type": values.count, "help": "how many seeds, instead of the study's"}),
+    (("--set",), SET | {"help": "change a setting; the run then gets a folder of its own"}),
 ]  # fmt: skip
 """The arguments that name a run, as `_resolve` reads them."""
 
@@ -311,21 +266,27 @@ RECORDED: list[Word] = [
     (("--study",), STUDY | {"help": "a recorded study, or the name of the run's folder"}),
 ]
 WORKERS: Word = (
-    ("--workers",), {"type": int, "help": "processes on a CPU (default: one for every core)"}
+    ("--workers",),
+    {"type": values.workers, "help": "processes on a CPU (default: one for every core); 0: none"},
 )  # fmt: skip
 
 MINUTES: Word = (
     ("--minutes",),
-    {"type": float, "metavar": "M",
+    {"type": values.amount, "metavar": "M",
      "help": "stop before this time is up, with exit status 75; the same command goes on"},
 )  # fmt: skip
 
 COMMANDS: dict[str, tuple[Any, str, list[Word]]] = {
-    "list": (_list, "experiments, studies, cost, what is recorded", []),
-    "status": (_status, "progress of running and finished runs", [
+    "list": (listing.show, "experiments, studies, what is recorded", [
+        (("--long",), {"action": "store_true", "help": "also what each study costs, and which runs "
+                       "are older than the code; this takes some seconds"}),
+        JSON,
+    ]),
+    "status": (status.show, "progress of running and finished runs", [
         (("name",), {"nargs": "?", "help": "an experiment, with a table of its arms"}),
         (("--study",), {"help": "a study, or the name of the run's folder"}),
         (("--watch",), {"action": "store_true", "help": "print it anew until nothing is running"}),
+        JSON,
     ]),
     "run": (_run, "run an experiment, or resume it", [
         *SETTINGS,
@@ -337,7 +298,7 @@ COMMANDS: dict[str, tuple[Any, str, list[Word]]] = {
     "unit": (_unit, "run one unit of a run, beside others", [
         *SETTINGS,
         (("--arm",), {"required": True, "help": "its arm"}),
-        (("--seed",), {"type": int, "required": True, "help": "its seed"}),
+        (("--seed",), {"type": values.seed, "required": True, "help": "its seed"}),
         MINUTES,
     ]),
     "prove": (_prove, "prove without running anything that the code's programs are a run's",
@@ -349,7 +310,7 @@ COMMANDS: dict[str, tuple[Any, str, list[Word]]] = {
         MINUTES,
     ]),
     "sitting": (_sitting, "work off a queue of runs for some minutes, and leave files to merge", [
-        (("minutes",), {"type": float, "metavar": "MINUTES", "help": "its time"}),
+        (("minutes",), {"type": values.amount, "metavar": "MINUTES", "help": "its time"}),
         (("out",), {"type": Path, "metavar": "OUT", "help": "the folder for its files"}),
         (("--queue",), {"type": Path, "required": True, "metavar": "FILE",
                         "help": "on each line what would follow `plasticity run`"}),
@@ -360,30 +321,47 @@ COMMANDS: dict[str, tuple[Any, str, list[Word]]] = {
     "check": (_check, "ask an accelerator whether it trains agents as a CPU does", []),
     "cost": (_cost_of, "what a run would cost, from this machine's speed", [
         *SETTINGS,
-        (("--seconds",), {"type": float, "help": "for about how long to time it"}),
+        (("--seconds",), {"type": values.amount, "help": "for about how long to time it"}),
     ]),
     "notebook": (_notebook, "execute an experiment's chapter by papermill", [
         (("name",), {"help": "the experiment"}),
         (("--study",), STUDY | {"help": "such as quick, laptop, gpu or paper"}),
-        (("--seed",), {"type": int, "help": "the first seed, if not the study's own"}),
+        (("--seed",), {"type": values.seed, "help": "the first seed, if not the study's own"}),
     ]),
     "probe": (_probe, "probe the networks that a recorded run kept", [
         (("run",), {"metavar": "RUN", "help": "for example falsification/laptop"}),
         (("--arm",), {"help": "one of its arms, instead of all that it kept"}),
-        (("--set",), {"action": "append", "default": [], "metavar": "FIELD=VALUE",
-                      "help": "change a setting, such as probe_steps or probe_batch_size"}),
+        (("--set",), SET | {"help": "change a setting, such as probe_steps or probe_batch_size"}),
     ]),
 }  # fmt: skip
 """Each command: its function, its help text and its own arguments."""
 
 
+HELP = """\
+Run the experiments of an executable companion to Lyle et al. (2023), "Understanding Plasticity in
+Neural Networks": why do networks lose the ability to learn, and what preserves it?
+
+begin with:
+  plasticity list                                      what can be run, and what is recorded
+  plasticity run optimizer_instability --study quick   about a minute on a laptop, and resumable
+  plasticity status                                    how far it is
+
+The book that shows the runs: `make book` in a checkout builds it; open _build/html/index.html.
+Its page book/rerun.md says how to run everything again.
+"""
+"""What someone reads who meets the command for the first time."""
+
+
 def _parser() -> argparse.ArgumentParser:
-    description = (__doc__ or "").partition("\n")[0]
-    parser = argparse.ArgumentParser(prog="plasticity", description=description)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="plasticity", description=HELP, formatter_class=plain)
+    parser.add_argument("--version", action=version.Show, nargs=0, help="print versions and exit")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
     for name, (function, summary, words) in COMMANDS.items():
-        command = commands.add_parser(name, help=summary)
-        command.set_defaults(command=function)
+        command = commands.add_parser(
+            name, help=summary, description=f"plasticity {name}: {summary}."
+        )
+        command.set_defaults(command=function, find=experiment, names=experiment_names)
         for flags, settings in words:
             command.add_argument(*flags, **settings)
     return parser

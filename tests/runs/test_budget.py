@@ -123,7 +123,7 @@ def test_the_command_says_what_is_left_and_has_a_status_of_its_own(
     assert cli.main(command) == 75
     assert "the time is up" in capsys.readouterr().err
     assert cli.main([*command[:-1], "-1"]) == 2
-    assert "minutes = -1.0: must be above 0" in capsys.readouterr().err
+    assert "--minutes: -1: must be above 0" in capsys.readouterr().err
 
 
 def test_compiling_is_told_from_computing(runs: Path) -> None:

@@ -68,7 +68,7 @@ def forget() -> None:
         del sys.modules[name]
     importlib.invalidate_caches()
     for cached in (
-        fingerprint._source, fingerprint._definitions, fingerprint._imports, fingerprint._is_module
+        fingerprint.source, fingerprint.statements, fingerprint._imports, fingerprint._is_module
     ):  # fmt: skip
         cached.cache_clear()
 

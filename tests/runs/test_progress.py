@@ -87,18 +87,43 @@ def test_workers_failures_are_told_and_left_too(
     assert [found.state for found in progress.arms(toy.EXPERIMENT, work)] == ["done", "failed"]
 
 
-@pytest.mark.parametrize(("stopped", "noted"), [(False, True), (True, False)])
-def test_a_worker_that_dies_has_failed_unless_it_was_stopped(stopped: bool, noted: bool) -> None:
-    unit, failed = pool.Unit("wide", (3,)), dict[pool.Unit, str]()
+@pytest.mark.parametrize(
+    ("does", "stopped", "reason"),
+    [
+        ("", False, "its worker ended with exit status 0; the last line of {log}: its last words"),
+        ("", True, None),
+        ("sys.exit(3)", False, "its worker ended with exit status 3; the last line of "),
+        ("os.kill(os.getpid(), 9)", False, "its worker was killed by SIGKILL (out of memory?); "),
+        ("os.kill(os.getpid(), 11)", False, "its worker was killed by SIGSEGV; the last line of "),
+        # dead before it takes anything, or in the middle of an answer
+        ("os.close(0); os._exit(4)", False, "its worker ended with exit status 4; "),
+        ("os.write(1, b'half of an answ'); os._exit(5)", False, "its worker ended with exit "),
+    ],
+)
+def test_a_worker_that_dies_has_failed_unless_it_was_stopped(
+    does: str, stopped: bool, reason: str | None, tmp_path: Path
+) -> None:
+    unit, failed, deaths = pool.Unit("wide", (3,)), dict[pool.Unit, str](), list[str]()
+    log = tmp_path / "worker_0.log"
+    log.write_text("first\nits last words\n\n")
+    code = f"import os, sys\n{does if 'close(0)' in does else ''}\ninput()\n{does}"
     process = subprocess.Popen(
-        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
     stopping = threading.Event()
     if stopped:
         stopping.set()
+    if "close(0)" in does:
+        process.wait()
     waiting, silent = pool.Waiting([unit], {"wide": "network"}), lambda chunks: None
-    pool._serve(process, waiting, silent, failed.__setitem__, stopping, Budget(None))
-    assert ("its worker died" in failed.get(unit, "")) is noted
+    pool._serve(process, waiting, silent, failed.__setitem__, stopping, Budget(None), log, deaths)
+    assert process.poll() is not None
+    if reason is None:
+        assert failed == {} and deaths == []
+    else:
+        assert failed[unit].startswith(reason.format(log=log))
+        assert failed[unit] == f"its worker {deaths[0]}"
 
 
 def test_no_other_process_takes_a_unit_that_is_running(

@@ -13,7 +13,7 @@ import pytest
 import toy
 
 from plasticity import configuration
-from plasticity.runs import files, origin, results
+from plasticity.runs import files, folders, origin, results
 
 TABLE = pd.DataFrame(
     {"arm": ["a", "b"], "seed": [0, 0], "step": [1, 1], "metric": "x", "value": [0.1, 1 / 3]}
@@ -93,6 +93,11 @@ def test_the_best_run_is_read_and_no_other(runs: Path) -> None:
 def test_broken_provenance_and_absent_runs_are_named(runs: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"run\.json is missing.*--study laptop"):
         results.load("toy", "laptop-0badc0de")
+    (runs / "toy").mkdir(parents=True)
+    (runs / "toy" / "laptop").write_text("a file where the folder should be")
+    with pytest.raises(files.NotRecorded, match=r"run\.json is missing"):
+        results.load("toy", "laptop")
+    (runs / "toy" / "laptop").unlink()
     write()
     path = runs / "toy" / "laptop" / "run.json"
     path.write_text(path.read_text()[:50])
@@ -100,6 +105,38 @@ def test_broken_provenance_and_absent_runs_are_named(runs: Path) -> None:
         results.load("toy", "laptop")
     path.write_text(json.dumps({"no": "hashes"}))
     with pytest.raises(files.ResultsError):
+        results.load("toy", "laptop")
+
+
+def test_who_looks_in_the_wrong_folder_is_told_where_the_run_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Papermill starts a chapter in the folder that it was called in."""
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    monkeypatch.setenv("PLASTICITY_RUNS", str(home / "papermill_runs"))
+    write("laptop")
+    elsewhere.mkdir()
+    monkeypatch.delenv("PLASTICITY_RUNS")
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.setattr(folders, "checkout", lambda: None)
+    for look in (lambda: results.best("toy"), lambda: results.load("toy", "laptop")):
+        with pytest.raises(files.NotRecorded) as raised:
+            look()
+        told = str(raised.value)
+        assert f"{elsewhere / 'papermill_runs'}" in told
+        assert "papermill: --cwd CHECKOUT" in told and "PLASTICITY_RUNS" in told
+        assert "`plasticity cost toy --study laptop` says what that takes" in told
+    monkeypatch.setattr(folders, "checkout", lambda: home)
+    for look in (lambda: results.best("toy"), lambda: results.load("toy", "laptop")):
+        with pytest.raises(files.NotRecorded) as raised:
+            look()
+        there = f"papermill: --cwd {home}), or set PLASTICITY_RUNS={home / 'papermill_runs'}"
+        assert str(raised.value).endswith(there)
+    with pytest.raises(files.NotRecorded, match="`plasticity run toy --study paper` records it"):
+        results.load("toy", "paper")
+    monkeypatch.chdir(home)  # which is the checkout itself
+    (home / "papermill_runs" / "toy" / "laptop" / "arrays.npz").unlink()
+    with pytest.raises(files.NotRecorded, match=r"arrays\.npz is missing.*CHECKOUT"):
         results.load("toy", "laptop")
 
 

@@ -450,6 +450,12 @@ def test_a_named_folder_must_exist(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
             refused(dataset, str(path), "no such folder")
 
 
+def test_a_folder_that_cannot_be_looked_at_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLASTICITY_DATA", long := "/" + 5_000 * "x")  # no system takes such a name
+    for dataset in image_files.DATASETS:
+        refused(dataset, long, "a readable, undamaged file", "File name too long")
+
+
 def test_no_other_set_steps_in(folder: Path) -> None:
     write_mnist(folder, *digits(2), stem="train")
     assert image_sets.load("mnist_train").source["dataset"] == "mnist_train"

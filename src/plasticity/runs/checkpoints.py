@@ -29,7 +29,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,8 @@ def locked(work: Path, *, shared: bool = False, wait: bool = False) -> Iterator[
 
     The kernel frees the lock when the last process that holds the descriptor is gone, killed or
     not: a worker that outlives its driver keeps a second driver out. Raises `CheckpointError` if
-    another run holds the lock, `results.ResultsError` if the folder cannot be written.
+    another run holds the lock or there are none, `results.ResultsError` if the folder cannot be
+    written.
     """
     path = work / "lock"
     how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
@@ -70,11 +71,11 @@ def locked(work: Path, *, shared: bool = False, wait: bool = False) -> Iterator[
         raise files.cannot_write(path, error) from error
     with file:
         if wait:
-            fcntl.flock(file, how)
+            _flock(path, file, how)
         # Workers of a driver that was killed a moment ago need that moment to notice.
         for attempts_left in reversed(range(30)):
             try:
-                fcntl.flock(file, how | fcntl.LOCK_NB)
+                _flock(path, file, how | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if not attempts_left:
@@ -83,6 +84,19 @@ def locked(work: Path, *, shared: bool = False, wait: bool = False) -> Iterator[
                     ) from None
                 time.sleep(0.1)
         yield file.fileno()
+
+
+def _flock(path: Path, file: IO[str], how: int) -> None:
+    """Lock a file. Raises BlockingIOError if another has it, `CheckpointError` if nobody can."""
+    try:
+        fcntl.flock(file, how)
+    except BlockingIOError:
+        raise
+    except OSError as error:  # some network file systems have no locks
+        raise CheckpointError(
+            f"{path} cannot be locked ({error.strerror}), and without a lock two runs could write "
+            "there at once: set PLASTICITY_RUNS to a folder of a file system that has locks"
+        ) from error
 
 
 def in_use(work: Path) -> bool:

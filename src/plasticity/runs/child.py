@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,8 @@ def start(
     finally:
         if stderr is not None:
             stderr.close()
-    tell(process, {"function": function, "core": core, "job": job})
+    with suppress(BrokenPipeError):  # it is gone already: whoever talks to it next notices
+        tell(process, {"function": function, "core": core, "job": job})
     return process
 
 

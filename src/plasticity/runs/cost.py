@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from plasticity import configuration
+from plasticity.errors import Told
 from plasticity.runs import checkpoints, child, compiling, pool
 from plasticity.runs.experiment import Experiment, find
 from plasticity.runs.results import Run
@@ -31,6 +32,10 @@ SECONDS = 20.0
 
 DEVICES = (1, 8, 64)
 """Numbers of devices for which times are printed."""
+
+
+class NotTimed(Told, RuntimeError):
+    """A process died that was to be timed; the message says how."""
 
 
 class Rate(NamedTuple):
@@ -105,7 +110,9 @@ def measure_on_a_core(experiment: Experiment, config: Any, seconds: float = SECO
         try:
             return Rate(*child.hear(process))
         except EOFError:
-            raise RuntimeError("the process that was to be timed died") from None
+            raise NotTimed(
+                f"the process that was to be timed died: it {pool.ended(process.wait())}"
+            ) from None
         finally:
             process.kill()
 

@@ -71,11 +71,15 @@ def run(
 
     Raises:
         budget.OutOfTime: the time was up before all was done. Call again to go on.
+        configuration.ConfigError: there cannot be so few workers.
         checkpoints.CheckpointError: the folder is in use, damaged, or holds another unfinished run.
         results.ResultsError: something cannot be written. Free space and call again: it resumes.
         UnitsFailed: some units failed, with the reason for each, which is also printed at once.
             Call again to retry just those.
     """
+    configuration.require(
+        workers is None or workers >= 0, f"workers = {workers}: must be 0 or more"
+    )
     label = results.label(experiment.studies, study, config)
     if reuse and not fresh and (found := recorded(experiment, label, config)):
         return found

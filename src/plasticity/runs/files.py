@@ -6,15 +6,22 @@ import io
 import os
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from plasticity.errors import Told
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class ResultsError(Told, RuntimeError):
     """A run folder that cannot be written or trusted; the message names the file and a remedy."""
+
+
+class NotRecorded(Told, FileNotFoundError):
+    """A run that is not recorded; the message says where it was looked for and what to do."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -31,7 +38,8 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where the folder is a file, this fails too
+            temporary.unlink(missing_ok=True)
         raise cannot_write(path, error) from error
 
 
@@ -45,6 +53,8 @@ def cannot_write(path: Path, error: OSError) -> ResultsError:
 
 def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
     """Return the arrays as a compressed npz; its bytes depend on nothing but the arrays."""
+    import numpy as np  # here: who lists runs writes no arrays, and need not wait for it
+
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in arrays.items():

@@ -108,7 +108,7 @@ def reached(
     k = 0
     while k < len(order):  # grows as it is walked
         definition = order[k]
-        node = _definitions(definition.module)[definition.name]
+        node = statements(definition.module)[definition.name]
         yield definition, _Writer(definition.module, follow, reference).definition(node)
         for found in follow.beyond(definition, node):
             reference(found)
@@ -123,14 +123,14 @@ def meaning(module: str, name: ast.expr, follow: Follow = NUMBERS) -> Definition
 
 def definitions(module: str) -> list[Definition]:
     """Return every definition of a module."""
-    return [Definition(module, name) for name in _definitions(module)]
+    return [Definition(module, name) for name in statements(module)]
 
 
 # A module's names.
 
 
 @cache
-def _source(module: str) -> tuple[ast.Module, bool]:
+def source(module: str) -> tuple[ast.Module, bool]:
     """Return a module's syntax tree, and whether it is a package."""
     spec = _spec(module)
     if spec is None or spec.origin is None:
@@ -140,10 +140,10 @@ def _source(module: str) -> tuple[ast.Module, bool]:
 
 
 @cache
-def _definitions(module: str) -> dict[str, ast.stmt]:
+def statements(module: str) -> dict[str, ast.stmt]:
     """Return the statement that defines each top-level name, or the block that it is in."""
     found: dict[str, ast.stmt] = {}
-    for statement in _source(module)[0].body:
+    for statement in source(module)[0].body:
         for name in _bound(statement):
             found[name] = statement
     return found
@@ -169,7 +169,7 @@ def _bound(statement: ast.stmt) -> Iterator[str]:
 @cache
 def _imports(module: str) -> dict[str, _Imported]:
     """Return what a module's imports bind, wherever they stand at its top level."""
-    tree, _ = _source(module)
+    tree, _ = source(module)
     return _bindings(module, tree)
 
 
@@ -184,13 +184,13 @@ def _bindings(module: str, tree: ast.AST) -> dict[str, _Imported]:
                     alias.name if alias.asname else first, None
                 )
         elif isinstance(node, ast.ImportFrom):
-            source = _absolute(module, node)
+            other = _absolute(module, node)
             for alias in node.names:
                 if alias.name == "*":
-                    names = [name for name in _definitions(source) if not name.startswith("_")]
-                    bound |= {name: _Imported(source, name) for name in names}
+                    names = [name for name in statements(other) if not name.startswith("_")]
+                    bound |= {name: _Imported(other, name) for name in names}
                 else:
-                    bound[alias.asname or alias.name] = _member(source, alias.name)
+                    bound[alias.asname or alias.name] = _member(other, alias.name)
     return bound
 
 
@@ -199,7 +199,7 @@ def _absolute(module: str, node: ast.ImportFrom) -> str:
     if not node.level:
         return node.module or ""
     parts = module.split(".")
-    parts = parts[: len(parts) - node.level + _source(module)[1]]
+    parts = parts[: len(parts) - node.level + source(module)[1]]
     return ".".join([*parts, *filter(None, [node.module])])
 
 
@@ -365,7 +365,7 @@ class _Writer:
                 return None
             if node.id in scope.imports:  # even where a fallback is defined too
                 return self.resolved(scope.imports[node.id])
-            known = _definitions(self.module)
+            known = statements(self.module)
             return Definition(self.module, node.id) if node.id in known else None
         if isinstance(node, ast.Attribute):
             owner = self.target(node.value, scope)
@@ -380,7 +380,7 @@ class _Writer:
         while found.member is not None and _package(found.module) in self.follow.packages:
             if not _is_module(found.module):
                 return found
-            if found.member in _definitions(found.module):
+            if found.member in statements(found.module):
                 return Definition(found.module, found.member)
             onward = _imports(found.module).get(found.member)
             if onward is None:  # made at run time, such as ``__doc__``: nothing to follow

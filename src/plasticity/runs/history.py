@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from plasticity.runs import origin
-from plasticity.runs.files import write_atomically
+from plasticity.runs import files, origin
 
 NAME = "sittings.json"
 
@@ -41,12 +40,21 @@ def so_far(work: Path) -> dict[str, Any]:
 
 
 def read(work: Path) -> list[dict[str, Any]]:
-    """Return the sittings so far, the first one first; none of a folder that was never used."""
-    with contextlib.suppress(FileNotFoundError):
-        found: list[dict[str, Any]] = json.loads((work / NAME).read_text(encoding="utf-8"))
-        return found
-    return []
+    """Return the sittings so far, the first one first; none of a folder that was never used.
+
+    Raises `files.ResultsError` if the file is damaged.
+    """
+    path = work / NAME
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return [{"began": one["began"], "ended": one["ended"]} for one in found]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise files.ResultsError(
+            f"{path} is damaged ({error}): delete it, and only when the run was begun is forgotten"
+        ) from None
 
 
 def _write(work: Path, sittings: list[dict[str, Any]]) -> None:
-    write_atomically(work / NAME, json.dumps(sittings).encode())
+    files.write_atomically(work / NAME, json.dumps(sittings).encode())

@@ -88,13 +88,13 @@ def note_split(work: Path, whole: Unit, parts: Sequence[Unit]) -> None:
 def _read(work: Path) -> dict[str, list[Unit]]:
     try:
         found = json.loads((work / "split.json").read_text(encoding="utf-8"))
+        return {
+            key: [Unit(arm, tuple(seeds), tuple(others)) for arm, seeds, others in parts]
+            for key, parts in found.items()
+        }
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise checkpoints.CheckpointError(
             f"{work / 'split.json'} is damaged ({error}): start over with --fresh"
         ) from None
-    return {
-        key: [Unit(arm, tuple(seeds), tuple(others)) for arm, seeds, others in parts]
-        for key, parts in found.items()
-    }

@@ -7,13 +7,15 @@ done with the last. A worker that dies fails only its current unit.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import threading
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from plasticity.runs import child
+from plasticity.runs import child, files
 from plasticity.runs.budget import Budget
 
 WORK = "plasticity.runs.worker:work"
@@ -65,22 +67,29 @@ def run(
         shared: name of an arm → the same value for arms that share compiled programs.
         advanced: called with the number of chunks whenever some are done.
         failed: called with each unit that failed and the reason.
+
+    Raises `files.ResultsError` if no worker can be started, and what ``advanced`` and ``failed``
+    raise, such as BrokenPipeError where nobody reads any more.
     """
     waiting, stopping = Waiting(parts, shared), threading.Event()
     processes: list[subprocess.Popen[str]] = []
     threads: list[threading.Thread] = []
+    deaths, raised = list[str](), list[Exception]()
+
+    def serve(process: subprocess.Popen[str], log: Path) -> None:
+        try:
+            _serve(process, waiting, advanced, failed, stopping, budget, log, deaths)
+        except Exception as error:  # a thread would only print it
+            raised.append(error)
+
     try:
         for core in cores:
             log = logs / f"worker_{core}.log"
-            worker = child.start(
-                WORK, dict(job), core=core, log=log, inherit=[lock], environment=environment
-            )
-            processes.append(worker)
-            arguments = (processes[-1], waiting, advanced, failed, stopping, budget)
-            threads.append(threading.Thread(target=_serve, args=arguments, daemon=True))
+            processes.append(_started(dict(job), core, log, lock, environment))
+            threads.append(threading.Thread(target=serve, args=(processes[-1], log), daemon=True))
             threads[-1].start()
-        for thread in threads:
-            while thread.is_alive() and budget.left():  # in slices, so that Ctrl-C is heard
+        for thread in threads:  # in slices, so that Ctrl-C is heard
+            while thread.is_alive() and budget.left() and not raised:
                 thread.join(min(0.2, budget.left()))
     finally:
         stopping.set()
@@ -88,8 +97,25 @@ def run(
             process.kill()
         for thread in threads:  # each notices when its worker ends, and closes the pipes
             thread.join()
+    for error in raised:
+        raise error
     while budget.left() and (unit := waiting.take(None)):  # only if every worker died
-        failed(unit, "no worker left to run it")
+        failed(unit, "; the last one ".join(["no worker was left to run it", *deaths[-1:]]))
+
+
+def _started(
+    job: Mapping[str, Any], core: int | None, log: Path, lock: int, environment: Mapping[str, str]
+) -> subprocess.Popen[str]:
+    """Start a worker. Raises `files.ResultsError` if that fails, or its log cannot be written."""
+    try:
+        return child.start(WORK, job, core=core, log=log, inherit=[lock], environment=environment)
+    except OSError as error:
+        if error.filename == str(log):
+            raise files.cannot_write(log, error) from error
+        raise files.ResultsError(
+            f"cannot start a worker ({error}): end other processes, or take fewer --workers; then "
+            "the same command resumes"
+        ) from error
 
 
 class Waiting:
@@ -135,24 +161,75 @@ def _serve(
     failed: Callable[[Unit, str], None],
     stopping: threading.Event,
     budget: Budget,
+    log: Path,
+    deaths: list[str],
 ) -> None:
     """Give units to one worker while some are left and time is; report each chunk, and failures.
 
-    A worker that this process killed because it is ``stopping`` does not count as failed.
+    How it died, if it did, is added to ``deaths``. A worker that this process killed because it is
+    ``stopping`` does not count as failed.
     """
-    with process:
+    try:
         arm = None
         while budget.left() and (unit := waiting.take(arm)):
             arm, last = unit.arm, 0
             try:
-                child.tell(process, unit)
-                while "done" in (message := child.hear(process)):
-                    advanced(message["done"] - last)
-                    last = message["done"]
-            except (BrokenPipeError, EOFError):
+                for message in _answers(process, unit):
+                    if "done" in message:
+                        advanced(message["done"] - last)
+                        last = message["done"]
+                    elif message["failed"]:
+                        failed(unit, message["failed"])
+            except EOFError:
                 if not stopping.is_set():
-                    reason = "its worker died (out of memory?); see its log in the work folder"
-                    failed(unit, reason)
+                    deaths.append(_death(process, log))
+                    failed(unit, f"its worker {deaths[-1]}")
                 return
-            if message["failed"]:
-                failed(unit, message["failed"])
+    finally:
+        with suppress(BrokenPipeError), process:  # a dead one does not take what was not yet sent
+            pass
+
+
+def _answers(process: subprocess.Popen[str], unit: Unit) -> Iterator[Mapping[str, Any]]:
+    """Give a unit to a worker; yield what it answers. Raises EOFError if the worker dies."""
+    message: Mapping[str, Any] = {}
+    while "failed" not in message:
+        try:
+            if not message:
+                child.tell(process, unit)
+            message = child.hear(process)
+        except (BrokenPipeError, ValueError):  # the pipe ends, perhaps in the middle of a line
+            raise EOFError from None
+        yield message
+
+
+LAST_WORDS = 300
+"""The most characters of a log that a reason repeats."""
+
+
+def _death(process: subprocess.Popen[str], log: Path) -> str:
+    """Return how a worker died, and the last line of what it printed."""
+    try:
+        status = process.wait(timeout=10)
+    except subprocess.TimeoutExpired:  # it closed its pipe, and goes on
+        return f"closed its pipe; see {log}"
+    how = ended(status)
+    with suppress(OSError):
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+        if last := next((line.strip() for line in reversed(lines) if line.strip()), ""):
+            return f"{how}; the last line of {log}: {last[:LAST_WORDS]}"
+    return f"{how}, and printed nothing"
+
+
+def ended(status: int) -> str:
+    """Say how a process ended, from what `subprocess` calls its exit status.
+
+    >>> from plasticity.runs import pool
+    >>> pool.ended(-9)
+    'was killed by SIGKILL (out of memory?)'
+    """
+    if status >= 0:
+        return f"ended with exit status {status}"
+    known = {int(one): one.name for one in signal.Signals}
+    memory = " (out of memory?)" if -status == signal.SIGKILL else ""
+    return f"was killed by {known.get(-status, f'signal {-status}')}{memory}"

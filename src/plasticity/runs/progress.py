@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from plasticity import configuration
-from plasticity.runs import checkpoints, pool, results
+from plasticity.runs import checkpoints, pool
 from plasticity.runs.experiment import Experiment
+from plasticity.runs.folders import duration
+from plasticity.runs.folders import unfinished as unfinished
 from plasticity.runs.plan import planned
 
 ArmState = Literal["done", "running", "failed", "waiting"]
@@ -39,25 +41,6 @@ class Arm(NamedTuple):
     failures: tuple[str, ...]  # the seeds and the reason, for each unit that failed
 
 
-def unfinished(name: str | None = None, label: str | None = None) -> list[Path]:
-    """Return the work folders of unfinished runs and reproductions.
-
-    ``name`` selects one experiment; ``label`` selects one folder, or a study together with the runs
-    whose settings differ from it.
-    """
-    found = [header.parent for header in results.root().glob("*/*/*/header.json")]
-    return sorted(
-        work
-        for work in found
-        if name in (None, work.parent.parent.name) and has_label(work.parent.name, label)
-    )
-
-
-def has_label(found: str, label: str | None) -> bool:
-    """Return whether a run's label is the one asked for, or belongs to the study asked for."""
-    return label is None or found == label or found.startswith(f"{label}-")
-
-
 def arms(experiment: Experiment, work: Path) -> list[Arm]:
     """Return how far each arm of an unfinished run is, in the order in which arms are begun.
 
@@ -77,8 +60,14 @@ def arms(experiment: Experiment, work: Path) -> list[Arm]:
 def _settings(experiment: Experiment, work: Path) -> tuple[Any, bool]:
     """Return an unfinished run's configuration, and whether its lanes go in step."""
     header = checkpoints.read_header(work)
-    config = configuration.from_dict(experiment.Config, header["config"])
-    return config, header["execution"]["batched"]
+    try:
+        config = configuration.from_dict(experiment.Config, header["config"])
+        return config, header["execution"]["batched"]
+    except (KeyError, TypeError, AttributeError) as error:  # JSON, but not what a run writes
+        raise checkpoints.CheckpointError(
+            f"{work / 'header.json'} is damaged ({type(error).__name__}: {error}): start over with "
+            "--fresh"
+        ) from None
 
 
 def _arm(name: str, work: Path, units: Sequence[pool.Unit], chunks: int) -> Arm:
@@ -138,7 +127,23 @@ def _done(found: Sequence[Arm]) -> str:
 
 
 def left(experiment: Experiment, work: Path, found: Sequence[Arm]) -> str:
-    """Write how much longer a run computes and compiles; empty if nothing tells yet.
+    """Write how much longer a run computes and compiles; empty if nothing tells yet."""
+    rest = remaining(experiment, work, found)
+    if rest is None:
+        return ""
+    more = f" and {duration(rest.compiling)} of compiling" if rest.compiling else ""
+    return f"{duration(rest.computing)} of computing{more} left"
+
+
+class Remaining(NamedTuple):
+    """How much longer a run will take, in seconds of one core or device."""
+
+    computing: float
+    compiling: float
+
+
+def remaining(experiment: Experiment, work: Path, found: Sequence[Arm]) -> Remaining | None:
+    """Return how much longer a run computes and compiles; None if nothing tells yet.
 
     Computing is scaled by floating-point operations from arms that are past their first two chunks:
     the first often trains nothing. Compiling is scaled by the number of programs: arms that share
@@ -152,13 +157,12 @@ def left(experiment: Experiment, work: Path, found: Sequence[Arm]) -> str:
     computed = sum(arm.spent.seconds - arm.spent.compiling for arm in telling)
     told = sum(done[arm.name] for arm in telling)
     if not told:
-        return ""
+        return None
     computing = computed * (sum(cost.values()) - sum(done.values())) / told
     begun = {experiment.shares(settings[arm.name]) for arm in found if arm.chunks_done}
     new = {experiment.shares(settings[arm.name]) for arm in found} - begun
     compiling = sum(arm.spent.compiling for arm in found) * len(new) / len(begun)
-    more = f" and {duration(compiling)} of compiling" if compiling else ""
-    return f"{duration(computing)} of computing{more} left"
+    return Remaining(computing, compiling)
 
 
 @cache
@@ -219,12 +223,6 @@ def _cells(arm: Arm) -> tuple[str, str, str, str]:
 def _cut(text: str, width: int) -> str:
     text = " ".join(text.splitlines())
     return text if len(text) <= width else f"{text[: width - 1]}…"
-
-
-def duration(seconds: float) -> str:
-    """Return a time such as ``2 h 05 min``."""
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min" if minutes else "< 1 min"
 
 
 def watch(picture: Callable[[int, int | None], str], going_on: Callable[[], bool]) -> None:

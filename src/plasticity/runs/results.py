@@ -23,16 +23,21 @@ import numpy as np
 import pandas as pd
 
 from plasticity import configuration
+from plasticity.errors import Told
+from plasticity.runs import folders
 from plasticity.runs.files import ResultsError, cannot_write, npz_bytes, write_atomically
-
-FIDELITY = ("paper", "gpu", "night", "laptop", "quick")
-"""The studies of an experiment's whole question, from the most to the least faithful to the paper.
-
-Others, such as a search for a setting, ask a different question.
-"""
+from plasticity.runs.folders import FIDELITY as FIDELITY
+from plasticity.runs.folders import folder as folder
+from plasticity.runs.folders import root as root
 
 Records = Mapping[tuple[str, int], Mapping[str, np.ndarray]]
 """(arm, seed) → name → array with one row per chunk."""
+
+
+class UnknownArm(Told, KeyError):
+    """An arm that a run does not have, or of which it kept no parameters."""
+
+    status = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,11 +84,11 @@ class Run:
     def bank(self, arm: str) -> dict[str, np.ndarray]:
         """Return what the run kept of ``arm``: each parameter at every probe, (probes, ...).
 
-        Raises KeyError, naming the arms that were kept, if this one was not.
+        Raises `UnknownArm`, naming the arms that were kept, if this one was not.
         """
         if arm not in self.banks():
             known = ", ".join(self.banks()) or "none"
-            raise KeyError(f"no parameters of {arm!r} were kept; there are {known}")
+            raise UnknownArm(f"no parameters of {arm!r} were kept; there are {known}")
         path = folder(self.experiment, self.label) / "bank" / f"{arm}.npz"
         with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
@@ -115,21 +120,6 @@ class Run:
         return f"{min(found.values()):,} images {several}of {' and '.join(sorted(found))}"
 
 
-def root() -> Path:
-    """Return the folder of recorded runs: ``$PLASTICITY_RUNS``, or the nearest ``papermill_runs``.
-
-    Searched for in the working directory and its parents; if there is none, it will be created in
-    the working directory.
-    """
-    if chosen := os.environ.get("PLASTICITY_RUNS"):
-        return Path(chosen)
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "papermill_runs").is_dir():
-            return folder / "papermill_runs"
-    return here / "papermill_runs"
-
-
 def label(studies: Mapping[str, Any], study: str, config: Any) -> str:
     """Return the name of the run's folder: the study, with a suffix if settings differ from it.
 
@@ -138,11 +128,6 @@ def label(studies: Mapping[str, Any], study: str, config: Any) -> str:
     if config == configuration.resolve(studies, study):
         return study
     return f"{study}-{configuration.digest(config)[:8]}"
-
-
-def folder(experiment: str, run_label: str) -> Path:
-    """Return the run's folder, whether or not it exists."""
-    return root() / experiment / run_label
 
 
 def write(
@@ -183,7 +168,10 @@ def write(
 @contextlib.contextmanager
 def _locked(path: Path, how: int) -> Iterator[None]:
     """Hold a lock on a run's folder, which the kernel frees if the process is killed."""
-    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise folders.cannot_read(path, error) from None
     try:
         with contextlib.suppress(OSError):  # some network file systems lock no folders
             fcntl.flock(descriptor, how)
@@ -220,7 +208,7 @@ def _json(document: Mapping[str, Any]) -> bytes:
 def load(experiment: str, run_label: str) -> Run:
     """Read a recorded run and check it against its hashes; wait for a run that is being written.
 
-    Raises FileNotFoundError if there is none, `ResultsError` if a file is damaged or edited.
+    Raises `files.NotRecorded` if there is none, `ResultsError` if a file is damaged or edited.
     """
     try:
         return _loaded(experiment, run_label)
@@ -232,17 +220,17 @@ def load(experiment: str, run_label: str) -> Run:
 def _loaded(experiment: str, run_label: str) -> Run:
     """Do as `load` does, at this moment."""
     source = folder(experiment, run_label)
+    provenance = folders.provenance(experiment, run_label)
     try:
-        provenance = json.loads((source / "run.json").read_text(encoding="utf-8"))
         contents = {name: (source / name).read_bytes() for name in provenance["sha256"]}
         table, stored = (io.BytesIO(contents[name]) for name in ("results.csv", "arrays.npz"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise FileNotFoundError(
-            f"{error.filename} is missing; record the run with "
-            f"`plasticity run {experiment} --study {run_label.partition('-')[0]}`"
-        ) from None
-    except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
-        raise ResultsError(f"{source / 'run.json'} is not a run's provenance: {error}") from None
+        what = f"{error.filename} is missing"
+        raise folders.not_recorded(what, experiment, run_label) from None
+    except OSError as error:
+        raise folders.cannot_read(Path(error.filename), error) from None
+    except (KeyError, TypeError) as error:
+        raise folders.damaged(source / "run.json", f"{type(error).__name__}: {error}") from None
     for name, content in contents.items():
         if hashlib.sha256(content).hexdigest() != provenance["sha256"][name]:
             raise ResultsError(
@@ -256,24 +244,16 @@ def _loaded(experiment: str, run_label: str) -> Run:
 
 def recorded(experiment: str) -> list[Run]:
     """Return the experiment's recorded runs, those of the whole question first."""
-    return [load(experiment, found) for found in _labels(experiment)]
-
-
-def _labels(experiment: str) -> list[str]:
-    """Return the labels of what is recorded: whole questions first, the most faithful on top."""
-    ranks = {study: rank for rank, study in enumerate(FIDELITY)}
-    found = (path.parent.name for path in (root() / experiment).glob("*/run.json"))
-    return sorted(found, key=lambda name: (ranks.get(name, len(ranks)), name))
+    return [load(experiment, found) for found in folders.labels(experiment)]
 
 
 def best(experiment: str) -> Run:
     """Return the recorded run nearest to the paper, ignoring other studies and settings.
 
-    Raises FileNotFoundError, naming the command, if nothing is recorded.
+    Raises `files.NotRecorded`, naming where it looked, if nothing is recorded.
     """
-    for found in _labels(experiment):
+    for found in folders.labels(experiment):
         if found in FIDELITY:
             return load(experiment, found)  # and no other, which may be written at this moment
-    raise FileNotFoundError(
-        f"no recorded run of {experiment}: `plasticity run {experiment} --study laptop`"
-    )
+    what = f"no recorded run of {experiment} in {root()}"
+    raise folders.not_recorded(what, experiment, *(s for s in FIDELITY if s != "quick"))

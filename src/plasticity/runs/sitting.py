@@ -61,11 +61,15 @@ class Left(NamedTuple):
 def read_queue(path: Path) -> list[list[str]]:
     """Return the runs of a queue: on each line what would follow ``plasticity run``.
 
-    Empty lines are skipped, and so is what follows a #. Raises FileNotFoundError, and
-    `configuration.ConfigError` for a line that is no command line.
+    Empty lines are skipped, and so is what follows a #. Raises `configuration.ConfigError` for a
+    file that cannot be read, and for a line that is no command line.
     """
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise configuration.ConfigError(f"cannot read the queue {path}: {error}") from None
+    for number, line in enumerate(text.splitlines(), 1):
         try:
             words = shlex.split(line, comments=True)
         except ValueError as error:
@@ -90,6 +94,10 @@ def work_off(
     configuration.require(
         60 * minutes > PACKING, f"minutes = {minutes}: packing takes up to {PACKING:g} seconds"
     )
+    try:
+        out.mkdir(parents=True, exist_ok=True)  # not only at the end, when the time is spent
+    except OSError as error:
+        raise files.cannot_write(out, error) from error
     with suppress(subprocess.TimeoutExpired):
         if _plasticity("check", timeout=end - time.monotonic()).returncode:
             raise NotRun("`plasticity check` failed, as printed above: nothing was run")
@@ -183,10 +191,13 @@ def merge(out: Path) -> list[str]:
     another run of another configuration or code is under way here, and
     `checkpoints.CheckpointError` if that is in use; then nothing is changed.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        for packed in _packed(out):
-            _unpack(packed, Path(folder))
-        return _merge(Path(folder))
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            for packed in _packed(out):
+                _unpack(packed, Path(folder))
+            return _merge(Path(folder))
+    except (OSError, tarfile.TarError) as error:
+        raise NotMerged(f"{out}: {error}. The same command goes on, once that is mended") from error
 
 
 def _packed(out: Path) -> list[bytes]:

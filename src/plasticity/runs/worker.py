@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from plasticity import configuration
+from plasticity.errors import Told
 from plasticity.runs import experiment, pool, units
 from plasticity.runs.budget import Budget
 
@@ -32,6 +34,7 @@ def work(
             ):
                 answer({"done": done})
         except Exception as error:
-            traceback.print_exc()  # whole, in the worker's log
-            reason = f"{type(error).__name__}: {error}"
+            with suppress(OSError):  # the disk may be full, and the reason has to arrive
+                traceback.print_exc()  # whole, in the worker's log
+            reason = str(error) if isinstance(error, Told) else f"{type(error).__name__}: {error}"
         answer({"failed": reason})

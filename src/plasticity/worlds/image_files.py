@@ -122,10 +122,10 @@ def _local(dataset: Dataset, folder: str, files: Sequence[str]) -> list[Path]:
     root = os.environ.get("PLASTICITY_DATA")
     if not root:
         return []
-    if not Path(root).is_dir():
-        raise _problem(dataset, root, "the folder that PLASTICITY_DATA names", "no such folder")
     paths = [Path(root, folder, name) for name in files]
-    with _reading(dataset, Path(root)):
+    with _reading(dataset, Path(root)):  # which may also lie in a folder that nobody lets us see
+        if not Path(root).is_dir():
+            raise _problem(dataset, root, "the folder that PLASTICITY_DATA names", "no such folder")
         return paths if all(path.is_file() for path in paths) else []
 
 

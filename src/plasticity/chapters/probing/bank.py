@@ -21,6 +21,7 @@ from plasticity.chapters.probing.probed_agent import (
     start,
 )
 from plasticity.runs.experiment import Experiment
+from plasticity.runs.files import NotRecorded
 from plasticity.runs.results import Run
 from plasticity.shapes import Array
 
@@ -32,11 +33,13 @@ def reprobe(
 
     ``kept`` is what `plasticity.runs.results.Run.bank` returns. The result is `probe_record`'s with
     a leading axis of checkpoints; under the run's own settings it equals what the run recorded.
-    Raises ValueError if the parameters do not fit ``config``'s network, or if ``config`` asks for
-    the carried optimizer state, which a bank does not hold.
+    Raises `configuration.ConfigError` if the parameters do not fit ``config``'s network, or if
+    ``config`` asks for the carried optimizer state, which a bank does not hold.
     """
     if config.probe_state == "carried":
-        raise ValueError("a bank holds no optimizer state: probe it with a fresh one")
+        raise configuration.ConfigError(
+            "a bank holds no optimizer state: probe it with a fresh one"
+        )
     key = jax.random.key(seed)
     with programs.apart():
         started = start(config, world, key)
@@ -44,7 +47,7 @@ def reprobe(
     wanted = {name: leaf.shape for name, leaf in named_leaves(expected).items()}
     found = {name: array.shape[1:] for name, array in kept.items()}
     if found != wanted:
-        raise ValueError(
+        raise configuration.ConfigError(
             f"the kept parameters {found} are not those of {mdp_agent.network_key(config)}"
         )
     leaves = [jnp.asarray(kept[name]) for name in wanted]
@@ -64,7 +67,8 @@ def reprobe_run(
 ) -> Iterator[str]:
     """Probe the networks that a run kept, with ``changes`` of settings; yield a table for each arm.
 
-    Raises FileNotFoundError if it kept none, KeyError, naming the kept arms, for any other arm.
+    Raises `files.NotRecorded` if it kept none, `results.UnknownArm`, naming the kept arms, for any
+    other arm.
     """
     config = configuration.from_dict(experiment.Config, run.config)
     overrides = configuration.parse(config, changes)
@@ -72,9 +76,7 @@ def reprobe_run(
         run.bank(only)  # raises, naming the kept arms, if this is not one
     arms = [arm for arm in experiment.arms(config) if arm in run.banks() and only in (None, arm)]
     if not arms:
-        raise FileNotFoundError(
-            f"{run.experiment}/{run.label} kept no parameters: nothing to probe"
-        )
+        raise NotRecorded(f"{run.experiment}/{run.label} kept no parameters: nothing to probe")
     for arm in arms:
         arm_config = configuration.replaced(experiment.arm(config, arm), overrides)
         world, _ = load([arm_config])
