@@ -2,11 +2,12 @@
 
 Parameters
     Any pytree: flax variables, NNX states, Equinox modules, dictionaries. Trained are its arrays of
-    floating-point numbers; of flax variables those in the collection "params" alone, as in any
-    training loop. ``trainable=`` says otherwise: a pytree of booleans, in which one boolean may
-    stand for a whole branch, or a function of the parameters that returns such a pytree, as optax's
-    masks are. All other leaves reach the network as they are: counters, keys of random numbers,
-    running statistics, and what is no array, such as the activation function of an Equinox module.
+    floating-point numbers; of flax variables those in the collection "params" alone, of an NNX
+    state those that are an ``nnx.Param``, as in any training loop. ``trainable=`` says otherwise: a
+    pytree of booleans, in which one boolean may stand for a whole branch, or a function of the
+    parameters that returns such a pytree, as optax's masks are. All other leaves reach the network
+    as they are: counters, keys of random numbers, running statistics, and what is no array, such as
+    the activation function of an Equinox module.
 Inputs
     An array, or a pytree of arrays, with one leading axis of examples in common. Integers stay
     integers: the indices of an embedding, the bytes of an image.
@@ -24,6 +25,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from plasticity.shapes import Array
 
@@ -121,7 +123,7 @@ def divide(params: Any, trainable: Any = None) -> Divided:
     if any(is_array(leaf) and jnp.iscomplexobj(leaf) for leaf in leaves):
         raise ValueError("there are complex parameters: split them into real and imaginary parts")
     if not any(chosen):
-        found = ", ".join(map(_kind, leaves[:5])) or "nothing"
+        found = ", ".join(map(kind, leaves[:5])) or "nothing"
         raise ValueError(
             "there are no parameters that are trained, that is no arrays of floating-point numbers"
             f" (there is {found}): pass the parameters that are trained, or say trainable="
@@ -142,7 +144,8 @@ def _masked(params: Any, trainable: Any) -> list[bool]:
         paths = [path for path, _ in jax.tree.flatten_with_path(params)[0]]
         return [getattr(path[0], "key", None) == COLLECTION for path in paths]
     if trainable is None:
-        trainable = True
+        variables = jax.tree.map(_of_variable, params, is_leaf=_is_variable)
+        return jax.tree.leaves(variables)
     if callable(trainable):
         trainable = trainable(params)
 
@@ -155,8 +158,18 @@ def _masked(params: Any, trainable: Any) -> list[bool]:
         return jax.tree.leaves(jax.tree.map(spread, trainable, params))
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"trainable does not fit the parameters, of which it must be a prefix: {error}"
+            f"trainable does not fit the parameters, of which it must be a prefix: "
+            f"{str(error).splitlines()[0]}"
         ) from error
+
+
+def _is_variable(node: Any) -> bool:
+    return isinstance(node, nnx.Variable)
+
+
+def _of_variable(node: Any) -> Any:
+    kept = not _is_variable(node) or isinstance(node, nnx.Param)
+    return jax.tree.map(lambda leaf: kept, node)
 
 
 def together(trained: Any, others: tuple[Array, ...], frame: Frame) -> Any:
@@ -189,11 +202,11 @@ def predictions(made: Any, output: Output | None = None) -> Array:
     found = made if output is None else output(made)
     if not is_array(found):
         raise ValueError(
-            f"the network returns {_kind(found)}: output= must pick its predictions, one array, "
+            f"the network returns {kind(found)}: output= must pick its predictions, one array, "
             "such as output=lambda made: made[0]"
         )
     if not is_floating(found):
-        raise ValueError(f"the network's predictions are {_kind(found)}: they need a gradient")
+        raise ValueError(f"the network's predictions are {kind(found)}: they need a gradient")
     return jnp.asarray(found)
 
 
@@ -226,8 +239,13 @@ def inputs(given: Any, what: str = "inputs") -> tuple[Any, int]:
     return arrays, int(shapes[0][0])
 
 
-def _kind(found: Any) -> str:
-    """Name a value in an error."""
+def kind(found: Any) -> str:
+    """Return the words for a value in an error.
+
+    >>> from plasticity.measure import contract
+    >>> contract.kind((1, 2))
+    'a tuple of 2'
+    """
     if is_array(found):
         return f"an array of {found.dtype}"
     if isinstance(found, tuple | list):

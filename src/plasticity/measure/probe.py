@@ -175,12 +175,12 @@ def measure(
     statics = ("apply", "output", "objective", "frame", "optimizer", "steps", "batch_size")
     found = jax.jit(_fit_divided, static_argnames=statics)(
         Held(apply), Held(output), Held(objective), frame, trained, others,
-        jax.tree.map(jnp.asarray, examples), jnp.asarray(drawn), optimizer, fit_key, opt_state,
-        steps, batch_size,
+        jax.tree.map(lambda leaf: jnp.asarray(leaf.copy()), examples), jnp.asarray(drawn),
+        optimizer, fit_key, opt_state, steps, batch_size,
     )  # fmt: skip
     loss, curve, noise = (np.asarray(part, np.float64) for part in found)
     result = Result(loss, random_functions.baseline(drawn), curve, noise)
-    if np.mean(loss) > DIVERGING * np.mean(result.baseline):
+    if not np.mean(loss) <= DIVERGING * np.mean(result.baseline):
         _warn_of_scale(examples)
     return result
 

@@ -70,33 +70,27 @@ def draw(
     values, count = contract.inputs(inputs)
     if n < 1:
         raise ValueError(f"{n} targets: need at least one")
-    drawn: list[np.ndarray] = []
     exact = jax.default_matmul_precision("highest")  # a lower default would apply to float64 too
-    with jax.default_device(_host()), jax.enable_x64(True), exact:
+    with jax.default_device(_host()), exact:
         key = jax.device_put(key, _host())
         fresh = _fresh(Held(init))
-        for target_key in jax.random.split(key, n):
-            omega = jax.tree.map(_in_double, fresh.draw(target_key))
-            if not drawn:
-                _require_another(omega, fresh.draw(jax.random.fold_in(key, 1)))
-            # In parts: otherwise a convolution's patches in float64 fill the memory.
-            parts = [
-                np.asarray(_predict(Held(apply), Held(output), fresh.frame, omega, part))
-                for part in _parts(values, count)
+        # Always without 64 bits, for the same ω₀ in every process. Besides, JAX remembers of a
+        # numpy array in a closure, such as example inputs, how many bits it had when it was traced.
+        with jax.enable_x64(False):
+            omegas = [fresh.draw(one) for one in jax.random.split(key, n)]
+            _require_another(omegas[0], fresh.draw(jax.random.fold_in(key, 1)))
+        assert fresh.frame is not None, "drawing has traced init"
+        with jax.enable_x64(True):
+            drawn = [
+                _outputs(Held(apply), Held(output), fresh.frame, omega, values, count)
+                for omega in omegas
             ]
-            if any(part.ndim < 1 for part in parts):
-                raise ValueError(f"{count} inputs gave predictions of shape ()")
-            drawn.append(np.concatenate(parts))
-            if not np.isfinite(drawn[-1]).all():
-                raise ValueError("a network fresh from init gives predictions that are not finite")
     if drawn[0].dtype != np.float64:
         warnings.warn(
             f"the network computes in {drawn[0].dtype} whatever its inputs are: its targets are "
             "valid, but another device would draw others",
             stacklevel=2,
         )
-    if len(drawn[0]) != count:
-        raise ValueError(f"{count} inputs gave predictions of shape {drawn[0].shape}")
     found = np.sin(FREQUENCY * np.stack(drawn).astype(np.float64)).astype(np.float32)
     _require_meaning(found)
     return found
@@ -121,6 +115,25 @@ class _Fresh:
 def _fresh(init: Held) -> _Fresh:
     """Return `_Fresh`, the same for equal ``init``, so that it is compiled once."""
     return _Fresh(init.value)
+
+
+def _outputs(
+    apply: Held, output: Held, frame: Frame, omega: list[Array], values: Any, count: int
+) -> np.ndarray:
+    """Return what a network fresh from ``init`` predicts for all inputs, in double precision."""
+    omega = jax.tree.map(_in_double, omega)
+    # In parts: otherwise a convolution's patches in float64 fill the memory.
+    parts = [
+        np.asarray(_predict(apply, output, frame, omega, part)) for part in _parts(values, count)
+    ]
+    if any(part.ndim < 1 for part in parts):
+        raise ValueError(f"{count} inputs gave predictions of shape ()")
+    found = np.concatenate(parts)
+    if len(found) != count:
+        raise ValueError(f"{count} inputs gave predictions of shape {found.shape}")
+    if not np.isfinite(found).all():
+        raise ValueError("a network fresh from init gives predictions that are not finite")
+    return found
 
 
 @partial(jax.jit, static_argnames=("apply", "output", "frame"))
