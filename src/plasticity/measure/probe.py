@@ -291,7 +291,7 @@ def squared_error(predict: Apply) -> Objective:
     """
 
     def objective(
-        params: Any, inputs: Array, goals: Array
+        params: Any, inputs: Any, goals: Array
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         error = jnp.mean((predict(params, inputs) - goals) ** 2)
         return error, error
