@@ -66,15 +66,11 @@ def snapshot(
     (0.5, 1.0)
     """
     apply: Callable[[Any, Any], Any] = network.apply if isinstance(network, nn.Module) else network
-    _examples(x)
+    examples = _examples(x)
     trained, others, frame = contract.divide(params, trainable)
     made = apply(params, x)
-    # Two arrays, such as logits and values, are both predictions: no activations.
-    if isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], Mapping | Sequence):
-        named = made[1]
-        hidden = list(named.values()) if isinstance(named, Mapping) else list(named)
-        hidden = [jnp.reshape(layer, (len(layer), -1)) for layer in hidden]
-    else:
+    hidden = _returned(made, examples)
+    if hidden is None:
 
         def whole(arrays: tuple[Any, tuple[Array, ...]], x: Any) -> Any:
             return apply(contract.together(arrays[0], arrays[1], frame), x)
@@ -83,6 +79,19 @@ def snapshot(
     # as one program: JAX may be told to find numbers that are none, also such as are not used
     found: dict[str, Array] = jax.jit(of_network)(hidden, trained)
     return found | {"dead_units": _over_units(dead_units, hidden)}  # also of units below zero
+
+
+def _returned(made: Any, examples: int) -> list[Array] | None:
+    """Return the activations that a network returned with its predictions; None if it did not.
+
+    Two arrays, such as logits and values, are both predictions; so is what has no row per example.
+    """
+    if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], Mapping | Sequence)):
+        return None
+    named = made[1]
+    layers = list(named.values()) if isinstance(named, Mapping) else list(named)
+    rows = [contract.is_array(x) and jnp.ndim(x) > 1 and len(x) == examples for x in layers]
+    return [jnp.reshape(layer, (examples, -1)) for layer in layers] if all(rows) else None
 
 
 def kernels(params: Any) -> list[Float[Array, ...]]:
