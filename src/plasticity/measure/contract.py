@@ -97,7 +97,7 @@ class Divided(NamedTuple):
     """Parameters in three parts: `together` makes them whole again."""
 
     trained: Any  # the structure of the parameters, None where a leaf is not trained
-    others: tuple[Array, ...]  # arrays that are not trained
+    others: tuple[Any, ...]  # arrays that are not trained
     frame: Frame  # the rest; a static argument
 
 
@@ -172,7 +172,7 @@ def _of_variable(node: Any) -> Any:
     return jax.tree.map(lambda leaf: kept, node)
 
 
-def together(trained: Any, others: tuple[Array, ...], frame: Frame) -> Any:
+def together(trained: Any, others: tuple[Any, ...], frame: Frame) -> Any:
     """Return the parameters that `divide` divided, with other values if ``trained`` has others.
 
     >>> import jax.numpy as jnp

@@ -31,7 +31,7 @@ def _raveled(params: Any, trainable: Any) -> tuple[Array, Callable[[Array], Any]
     return flat, whole
 
 
-def _at_least_single(leaf: Array) -> Array:
+def _at_least_single(leaf: Any) -> Array:
     """Return an array in float32 if it is in less."""
     return leaf.astype(jnp.float32) if jnp.result_type(leaf).itemsize < 4 else jnp.asarray(leaf)
 
