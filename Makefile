@@ -115,6 +115,11 @@ product: $(STAMP) ## Once through all of experiment interventions, tiny; records
 	JAX_PLATFORMS=cpu XLA_FLAGS="$(HURRIED)" JAX_COMPILATION_CACHE_DIR="$(CURDIR)/$(VENV)/compiled" \
 	  $(BIN)/plasticity run interventions --study smoke
 
+.PHONY: fuzz
+fuzz: export XLA_FLAGS = $(HURRIED)
+fuzz: $(STAMP) ## Ten times as many made-up inputs as CI draws (SEED=1234: those of that seed again)
+	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -n 2 tests/fuzz $(if $(SEED),--hypothesis-seed=$(SEED))
+
 .PHONY: format
 format: $(STAMP) ## Format sources and notebooks, strip notebook outputs
 	$(BIN)/ruff check --fix --exit-zero --quiet .

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gc
 import mmap
+import os
+import random
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 REPOSITORY = Path(__file__).parents[1]
@@ -38,9 +41,28 @@ install_import_hook(shaped(), CHECKER)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+# Examples of each test in tests/fuzz: 100 in CI; HYPOTHESIS_PROFILE=nightly makes 1,000 of them.
+settings.register_profile("ci", deadline=None, print_blob=True)
+settings.register_profile("nightly", deadline=None, print_blob=True, max_examples=1_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+SEED = "--hypothesis-seed"
+
+
+@pytest.hookimpl(tryfirst=True)  # before hypothesis reads its options
 def pytest_configure(config: pytest.Config) -> None:
-    """Let pytest-xdist keep to the order of files, not take those with the most tests first."""
+    """Choose a seed for hypothesis, to be printed, unless one was given.
+
+    And let pytest-xdist keep to the order of files, not take those with the most tests first.
+    """
     config.option.loadscopereorder = False
+    if config.getoption(SEED) is None:
+        config.option.hypothesis_seed = str(random.SystemRandom().randrange(2**32))
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say how to draw the same examples again."""
+    return f"hypothesis: {SEED}={config.getoption(SEED)}"
 
 
 @pytest.hookimpl(trylast=True)

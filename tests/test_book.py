@@ -195,13 +195,23 @@ def test_a_judge_judges_the_claim_that_it_stands_for(name: str) -> None:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_cells_are_short_and_define_nothing(path: Path) -> None:
+    """But for those in which readers write a network or a loss of their own."""
     for cell in code_cells(path):
         source = "".join(cell["source"])
         lines = [line for line in source.splitlines() if line.strip()]
         assert len(lines) <= 12, source
         kinds = (ast.FunctionDef, ast.ClassDef, ast.Lambda)
-        assert not any(isinstance(node, kinds) for node in ast.walk(ast.parse(source))), source
+        if not path.stem.endswith("_of_your_own") and path.stem != "probe_your_own":
+            assert not any(isinstance(node, kinds) for node in ast.walk(ast.parse(source))), source
         assert "plt" not in source and "matplotlib" not in source, source
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_code_that_a_reader_could_paste_is_in_a_cell_that_runs(path: Path) -> None:
+    document = json.loads(path.read_text(encoding="utf-8"))
+    for cell in document["cells"]:
+        if cell["cell_type"] == "markdown":
+            assert "```python" not in "".join(cell["source"]), "".join(cell["source"])
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -72,7 +72,8 @@ def step(
     """Take one optimizer step on the loss of a batch, with a cure's penalty and projection.
 
     Events are separate (`intervene`): they are rare, see activations and need a key. Jittable;
-    ``params`` may be any pytree.
+    ``params`` may be any pytree. An optimizer that wants to know the loss gets it, as
+    ``value``, ``grad`` and ``value_fn``, the names that optax has for them.
 
     >>> import jax.numpy as jnp, optax
     >>> import plasticity as pl
@@ -92,8 +93,12 @@ def step(
             return value, (value, aux)
         return value + cure.penalty(cure_state, params, aux), (value, aux)
 
-    (_, (value, aux)), gradient = jax.value_and_grad(total, has_aux=True)(params)
-    update, opt_state = optimizer.update(gradient, opt_state, params)
+    (descended, (value, aux)), gradient = jax.value_and_grad(total, has_aux=True)(params)
+    more: dict[str, Any] = {}
+    if isinstance(optimizer, optax.GradientTransformationExtraArgs):
+        # line searches, Polyak's step size and schedules that watch the loss
+        more = {"value": descended, "grad": gradient, "value_fn": lambda params: total(params)[0]}
+    update, opt_state = optimizer.update(gradient, opt_state, params, **more)
     params = optax.apply_updates(params, update)
     if cure.project is not None:
         params = cure.project(cure_state, params)

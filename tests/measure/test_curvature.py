@@ -285,7 +285,8 @@ W = {"w": jnp.ones(2)}
     ("params", "batch", "loss", "message"),
     [
         ({}, BATCH, plane, "there are no parameters"),
-        ({**W, "steps": jnp.arange(2)}, BATCH, plane, "steps has type int32, and no gradient"),
+        ({"steps": jnp.arange(2)}, BATCH, plane, "there is an array of int32"),
+        (W, BATCH, lambda p, b: (plane(p, b), b), "the loss is a tuple of 2: it must be a number"),
         (W, (jnp.ones((0, 2)), jnp.ones((0,))), plane, "same number of examples, at least one"),
         (W, (jnp.ones((4, 2)), jnp.ones((3,))), plane, "each needs the same number"),
         (W, (jnp.ones((4, 2)), jnp.ones(())), plane, "each needs the same number"),

@@ -20,7 +20,7 @@ from hurried import compiled
 from scipy import stats
 
 from plasticity import devices, programs
-from plasticity.measure import probe
+from plasticity.measure import probe, random_functions
 from plasticity.measure.probe import Result
 
 EPS = float(np.finfo(np.float32).eps)
@@ -56,7 +56,7 @@ def params() -> dict[str, jax.Array]:
 @pytest.fixture(scope="module")
 def drawn() -> np.ndarray:
     """Two targets of three outputs."""
-    return probe.targets(apply, init, INPUTS, KEY, 2)
+    return random_functions.draw(apply, init, INPUTS, KEY, 2)
 
 
 # Targets.
@@ -75,8 +75,8 @@ def test_targets_are_the_formula_in_float64(drawn: np.ndarray) -> None:
 
 
 def test_targets_are_equal_in_bits_from_call_to_call(drawn: np.ndarray) -> None:
-    np.testing.assert_array_equal(probe.targets(apply, init, INPUTS, KEY, 2), drawn)
-    other = probe.targets(apply, init, INPUTS, jax.random.key(1), 2)
+    np.testing.assert_array_equal(random_functions.draw(apply, init, INPUTS, KEY, 2), drawn)
+    other = random_functions.draw(apply, init, INPUTS, jax.random.key(1), 2)
     assert abs(np.corrcoef(other.ravel(), drawn.ravel())[0, 1]) < 5 / np.sqrt(drawn.size)
     assert abs(np.corrcoef(drawn[0].ravel(), drawn[1].ravel())[0, 1]) < 5 / np.sqrt(drawn[0].size)
 
@@ -85,8 +85,8 @@ def test_targets_are_equal_in_bits_from_call_to_call(drawn: np.ndarray) -> None:
 def test_targets_do_not_depend_on_the_parts_they_are_computed_in(
     part: int, drawn: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probe, "PART", part)
-    np.testing.assert_allclose(probe.targets(apply, init, INPUTS, KEY, 2), drawn, atol=1e-6)
+    monkeypatch.setattr(random_functions, "PART", part)
+    np.testing.assert_allclose(random_functions.draw(apply, init, INPUTS, KEY, 2), drawn, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -110,9 +110,9 @@ def test_targets_do_not_depend_on_settings_of_jax(context: Callable[[], Any]) ->
             for name, shape in shapes.items()
         }
 
-    expected = probe.targets(apply, init, INPUTS, KEY, 2)
+    expected = random_functions.draw(apply, init, INPUTS, KEY, 2)
     with context():
-        found = probe.targets(apply, init, INPUTS, KEY, 2)
+        found = random_functions.draw(apply, init, INPUTS, KEY, 2)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert not jax.config.jax_enable_x64
 
@@ -121,7 +121,7 @@ def test_targets_do_not_depend_on_settings_of_jax(context: Callable[[], Any]) ->
 ELSEWHERE = """
 import os, sys
 import jax, jax.numpy as jnp, numpy as np
-from plasticity.measure import probe
+from plasticity.measure import random_functions
 
 def init(key):
     first, second = jax.random.split(key)
@@ -137,7 +137,7 @@ for k, flags in enumerate(sys.argv[2:]):
         assert os.waitpid(process, 0)[1] == 0
     else:
         os.environ["XLA_FLAGS"] = flags
-        drawn = probe.targets(apply, init, inputs, jax.random.key(0), 1)
+        drawn = random_functions.draw(apply, init, inputs, jax.random.key(0), 1)
         np.save(f"{sys.argv[1]}/{k}.npy", drawn)
         os._exit(0)
 """
@@ -183,7 +183,7 @@ def test_the_trap_is_real(drawn: np.ndarray) -> None:
 def test_phases_are_uniform() -> None:
     """A sine of a uniform phase follows the arcsine law, of variance one half."""
     inputs = np.random.default_rng(1).normal(size=(2_000, PIXELS))
-    found = probe.targets(lambda p, x: apply(p, x)[:, 0], init, inputs, KEY, 3)
+    found = random_functions.draw(lambda p, x: apply(p, x)[:, 0], init, inputs, KEY, 3)
     for target in found:
         # the variance of sin² is 1/8: five deviations of its mean
         np.testing.assert_allclose(np.mean(target**2), 0.5, atol=5 * np.sqrt(1 / 8 / 2_000))
@@ -195,7 +195,7 @@ def test_a_network_that_forces_float32_is_told_so(drawn: np.ndarray) -> None:
         return apply(params, x).astype(jnp.float32)
 
     with pytest.warns(UserWarning, match=r"computes in float32 .* another device would draw"):
-        found = probe.targets(narrow, init, INPUTS, KEY, 2)
+        found = random_functions.draw(narrow, init, INPUTS, KEY, 2)
     assert found.shape == drawn.shape
 
 
@@ -208,7 +208,7 @@ def test_integers_in_the_parameters_stay_integers() -> None:
         assert params["w"].dtype == x.dtype == jnp.float64
         return apply(params, x)
 
-    assert probe.targets(checked, with_counter, INPUTS, KEY, 1).shape == (1, N, 3)
+    assert random_functions.draw(checked, with_counter, INPUTS, KEY, 1).shape == (1, N, 3)
 
 
 @pytest.mark.parametrize(
@@ -222,42 +222,44 @@ def test_integers_in_the_parameters_stay_integers() -> None:
 )
 def test_inputs_that_cannot_be_are_refused(inputs: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        probe.targets(apply, init, inputs, KEY, 1)
+        random_functions.draw(apply, init, inputs, KEY, 1)
     with pytest.raises(ValueError, match=message):
         probe.measure(apply, init, {}, inputs, optax.sgd(0.1), KEY)
 
 
 def test_a_probe_needs_a_target() -> None:
     with pytest.raises(ValueError, match="0 targets: need at least one"):
-        probe.targets(apply, init, INPUTS, KEY, 0)
+        random_functions.draw(apply, init, INPUTS, KEY, 0)
 
 
 def test_a_network_that_is_no_function_of_single_inputs_is_refused() -> None:
     with pytest.raises(ValueError, match=r"60 inputs gave predictions of shape \(3,\)"):
-        probe.targets(lambda p, x: apply(p, x).mean(axis=0), init, INPUTS, KEY, 1)
+        random_functions.draw(lambda p, x: apply(p, x).mean(axis=0), init, INPUTS, KEY, 1)
 
 
 def test_a_network_that_gives_one_number_for_all_inputs_is_refused() -> None:
     with pytest.raises(ValueError, match=r"60 inputs gave predictions of shape \(\)"):
-        probe.targets(lambda p, x: apply(p, x).mean(), init, INPUTS, KEY, 1)
+        random_functions.draw(lambda p, x: apply(p, x).mean(), init, INPUTS, KEY, 1)
 
 
 def test_a_start_that_gives_no_numbers_is_refused() -> None:
     with pytest.raises(ValueError, match="not finite"):
-        probe.targets(lambda p, x: apply(p, x) / jnp.zeros(()), init, INPUTS, KEY, 1)
+        random_functions.draw(lambda p, x: apply(p, x) / jnp.zeros(()), init, INPUTS, KEY, 1)
 
 
 def test_the_baseline_is_the_loss_of_the_best_constant(drawn: np.ndarray) -> None:
     """For each output its own; no other constant is better."""
-    found = probe.baseline(drawn)
+    found = random_functions.baseline(drawn)
     assert found.shape == (2,)
     for target, ours in zip(drawn.astype(np.float64), found, strict=True):
         best = [np.polyfit(np.zeros(N), column, 0)[0] for column in target.T]
         np.testing.assert_allclose(ours, np.mean((target - best) ** 2), rtol=1e-12)
         for shift in (-0.01, 0.01):
             assert np.mean((target - best - shift) ** 2) > ours
-    np.testing.assert_allclose(probe.baseline(drawn[..., 0]), drawn[..., 0].var(axis=1), rtol=1e-6)
-    assert probe.baseline(np.full((1, 5), 0.7, np.float32)) == 0.0
+    np.testing.assert_allclose(
+        random_functions.baseline(drawn[..., 0]), drawn[..., 0].var(axis=1), rtol=1e-6
+    )
+    assert random_functions.baseline(np.full((1, 5), 0.7, np.float32)) == 0.0
 
 
 # Fits.
@@ -435,10 +437,19 @@ def test_fits_that_cannot_be_are_refused(changes: dict[str, Any], message: str) 
         probe.fit(linear, LINE, jnp.asarray(INPUTS), optimizer=SGD, key=KEY, **settings)
 
 
-def test_an_optimizer_that_wants_more_than_gradients_says_so() -> None:
-    """Line searches evaluate the loss themselves."""
-    with pytest.raises(TypeError, match=r"missing .* required keyword-only argument"):
-        probe.fit(linear, LINE, jnp.asarray(INPUTS), GOAL, optax.lbfgs(), KEY, steps=50)
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.lbfgs(),  # its line search evaluates the loss
+        optax.polyak_sgd(max_learning_rate=0.1),
+        optax.chain(optax.sgd(0.02), optax.contrib.reduce_on_plateau(patience=5)),
+    ],
+    ids=["line search", "Polyak's step", "reduce on plateau"],
+)
+def test_optimizers_that_want_to_know_the_loss_get_it(optimizer: Any) -> None:
+    found = fit(linear, LINE, INPUTS, GOAL, optimizer, KEY, steps=50, batch_size=N)
+    still = fit(linear, LINE, INPUTS, GOAL, optax.sgd(0.0), KEY, steps=50, batch_size=N)
+    assert found.loss < 0.9 * still.loss
 
 
 # The whole probe.
@@ -460,8 +471,8 @@ def test_a_probe_is_its_parts(measure: Callable[..., Result], params: Any) -> No
     before = jax.tree.map(np.array, params)
     found = measure(params)
     target_key, fit_key = jax.random.split(KEY)
-    drawn = probe.targets(apply, init, INPUTS, target_key, 2)
-    np.testing.assert_array_equal(found.baseline, probe.baseline(drawn))
+    drawn = random_functions.draw(apply, init, INPUTS, target_key, 2)
+    np.testing.assert_array_equal(found.baseline, random_functions.baseline(drawn))
     assert found.loss.shape == found.baseline.shape == (2,)
     assert found.curve.shape == found.noise.shape == (2, 2)
     for k, key in enumerate(jax.random.split(fit_key, 2)):

@@ -8,8 +8,12 @@ k × k matrix whose eigenvalues show the spectrum: its extremes exactly, its den
     operator = curvature.hessian(loss, params, batch)
     spectrum = curvature.spectrum(operator, jax.random.key(0), order=64, probes=5)
 
-Any ``loss(params, batch)`` that is a mean over the examples of the batch will do. All functions
-are jittable; a linear operator works on flat vectors, the parameters raveled.
+Any ``loss(params, batch)`` that is a mean over the examples of the batch will do; parameters are
+those of `plasticity.measure.contract`. All functions are jittable; a linear operator works on flat
+vectors, the parameters that are trained raveled.
+
+The scale of a loss does not matter: unless told a ``scale``, functions find that of the operator by
+one more product, and work with eigenvalues near one.
 
 Cost: k products per probe vector, each worth some gradients. Memory: k vectors of d numbers,
 rounded up to whole blocks of 16, plus one more block.
@@ -22,9 +26,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.flatten_util import ravel_pytree
 
+from plasticity.measure.flat import _check_loss, _examples, _in_chunks, _raveled
 from plasticity.measure.lanczos import (
     BLOCK,
     Operator,
@@ -32,6 +35,7 @@ from plasticity.measure.lanczos import (
     _check_order,
     _fill_block,
     _random_direction,
+    _scaled,
     _Unfinished,
     lanczos,
     ritz,
@@ -72,15 +76,24 @@ class Estimate(NamedTuple):
 # Operators.
 
 
-def hessian(loss: Loss, params: Any, batch: Any, chunk_size: int | None = None) -> Operator:
+def hessian(
+    loss: Loss,
+    params: Any,
+    batch: Any,
+    chunk_size: int | None = None,
+    *,
+    trainable: Any = None,
+) -> Operator:
     """Return the Hessian of ``loss(·, batch)`` at ``params`` (Eq. 2).
 
     The gradient is linearised once, which keeps the activations of the whole batch. With a
     ``chunk_size`` it is recomputed at every product for that many examples at a time, which takes
-    longer but only the memory of a chunk.
+    longer but only the memory of a chunk. ``trainable`` says which parameters it is in: see
+    `plasticity.measure.contract`.
 
-    Raises ValueError for parameters that are not all floating-point numbers, an empty batch or a
-    loss that is not scalar, and outside jit also for a loss that is not finite.
+    Raises ValueError for parameters outside of the contract, an empty batch or a loss that is not
+    scalar; outside jit also for a loss that is not finite, and for one that is no mean over
+    examples if it is computed in chunks.
 
     >>> import jax.numpy as jnp
     >>> import plasticity as pl
@@ -92,13 +105,13 @@ def hessian(loss: Loss, params: Any, batch: Any, chunk_size: int | None = None) 
     >>> operator.product(jnp.ones(2)).round().tolist()
     [1.0, 4.0]
     """
-    flat, unravel = _raveled(params)
-    examples = _examples(batch)
+    flat, unravel = _raveled(params, trainable)
+    _examples(batch)
 
-    def value(theta: Array, part: Any) -> Array:
+    def value(theta: Array, part: Any) -> Any:
         return loss(unravel(theta), part)
 
-    _check_loss(value, flat, batch)
+    _check_loss(value, flat, batch, chunk_size)
     gradient = jax.grad(value)
     if chunk_size is None:
         _, product = jax.linearize(lambda theta: gradient(theta, batch), flat)
@@ -108,7 +121,7 @@ def hessian(loss: Loss, params: Any, batch: Any, chunk_size: int | None = None) 
         found: Array = jax.jvp(lambda theta: gradient(theta, part), (flat,), (vector,))[1]
         return found
 
-    product = _in_chunks(of_part, batch, examples, chunk_size)
+    product = _in_chunks(of_part, batch, chunk_size)
     return Operator(product, flat.size, flat.dtype)
 
 
@@ -118,12 +131,15 @@ def gauss_newton(
     params: Any,
     batch: Any,
     chunk_size: int | None = None,
+    *,
+    trainable: Any = None,
 ) -> Operator:
     """Return the Gauss-Newton matrix Jᵀ H J of ``output_loss(predict(params, batch), batch)``.
 
     J is the Jacobian of the predictions in the parameters, H the Hessian of the loss in the
     predictions. The product is what remains of the full Hessian if the network is taken as linear.
-    Positive semi-definite for a convex loss. ``chunk_size`` and errors are as in `hessian`.
+    Positive semi-definite for a convex loss. ``chunk_size``, ``trainable`` and errors are as in
+    `hessian`.
 
     >>> import jax.numpy as jnp
     >>> from plasticity.measure import curvature
@@ -133,13 +149,13 @@ def gauss_newton(
     >>> operator.product(jnp.array([1.0, 2.0])).tolist()
     [1.0, 2.0]
     """
-    flat, unravel = _raveled(params)
-    examples = _examples(batch)
+    flat, unravel = _raveled(params, trainable)
+    _examples(batch)
 
-    def value(theta: Array, part: Any) -> Array:
+    def value(theta: Array, part: Any) -> Any:
         return output_loss(predict(unravel(theta), part), part)
 
-    _check_loss(value, flat, batch)
+    _check_loss(value, flat, batch, chunk_size)
 
     def linearised(part: Any) -> Callable[[Array], Array]:
         outputs, forward = jax.linearize(lambda theta: predict(unravel(theta), part), flat)
@@ -155,7 +171,7 @@ def gauss_newton(
 
     if chunk_size is None:
         return Operator(linearised(batch), flat.size, flat.dtype)
-    product = _in_chunks(lambda vector, part: linearised(part)(vector), batch, examples, chunk_size)
+    product = _in_chunks(lambda vector, part: linearised(part)(vector), batch, chunk_size)
     return Operator(product, flat.size, flat.dtype)
 
 
@@ -180,77 +196,23 @@ def proxy_loss(apply: Callable[[Any, Array], Array]) -> Loss:
     return loss
 
 
-def _raveled(params: Any) -> tuple[Array, Callable[[Array], Any]]:
-    leaves, _ = jax.tree.flatten_with_path(params)
-    if not leaves:
-        raise ValueError("there are no parameters")
-    for path, leaf in leaves:
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise ValueError(
-                f"{name} has type {jnp.result_type(leaf)}, and no gradient: pass only parameters "
-                "that are trained"
-            )
-    flat, unravel = ravel_pytree(params)
-    return flat, unravel
-
-
-def _examples(batch: Any) -> int:
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(batch)]
-    sizes = {shape[0] if shape else 0 for shape in shapes}
-    if len(sizes) != 1 or 0 in sizes:
-        raise ValueError(
-            f"the batch's leaves have shapes {shapes}: each needs the same number of examples, at "
-            "least one, on its leading axis"
-        )
-    return sizes.pop()
-
-
-def _check_loss(value: Callable[[Array, Any], Array], flat: Array, batch: Any) -> None:
-    shape = jax.eval_shape(value, flat, batch).shape
-    if shape != ():
-        raise ValueError(f"the loss has shape {shape}: it must be the mean over the batch")
-    leaves = [flat, *jax.tree.leaves(batch)]
-    if not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-        found = float(value(flat, batch))
-        if not np.isfinite(found):
-            raise ValueError(f"the loss is {found}: it has no curvature there")
-
-
-def _in_chunks(
-    of_part: Callable[[Array, Any], Array], batch: Any, examples: int, size: int
-) -> Callable[[Array], Array]:
-    """Return the mean over all examples of a product, from parts that are means over a chunk."""
-    if size < 1:
-        raise ValueError(f"chunk_size = {size}: must be above 0")
-    size = min(size, examples)
-    whole = examples // size
-    rest = examples - whole * size
-    parts = jax.tree.map(lambda x: x[: whole * size].reshape(whole, size, *x.shape[1:]), batch)
-    last = jax.tree.map(lambda x: x[whole * size :], batch)
-
-    def product(vector: Array) -> Array:
-        def add(total: Array, part: Any) -> tuple[Array, None]:
-            return total + of_part(vector, part), None
-
-        total, _ = jax.lax.scan(add, jnp.zeros_like(vector), parts)
-        total = total * (size / examples)
-        return total + of_part(vector, last) * (rest / examples) if rest else total
-
-    return product
-
-
 # Spectra, traces and eigenvalues.
 
 
 def spectrum(
-    operator: Operator, key: Key[Array, ""], order: int = ORDER, probes: int = 1
+    operator: Operator,
+    key: Key[Array, ""],
+    order: int = ORDER,
+    probes: int = 1,
+    *,
+    scale: float | None = None,
 ) -> Spectrum:
     """Return the spectral density by stochastic Lanczos quadrature (Ghorbani et al. 2019).
 
     Takes ``probes`` random start vectors, one after another, so that only one basis is kept. One is
-    enough to see outliers; the bulk and the trace need five to ten. Raises ValueError unless
-    1 <= order <= d and probes >= 1.
+    enough to see outliers; the bulk and the trace need five to ten. ``scale`` is a power of two
+    near the size of the eigenvalues, where that is known; None: found by one more product. Raises
+    ValueError unless 1 <= order <= d and probes >= 1.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -267,10 +229,12 @@ def spectrum(
     if probes < 1:
         raise ValueError(f"probes = {probes}: must be above 0")
 
+    operator, unit = _scaled(operator, key, scale)
+
     def one(key: Array) -> Spectrum:
         found = lanczos(operator, _random_direction(key, operator), order)
         nodes, vectors = ritz(found.diagonal, found.off_diagonal)
-        return Spectrum(nodes, vectors[0] ** 2)
+        return Spectrum(nodes if unit is None else nodes * unit, vectors[0] ** 2)
 
     found: Spectrum = jax.lax.map(one, jax.random.split(key, probes))
     return found
@@ -312,8 +276,9 @@ def extremes(
     """Return the smallest and the largest eigenvalue, as exactly as requested.
 
     Lanczos' method makes `BLOCK` products at a time, up to ``most`` in all (at most d), and keeps
-    ``most`` vectors. It stops early once the error is at most ``tolerance`` times the larger of the
-    two absolute values. Raises ValueError unless tolerance > 0 and most >= 1.
+    ``most`` vectors, and one product more to know the scale. It stops early once the error is at
+    most ``tolerance`` times the larger of the two absolute values. If a product is no number,
+    neither are the ends and their error. Raises ValueError unless tolerance > 0 and most >= 1.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -326,7 +291,9 @@ def extremes(
     if not tolerance > 0 or most < 1:
         raise ValueError(f"tolerance = {tolerance}, most = {most}: must be above 0")
     most = min(most, operator.dimension)
-    begun = _begin(operator, _random_direction(key, operator), most)
+    scaled, unit = _scaled(operator, key, None)
+    assert unit is not None
+    begun = _begin(scaled, _random_direction(key, scaled), most)
 
     def ends(state: _Unfinished, made: Array) -> Extremes:
         # Couplings to vectors that are not computed yet do not belong to T.
@@ -335,20 +302,27 @@ def extremes(
         last = jnp.take(state.coupling, made - 1) * jnp.abs(jnp.take(vectors, made - 1, axis=0))
         error = jnp.maximum(last[0], last[-1])
         size = jnp.maximum(jnp.abs(values[0]), jnp.abs(values[-1]))
+        # where a product is no number, neither are the ends, and no error is known
+        known = jnp.isfinite(values[0]) & jnp.isfinite(values[-1])
+        error = jnp.where(known, error, jnp.nan)
         return Extremes(values[0], values[-1], error, made, error <= tolerance * size)
 
     def go_on(carry: tuple[_Unfinished, Extremes]) -> Bool[Array, ""]:
-        return ~carry[1].converged & (carry[1].products < most)
+        found = carry[1]
+        begins = found.products == 0
+        return (begins | ~jnp.isnan(found.error)) & ~found.converged & (found.products < most)
 
     def block(carry: tuple[_Unfinished, Extremes]) -> tuple[_Unfinished, Extremes]:
         state, found = carry
-        state = _fill_block(operator, state, found.products // BLOCK, most)
+        state = _fill_block(scaled, state, found.products // BLOCK, most)
         return state, ends(state, jnp.minimum(found.products + BLOCK, most))
 
-    nothing = jnp.asarray(jnp.nan, operator.dtype)
+    nothing = jnp.zeros((), operator.dtype)
     unknown = Extremes(nothing, nothing, nothing, jnp.asarray(0), jnp.asarray(False))
     _, found = jax.lax.while_loop(go_on, block, (begun, unknown))
-    return found
+    return found._replace(
+        smallest=found.smallest * unit, largest=found.largest * unit, error=found.error * unit
+    )
 
 
 def largest_eigenvalue(
@@ -358,11 +332,14 @@ def largest_eigenvalue(
     key: Key[Array, ""],
     order: int = 16,
     chunk_size: int | None = None,
+    *,
+    trainable: Any = None,
+    scale: float | None = None,
 ) -> Float[Array, ""]:
     """Return λ₁ of the Hessian from a fixed number of products, to be logged in training.
 
     A lower bound, and a tight one for the outliers of a network's spectrum; `extremes` also says
-    how tight. Raises as `hessian` and `lanczos` do.
+    how tight. ``scale`` is as in `spectrum`. Raises as `hessian` and `lanczos` do.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -375,9 +352,11 @@ def largest_eigenvalue(
     >>> round(float(found), 2)
     4.0
     """
-    operator = hessian(loss, params, batch, chunk_size)
+    operator = hessian(loss, params, batch, chunk_size, trainable=trainable)
+    operator, unit = _scaled(operator, key, scale)
     found = lanczos(operator, _random_direction(key, operator), order)
-    return ritz(found.diagonal, found.off_diagonal)[0][-1]
+    largest = ritz(found.diagonal, found.off_diagonal)[0][-1]
+    return largest if unit is None else largest * unit
 
 
 def _mean(values: Float[Array, "probes ..."]) -> Estimate:

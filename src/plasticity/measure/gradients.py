@@ -21,6 +21,7 @@ import numpy as np
 from scipy.cluster.vq import kmeans2
 
 from plasticity.measure import ranks
+from plasticity.measure.flat import _check_scalar, _examples, _raveled
 from plasticity.shapes import Array, Float, Int
 
 
@@ -42,13 +43,17 @@ class Summary(NamedTuple):
 
 
 def gradient_covariance(
-    loss: Callable[[Any, Any], Float[Array, ""]], params: Any, batch: Any
+    loss: Callable[[Any, Any], Float[Array, ""]], params: Any, batch: Any, *, trainable: Any = None
 ) -> Covariance:
     """Return C_k (Eq. 3) of any network, holding the gradient of each example.
 
     ``loss(params, example)`` is the loss of one example: a slice of ``batch`` without the leading
-    axis. For a linen network `plasticity.measure.inner_products.gram` needs far less memory and
-    time.
+    axis. Cosines do not depend on the sizes of the gradients, however small or large these are.
+    ``trainable`` says which parameters they are of: see `plasticity.measure.contract`. For a linen
+    network `plasticity.measure.inner_products.covariance` needs far less memory and time.
+
+    Raises ValueError for parameters outside of the contract, an empty batch or a loss that is not
+    scalar.
 
     >>> import jax.numpy as jnp
     >>> import plasticity as pl
@@ -59,7 +64,11 @@ def gradient_covariance(
     >>> pl.gradient_covariance(loss, jnp.zeros(2), (x, jnp.ones(3))).cosines.tolist()
     [[1.0, 0.0, -1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 1.0]]
     """
-    return covariance(naive_gram(loss, params, batch))
+    rows = _rows(loss, params, batch, trainable)
+    sizes = jnp.max(jnp.abs(rows), axis=1)
+    unit = jnp.where((sizes > 0) & jnp.isfinite(sizes), sizes, 1)
+    found = covariance(_products(rows / unit[:, None]))
+    return found._replace(norms=found.norms * unit)
 
 
 def covariance(gram: Float[Array, "k k"]) -> Covariance:
@@ -133,11 +142,12 @@ def kmeans_order(cosines: np.ndarray, clusters: int, seed: int = 0) -> Int[np.nd
 
 
 def naive_gram(
-    loss: Callable[[Any, Any], Float[Array, ""]], params: Any, batch: Any
+    loss: Callable[[Any, Any], Float[Array, ""]], params: Any, batch: Any, *, trainable: Any = None
 ) -> Float[Array, "k k"]:
     """Return the inner products of the gradients of ``loss(params, example)``, holding them all.
 
-    For any loss of one example: a slice of ``batch`` without the leading axis.
+    For any loss of one example: a slice of ``batch`` without the leading axis. Raises ValueError as
+    `gradient_covariance` does.
 
     >>> import jax.numpy as jnp
     >>> from plasticity.measure.gradients import naive_gram
@@ -145,6 +155,24 @@ def naive_gram(
     >>> naive_gram(lambda params, x: jnp.vdot(params, x), jnp.zeros(2), x).tolist()
     [[1.0, 1.0], [1.0, 2.0]]
     """
-    gradients = jax.vmap(jax.grad(loss), (None, 0))(params, batch)
-    flat = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(gradients)]
-    return sum((leaf @ leaf.T for leaf in flat), jnp.zeros(()))
+    return _products(_rows(loss, params, batch, trainable))
+
+
+def _rows(
+    loss: Callable[[Any, Any], Float[Array, ""]], params: Any, batch: Any, trainable: Any
+) -> Float[Array, "k d"]:
+    """Return the gradient of each example as a vector."""
+    flat, whole = _raveled(params, trainable)
+    _examples(batch)
+
+    def value(theta: Array, example: Any) -> Any:
+        return loss(whole(theta), example)
+
+    _check_scalar(value, flat, jax.tree.map(lambda leaf: leaf[0], batch))
+    rows: Array = jax.vmap(jax.grad(value), (None, 0))(flat, batch)
+    return rows
+
+
+def _products(rows: Float[Array, "k d"]) -> Float[Array, "k k"]:
+    with jax.default_matmul_precision("highest"):
+        return rows @ rows.T

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +12,8 @@ import numpy as np
 from flax import linen as nn
 
 from plasticity import devices
+from plasticity.measure import contract, gradients
+from plasticity.measure.gradients import Covariance
 from plasticity.networks import convolution
 from plasticity.shapes import Array, Float
 
@@ -20,6 +22,42 @@ ExampleLoss = Callable[[Any, Any], Float[Array, " examples"]]
 
 HELD = 2**26
 """Gradient entries that are held at once: 256 MiB of float32."""
+
+
+def covariance(
+    network: nn.Module, params: Any, inputs: Array, example_loss: ExampleLoss, targets: Any
+) -> Covariance:
+    """Return C_k (Eq. 3) of a linen network, layer by layer; arguments and errors as of `gram`.
+
+    Cosines do not depend on the sizes of the gradients. Their inner products, which `gram` returns,
+    vanish in float32 from gradients of 1e-20 on, as a classifier's are that has memorised its
+    labels. So each example's loss is first brought to a derivative of one at the output.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from flax import linen as nn
+    >>> from plasticity.measure import inner_products
+    >>> network, x, y = nn.Dense(1), jnp.eye(2), 1e-25 * jnp.ones((2, 1))
+    >>> params = network.init(jax.random.key(0), x)
+    >>> found = inner_products.covariance(
+    ...     network, params, x, lambda made, y: (made * y).sum(axis=1), y
+    ... )
+    >>> found.cosines.round(2).tolist()
+    [[1.0, 0.5], [0.5, 1.0]]
+    """
+    made = network.apply(params, inputs)
+    slopes = jax.grad(lambda made: jnp.sum(example_loss(made, targets)))(made)
+    flat = [jnp.abs(slope).reshape(len(inputs), -1) for slope in jax.tree.leaves(slopes)]
+    size = jnp.max(jnp.concatenate(flat, axis=1), axis=1)
+    unit = jnp.where((size >= np.finfo(size.dtype).tiny) & jnp.isfinite(size), size, 1)
+
+    def in_units(made: Any, given: tuple[Any, Array]) -> Float[Array, " examples"]:
+        targets, unit = given
+        losses: Array = example_loss(made, targets) / unit
+        return losses
+
+    found = gradients.covariance(gram(network, params, inputs, in_units, (targets, unit)))
+    return found._replace(norms=found.norms * unit)
 
 
 def gram(
@@ -31,7 +69,8 @@ def gram(
     must not see each other: no batch normalisation. Layers of kinds other than `flax.linen.Dense`,
     `Conv`, `LayerNorm` and `GroupNorm`, and layers that are used more than once, are computed from
     per-example gradients, leaf by leaf: that holds k gradients of the largest such leaf. Raises
-    ValueError for an empty batch or if there is not one loss per example.
+    ValueError for an empty batch, for ``params`` that are not the network's variables, or if there
+    is not one loss per example. Small gradients vanish: see `covariance`.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -45,6 +84,11 @@ def gram(
     examples = inputs.shape[0]
     if examples < 1:
         raise ValueError("there are no examples")
+    if not isinstance(params, Mapping) or contract.COLLECTION not in params:
+        raise ValueError(
+            f"params is {contract.kind(params)}: a linen network's variables have a collection "
+            f"{contract.COLLECTION!r}; other networks have `pl.gradient_covariance`"
+        )
     layers = _plain_layers(network, params, inputs)
 
     def total(offsets: dict[Path, Array]) -> tuple[Float[Array, ""], dict[Path, Array]]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from plasticity.shapes import Array, Float, Int, Key
 
@@ -36,6 +37,28 @@ class Lanczos(NamedTuple):
     off_diagonal: Float[Array, " k-1"]
     basis: Float[Array, "k d"]  # Q
     residual: Float[Array, " d"]  # r
+
+
+def _scaled(
+    operator: Operator, key: Key[Array, ""], scale: float | None
+) -> tuple[Operator, Float[Array, ""] | None]:
+    """Return the operator in units of its eigenvalues' size, and that unit: None if it is one.
+
+    The unit is a power of two, by which nothing is rounded. Norms of vectors would otherwise
+    overflow or vanish in float32 from eigenvalues of 1e19 or 1e-19 on.
+    """
+    if scale == 1:
+        return operator, None
+    if scale is None:
+        largest = jnp.max(jnp.abs(operator.product(_random_direction(key, operator))))
+        known = jnp.isfinite(largest) & (largest > 0)
+        exponent = jnp.frexp(jnp.where(known, largest, 1))[1]
+        # beyond, the reciprocal is no normal number
+        limit = -np.finfo(operator.dtype).minexp
+        unit = jnp.ldexp(jnp.ones((), operator.dtype), jnp.clip(exponent, -limit, limit))
+    else:
+        unit = jnp.asarray(scale, operator.dtype)
+    return operator._replace(product=lambda vector: operator.product(vector) / unit), unit
 
 
 # Lanczos' method.

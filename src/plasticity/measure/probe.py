@@ -5,8 +5,9 @@ it reaches in a fixed number of steps is compared with the best constant's (Eqs.
 
 .. math:: \mathcal{P}(\theta) = b - \mathbb{E}_{\ell}[\ell(\theta^*)]
 
-Any network will do: ``apply(params, x)`` maps parameters and inputs (batch, ...) to predictions
-(batch, ...), `optax` supplies the optimizer. In short::
+Any network will do that keeps to `plasticity.measure.contract`: ``apply(params, x)`` maps
+parameters and inputs (batch, ...) to predictions (batch, ...), `optax` supplies the optimizer. In
+short::
 
     result = probe.measure(apply, init, params, inputs, optax.adam(1e-3), jax.random.key(0))
     print(result)
@@ -24,20 +25,19 @@ import numpy as np
 import optax
 from numpy.typing import ArrayLike
 
-from plasticity import devices, programs
+from plasticity import devices
 from plasticity import learner as learning
 from plasticity.cure import NONE
 from plasticity.learner import Learner
+from plasticity.measure import contract, random_functions
+from plasticity.measure.contract import Frame, Held, Output
 from plasticity.shapes import Array, Float, Key
 
-Apply = Callable[[Any, Array], Array]
+Apply = Callable[[Any, Any], Array]
 """(parameters, inputs (batch, ...)) → predictions (batch, ...)."""
 
-Objective = Callable[[Any, Array, Array], tuple[Float[Array, ""], Float[Array, ""]]]
+Objective = Callable[[Any, Any, Array], tuple[Float[Array, ""], Float[Array, ""]]]
 """(parameters, inputs, goals) → what a fit minimises, and the mean squared error of predictions."""
-
-FREQUENCY = 1e5
-"""The factor inside the sine of g(x) = a + sin(10⁵ f(x; ω₀)) (§3.1)."""
 
 STEPS = 2_000
 """Optimizer steps of a probe (A.2)."""
@@ -49,8 +49,8 @@ WINDOW = 50
 """Steps over which a point of the learning curve averages."""
 
 
-PART = 500
-"""Inputs per batch when targets are computed."""
+DIVERGING = 2.0
+"""A fit that ends with more than so many times the loss of a constant went away from its target."""
 
 
 class Fits(NamedTuple):
@@ -96,6 +96,11 @@ class Result(NamedTuple):
             f"Plasticity {self.plasticity:.3f}: the network gets to a loss of {loss:.3f} on random "
             f"targets, where a constant has {base:.3f} ({scatter}). "
         )
+        if loss > DIVERGING * base:
+            return words + (
+                f"It ends {loss / base:.2g} times as far off as a constant: these fits diverge. "
+                "Try a smaller learning rate, or inputs of a size near one."
+            )
         if loss >= base:
             return words + "It learned nothing that a constant does not know."
         share = self.plasticity / base
@@ -104,13 +109,15 @@ class Result(NamedTuple):
 
 
 def measure(
-    apply: Apply,
+    apply: Callable[[Any, Any], Any],
     init: Callable[[Array], Any],
     params: Any,
-    inputs: ArrayLike,
+    inputs: ArrayLike | Any,
     optimizer: optax.GradientTransformation,
     key: Key[Array, ""],
     *,
+    trainable: Any = None,
+    output: Output | None = None,
     objective: Objective | None = None,
     opt_state: Any = None,
     n_targets: int = TARGETS,
@@ -120,22 +127,29 @@ def measure(
     """Probe a network.
 
     Args:
-        apply: the network. Any shape of prediction will do; an action-value network is probed on
-            all of its outputs at once.
+        apply: the network, (params, inputs) → predictions. Any shape of prediction will do; an
+            action-value network is probed on all of its outputs at once.
         init: draws fresh parameters from a key: the distribution of ω₀, "the same as θ₀".
-        params: the parameters to probe. They are not changed.
-        inputs: X, (n, ...): the inputs that the network is trained on.
+        params: the parameters to probe, any pytree. They are not changed.
+        inputs: X, (n, ...): the inputs that the network is trained on, an array or a pytree of
+            arrays.
         optimizer: "identical to that used by the network on its primary learning objective".
         key: draws the target functions and the minibatches. Probes with equal keys, networks and
             inputs fit the same targets in the same order, so that they can be compared in pairs.
+        trainable: which parameters the probe trains, as `plasticity.measure.contract` says; None:
+            all arrays of floating-point numbers, and of flax variables those in "params".
+        output: picks the predictions from what ``apply`` returns, if that is not one array.
         objective: what the fits minimise; None: the squared error of ``apply``'s predictions,
             Eq. (4). `squared_error` makes one of the network as learning sees it, say with dropout.
-        opt_state: the optimizer's state to start from; a fresh one if None.
+        opt_state: the optimizer's state to start from, for the parameters that are trained; a fresh
+            one if None.
         n_targets, steps, batch_size: the size of the probe. Minibatches are drawn with
             replacement; the paper does not give their size.
 
-    Raises ValueError for inputs that are empty or not finite, sizes that are not positive, or an
-    ``opt_state`` from another optimizer or network.
+    Raises ValueError for a network, parameters or inputs outside of the contract, sizes that are
+    not positive, an ``opt_state`` from another optimizer or network, and, as
+    `plasticity.measure.random_functions.draw` does, for targets that say nothing. Warns if targets
+    vary too little, or if the fits diverge on inputs that are far from size one.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -153,107 +167,65 @@ def measure(
     Plasticity 0.2...: the network gets to a loss of 0.0... on random targets, where a constant
     has 0.29... It learned 8...% of what there was to learn.
     """
-    _check_fit(params, optimizer, opt_state, steps, batch_size)
+    examples, _ = contract.inputs(inputs)
+    trained, others, frame = contract.divide(params, trainable)
+    _check_fit(trained, optimizer, opt_state, steps, batch_size)
     target_key, fit_key = jax.random.split(key)
-    drawn = targets(apply, init, inputs, target_key, n_targets)
-    statics = ("apply", "objective", "optimizer", "steps", "batch_size")
-    run = jax.jit(fit_all, static_argnames=statics)
-    found = run(
-        apply=apply, params=params, inputs=jnp.asarray(inputs), targets=jnp.asarray(drawn),
-        optimizer=optimizer, key=fit_key, objective=objective, opt_state=opt_state, steps=steps,
-        batch_size=batch_size,
+    drawn = random_functions.draw(apply, init, examples, target_key, n_targets, output=output)
+    statics = ("apply", "output", "objective", "frame", "optimizer", "steps", "batch_size")
+    found = jax.jit(_fit_divided, static_argnames=statics)(
+        Held(apply), Held(output), Held(objective), frame, trained, others,
+        jax.tree.map(lambda leaf: jnp.asarray(leaf.copy()), examples), jnp.asarray(drawn),
+        optimizer, fit_key, opt_state, steps, batch_size,
     )  # fmt: skip
     loss, curve, noise = (np.asarray(part, np.float64) for part in found)
-    return Result(loss, baseline(drawn), curve, noise)
+    result = Result(loss, random_functions.baseline(drawn), curve, noise)
+    if not np.mean(loss) <= DIVERGING * np.mean(result.baseline):
+        _warn_of_scale(examples)
+    return result
 
 
-def targets(
-    apply: Apply, init: Callable[[Array], Any], inputs: ArrayLike, key: Key[Array, ""], n: int
-) -> np.ndarray:
-    """Return sin(10⁵ f(x; ω₀)) for ``n`` random networks ω₀: float32 (n, inputs, ...).
+def _fit_divided(
+    apply: Held, output: Held, objective: Held, frame: Frame, trained: Any,
+    others: tuple[Array, ...], inputs: Any, targets: Array,
+    optimizer: optax.GradientTransformation, key: Array, opt_state: Any, steps: int,
+    batch_size: int,
+) -> Fits:  # fmt: skip
+    """Do as `fit_all` does, with parameters of which not all are trained."""
 
-    The offset a of §3.1 is not included: it depends on the network probed, and `fit` adds it.
+    def predict(trained: Any, x: Any) -> Array:
+        made = apply.value(contract.together(trained, others, frame), x)
+        return contract.predictions(made, output.value)
 
-    The sine turns a relative error of 1e-5 in f into noise, so this one computation must neither be
-    in float32 nor change with the device: ω₀ is drawn and f computed once, on the host in float64,
-    and the values are stored. Raises ValueError for inputs that are empty or not finite, and warns
-    if the network insists on a narrower type.
-
-    >>> import jax
-    >>> import jax.numpy as jnp
-    >>> from plasticity.measure import probe
-    >>> def init(key):
-    ...     return jax.random.normal(key, (4,))
-    >>> drawn = probe.targets(lambda w, x: x @ w, init, jnp.eye(4), jax.random.key(0), n=3)
-    >>> drawn.shape, bool((abs(drawn) <= 1).all())
-    ((3, 4), True)
-    """
-    values = np.asarray(inputs)
-    if values.ndim < 1 or len(values) == 0:
-        raise ValueError(f"inputs of shape {values.shape}: need at least one")
-    if not np.isfinite(values).all():
-        raise ValueError(f"{np.sum(~np.isfinite(values))} of the inputs' values are not finite")
-    if n < 1:
-        raise ValueError(f"{n} targets: need at least one")
-    drawn = []
-    exact = jax.default_matmul_precision("highest")  # a lower default would apply to float64 too
-    with jax.default_device(_host()), jax.enable_x64(True), exact:
-        draw, predict = programs.jit(init, "less"), jax.jit(apply)
-        for target_key in jax.random.split(jax.device_put(key, _host()), n):
-            omega = jax.tree.map(_in_double, draw(target_key))
-            # In parts: otherwise a convolution's patches in float64 fill the memory.
-            parts = [
-                np.asarray(predict(omega, jnp.asarray(values[k : k + PART], jnp.float64)))
-                for k in range(0, len(values), PART)
-            ]
-            if any(part.ndim < 1 for part in parts):
-                raise ValueError(f"{len(values)} inputs gave predictions of shape ()")
-            drawn.append(np.concatenate(parts))
-            if not np.isfinite(drawn[-1]).all():
-                raise ValueError("a network fresh from init gives predictions that are not finite")
-    if drawn[0].dtype != np.float64:
-        warnings.warn(
-            f"the network computes in {drawn[0].dtype} whatever its inputs are: its targets are "
-            "valid, but another device would draw others",
-            stacklevel=2,
+    def descend(trained: Any, x: Any, goals: Array) -> tuple[Array, Array]:
+        found: tuple[Array, Array] = objective.value(
+            contract.together(trained, others, frame), x, goals
         )
-    if len(drawn[0]) != len(values):
-        raise ValueError(f"{len(values)} inputs gave predictions of shape {drawn[0].shape}")
-    return np.sin(FREQUENCY * np.stack(drawn).astype(np.float64)).astype(np.float32)
+        return found
+
+    return fit_all(
+        predict, trained, inputs, targets, optimizer, key,
+        objective=None if objective.value is None else descend, opt_state=opt_state, steps=steps,
+        batch_size=batch_size,
+    )  # fmt: skip
 
 
-def _host() -> jax.Device:
-    try:
-        return jax.devices("cpu")[0]
-    except RuntimeError as error:
-        raise RuntimeError(
-            "the probe's targets are computed on the host: let JAX have it, with JAX_PLATFORMS "
-            "unset or, for example, cuda,cpu"
-        ) from error
-
-
-def _in_double(leaf: Any) -> Any:
-    return leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-
-
-def baseline(targets: np.ndarray) -> np.ndarray:
-    """Return b of Eq. (5) for each target: the loss of the best constant, about .5; (targets,).
-
-    That is the variance over inputs, taken separately for each output where there are several.
-
-    >>> import numpy as np
-    >>> from plasticity.measure import probe
-    >>> probe.baseline(np.array([[1.0, -1.0], [0.5, 0.5]])).tolist()  # two targets, two inputs
-    [1.0, 0.0]
-    """
-    variances = np.var(targets.astype(np.float64), axis=1)
-    return np.asarray(variances.reshape(len(targets), -1).mean(axis=1))
+def _warn_of_scale(examples: Any) -> None:
+    floats = [leaf.astype(float) for leaf in jax.tree.leaves(examples) if leaf.ndim > 1]
+    sizes = [np.sqrt(np.mean(leaf**2)) for leaf in floats]
+    if sizes and not 0.1 < max(sizes) < 10:
+        warnings.warn(
+            f"the fits diverge, and the inputs' root mean square is {max(sizes):.3g}: networks "
+            "start as if it were about one. If the network is not trained on such inputs, "
+            "standardise them first",
+            stacklevel=3,
+        )
 
 
 def fit(
     apply: Apply,
     params: Any,
-    inputs: Float[Array, "inputs ..."],
+    inputs: Any,
     target: Float[Array, "inputs ..."],
     optimizer: optax.GradientTransformation,
     key: Key[Array, ""],
@@ -290,13 +262,16 @@ def fit(
     descend = objective or squared_error(apply)
 
     def loss(params: Any, batch: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        return descend(params, inputs[batch], shifted[batch])
+        chosen = jax.tree.map(lambda leaf: leaf[batch], inputs)
+        return descend(params, chosen, shifted[batch])
 
     def step(learner: Learner, batch: Array) -> tuple[Learner, Float[Array, ""]]:
         learner, taken = learning.step(optimizer, NONE, loss, learner, batch)
         return learner, taken.aux
 
-    batches = jax.random.randint(key, (steps, batch_size), 0, inputs.shape[0])
+    count = target.shape[0]
+    # of one type: with 64 bits other batches would be drawn
+    batches = jax.random.randint(key, (steps, batch_size), 0, count, jnp.int32)
     begun = learning.start(optimizer, params, opt_state=opt_state)
     fitted, errors = jax.lax.scan(step, begun, batches)
     windows = errors.reshape(-1, WINDOW)
@@ -316,7 +291,7 @@ def squared_error(predict: Apply) -> Objective:
     """
 
     def objective(
-        params: Any, inputs: Array, goals: Array
+        params: Any, inputs: Any, goals: Array
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         error = jnp.mean((predict(params, inputs) - goals) ** 2)
         return error, error
@@ -341,14 +316,15 @@ def _check_fit(
         if jax.tree.map(jnp.shape, opt_state) != jax.tree.map(jnp.shape, expected):
             raise ValueError(
                 "opt_state is not a state of this optimizer for these parameters: pass the one "
-                "that the network was trained with, or None for a fresh one"
+                "that the network was trained with, for the parameters that are trained, or None "
+                "for a fresh one"
             )
 
 
 def fit_all(
     apply: Apply,
     params: Any,
-    inputs: Float[Array, "inputs ..."],
+    inputs: Any,
     targets: Float[Array, "targets inputs ..."],
     optimizer: optax.GradientTransformation,
     key: Key[Array, ""],
@@ -384,7 +360,3 @@ def fit_all(
 
     fits: Fits = devices.map_lanes(one, targets, jax.random.split(key, targets.shape[0]))
     return fits
-
-
-BASELINE = 0.5
-"""The loss of the best constant on a sine of random phase."""

@@ -32,6 +32,8 @@ def singular_values(matrix: Matrix) -> Float[Array, " values"]:
     [4.0, 2.0, 1.0, 0.0]
     """
     _require_matrix(matrix)
+    if matrix.dtype.itemsize < 4:  # no solver takes half precision
+        matrix = matrix.astype(jnp.float32)
     # Solvers may answer a NaN with anything, or never return (SciPy warns of that): they get none.
     finite = jnp.all(jnp.isfinite(matrix))
     values: Array = jnp.linalg.svd(jnp.where(finite, matrix, 0), compute_uv=False)
@@ -97,7 +99,9 @@ def effective_rank(matrix: Matrix) -> Float[Array, ""]:
     >>> round(float(ranks.effective_rank(features)), 2)
     2.6
     """
-    return _effective_rank(singular_values(matrix))
+    # as one program: of zeros, parts of the formula are no numbers, which JAX may be told to find
+    found: Array = jax.jit(_effective_rank)(singular_values(matrix))
+    return found
 
 
 def stable_rank(matrix: Matrix) -> Float[Array, ""]:
@@ -166,8 +170,15 @@ def _if_finite(array: Array, statistic: Array) -> Array:
 
 
 def _require_matrix(matrix: Array) -> None:
-    found = f"found shape {jnp.shape(matrix)}"
-    _require(jnp.ndim(matrix) == 2 and matrix.size > 0, f"need a matrix with entries, {found}")
+    shape = jnp.shape(matrix)
+    flatten = (
+        ": x.reshape(len(x), -1) makes each place of a feature map a unit, "
+        "x.reshape(-1, x.shape[-1]) each channel"
+        if len(shape) > 2
+        else ""
+    )
+    full = len(shape) == 2 and matrix.size > 0
+    _require(full, f"need a matrix with entries, found shape {shape}{flatten}")
 
 
 def _require(condition: bool, message: str) -> None:

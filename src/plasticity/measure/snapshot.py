@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from plasticity.measure import activations
+from plasticity.measure import activations, contract
+from plasticity.measure.flat import _examples
 from plasticity.measure.ranks import (
     _approximate_rank,
     _effective_rank,
@@ -23,27 +24,36 @@ from plasticity.measure.ranks import (
     singular_values,
     srank,
 )
-from plasticity.measure.units import _over_units, dead_units, dormant_ratio, linearised_units
+from plasticity.measure.units import (
+    _over_units,
+    dead_units,
+    dormant_ratio,
+    linearised_units,
+    never_positive,
+)
 from plasticity.shapes import Array, Float
 
 Network = nn.Module | Callable[[Any, Any], Any]
 """A linen network, or (params, x) → predictions, alone or with named or listed activations."""
 
 
-def snapshot(network: Network, params: Any, x: Any) -> dict[str, Float[Array, ""]]:
+def snapshot(
+    network: Network, params: Any, x: Any, *, trainable: Any = None
+) -> dict[str, Float[Array, ""]]:
     """Return every statistic of a network on a batch: norms, shares of units, ranks.
 
-    Any network will do. Hidden layers are found by `plasticity.measure.activations.of_layers`,
-    unless the network returns its activations with its predictions, as a mapping or a sequence of
-    (batch, ...). The networks of this package do.
+    Any network will do that keeps to `plasticity.measure.contract`. Hidden layers are found by
+    `plasticity.measure.activations.of_layers`, unless the network returns its activations with its
+    predictions, as a mapping or a sequence of (batch, ...). The networks of this package do.
 
     Args:
         network: a linen module, or a function of parameters and inputs.
-        params: its parameters, any pytree. For an NNX or Equinox model, pass its arrays
-            (``nnx.split``, ``eqx.partition``), which ``network`` merges with the rest.
-        x: a batch of inputs, (batch, ...).
+        params: its parameters, any pytree.
+        x: a batch of inputs, (batch, ...), an array or a pytree of arrays.
+        trainable: which parameters count as weights: see `plasticity.measure.contract`.
 
-    Returns what `of_network` does. Raises ValueError for a network without hidden layers.
+    Returns what `of_network` does. Raises ValueError for parameters or inputs outside of the
+    contract, and for a network without hidden layers.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -56,15 +66,32 @@ def snapshot(network: Network, params: Any, x: Any) -> dict[str, Float[Array, ""
     (0.5, 1.0)
     """
     apply: Callable[[Any, Any], Any] = network.apply if isinstance(network, nn.Module) else network
+    examples = _examples(x)
+    trained, others, frame = contract.divide(params, trainable)
     made = apply(params, x)
-    # Two arrays, such as logits and values, are both predictions: no activations.
-    if isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], Mapping | Sequence):
-        named = made[1]
-        hidden = list(named.values()) if isinstance(named, Mapping) else list(named)
-        hidden = [jnp.reshape(layer, (len(layer), -1)) for layer in hidden]
-    else:
-        hidden = list(activations.of_layers(apply, params, x))
-    return of_network(hidden, params)
+    hidden = _returned(made, examples)
+    if hidden is None:
+
+        def whole(arrays: tuple[Any, tuple[Array, ...]], x: Any) -> Any:
+            return apply(contract.together(arrays[0], arrays[1], frame), x)
+
+        hidden = list(activations.of_layers(whole, (trained, others), x))
+    # as one program: JAX may be told to find numbers that are none, also such as are not used
+    found: dict[str, Array] = jax.jit(of_network)(hidden, trained)
+    return found | {"dead_units": _over_units(dead_units, hidden)}  # also of units below zero
+
+
+def _returned(made: Any, examples: int) -> list[Array] | None:
+    """Return the activations that a network returned with its predictions; None if it did not.
+
+    Two arrays, such as logits and values, are both predictions; so is what has no row per example.
+    """
+    if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], Mapping | Sequence)):
+        return None
+    named = made[1]
+    layers = list(named.values()) if isinstance(named, Mapping) else list(named)
+    rows = [contract.is_array(x) and jnp.ndim(x) > 1 and len(x) == examples for x in layers]
+    return [jnp.reshape(layer, (examples, -1)) for layer in layers] if all(rows) else None
 
 
 def kernels(params: Any) -> list[Float[Array, ...]]:
@@ -115,9 +142,9 @@ def of_network(
 
     ``hidden`` holds the activations of each hidden layer on one batch, first to last, as in
     `plasticity.networks.architectures.Forward`. The shares of dead, dormant and linearised units
-    count all units of all layers alike, so that a wide layer weighs more. The five ranks are for
-    the last hidden layer (the features) and share one decomposition. Raises ValueError if there is
-    no hidden layer, and as the statistics do.
+    count all units of all layers alike, so that a wide layer weighs more; units are those of ReLU,
+    which are never negative. The five ranks are for the last hidden layer (the features) and share
+    one decomposition. Raises ValueError if there is no hidden layer, and as the statistics do.
 
     >>> import jax.numpy as jnp
     >>> from plasticity.measure.snapshot import of_network
@@ -152,7 +179,9 @@ def of_activations(hidden: Sequence[Float[Array, "batch _"]]) -> dict[str, Float
     values = singular_values(hidden[-1])
     return {
         # compiled, `dead_units` may round to just below 0
-        "dead_units": _over_units(lambda h: _if_finite(h, jnp.maximum(dead_units(h), 0)), hidden),
+        "dead_units": _over_units(
+            lambda h: _if_finite(h, jnp.maximum(never_positive(h), 0)), hidden
+        ),
         "dormant_ratio": _over_units(dormant_ratio, hidden),
         "linearised_units": _over_units(linearised_units, hidden),
         "feature_rank": _feature_rank(values, hidden[-1].shape[0]),

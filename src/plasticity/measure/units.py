@@ -10,18 +10,34 @@ from plasticity.measure.ranks import Matrix, _if_finite, _require, _require_matr
 from plasticity.shapes import Array, Float
 
 
-def dead_units(activations: Float[Array, "batch units"]) -> Float[Array, ""]:
+def dead_units(activations: Matrix) -> Float[Array, ""]:
     """Return the fraction of units that are zero on every input of the batch.
 
     This is the *dead* (saturated) unit of Lyle et al. (2023, §4.1): a ReLU unit whose
     pre-activation is never positive receives no gradient from these inputs. It is not the
-    *dormant* unit of Sokar et al. (2023), which may be small without being zero.
+    *dormant* unit of Sokar et al. (2023), which may be small without being zero. Units that can be
+    negative, such as tanh's, are dead only where they are exactly zero. NaN if an activation is not
+    finite. Raises ValueError unless ``activations`` has two axes and at least one entry.
 
     >>> import jax.numpy as jnp
     >>> from plasticity.measure import units
     >>> hidden = jnp.array([[0.0, 0.01, 1.0, 2.0], [0.0, 0.0, 3.0, 0.0]])  # two inputs, four units
     >>> float(units.dead_units(hidden))
     0.25
+    """
+    _require_matrix(activations)
+    return _if_finite(activations, jnp.mean(jnp.all(activations == 0, axis=0)))
+
+
+def never_positive(activations: Float[Array, "batch units"]) -> Float[Array, ""]:
+    """Return `dead_units` of activations that are known to be finite and not negative.
+
+    For training loops: the formula with which this book's runs were recorded.
+
+    >>> import jax.numpy as jnp
+    >>> from plasticity.measure import units
+    >>> float(units.never_positive(jnp.array([[0.0, 1.0], [0.0, 0.0]])))
+    0.5
     """
     ever_active = jnp.any(activations > 0, axis=0)
     return 1.0 - jnp.mean(ever_active)

@@ -300,8 +300,8 @@ def look(config: Config, state: dqn.State, key: Array) -> dict[str, Array]:
     gram = inner_products.gram(model, state.params, first[0], each, first[1])
     found = gradients.covariance(gram)
     examples = jax.tree.map(lambda leaf: leaf[: config.examples], (seen, goals))
-    operator = curvature.hessian(loss, state.params, examples)
-    spectrum = curvature.spectrum(operator, vector_key, config.order, config.vectors)
+    operator = curvature.hessian(loss, state.params, examples, trainable=True)
+    spectrum = curvature.spectrum(operator, vector_key, config.order, config.vectors, scale=1.0)
     forward: architectures.Forward = model.apply(state.params, first[0])  # type: ignore[assignment]
     return {
         "screens": frame_replay.screens(state.experience.buffer, jnp.asarray(SCREENS))[0],

@@ -271,8 +271,8 @@ def measure(
     directions = jax.random.normal(direction_key, shape)
     batch = (inputs[: sizes.examples], directions[: sizes.examples])
     proxy = curvature.proxy_loss(lambda params, x: mdp_agent.forward(design, params, x).output)
-    operator = curvature.hessian(proxy, params, batch)
-    spectrum = curvature.spectrum(operator, vector_key, sizes.order, sizes.vectors)
+    operator = curvature.hessian(proxy, params, batch, trainable=True)
+    spectrum = curvature.spectrum(operator, vector_key, sizes.order, sizes.vectors, scale=1.0)
     k = sizes.covariance_examples
     found = gradients.covariance(
         inner_products.gram(

@@ -21,7 +21,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 from plasticity.chapters.interventions.heatmaps import INTERVENTIONS, each, named
 from plasticity.chapters.report import readable
 from plasticity.chapters.style import COLOURS, GREY, STYLE, Figure, band, finish, logarithmic
-from plasticity.measure.probe import BASELINE
+from plasticity.measure.random_functions import BASELINE
 from plasticity.runs.results import Run
 from plasticity.statistics import Interval
 

@@ -22,7 +22,7 @@ from plasticity.chapters.interventions.contrasts import (
     hard,
 )
 from plasticity.chapters.interventions.run import Config
-from plasticity.measure.probe import BASELINE
+from plasticity.measure.random_functions import BASELINE
 from plasticity.runs.results import Run
 from plasticity.statistics import Interval
 

@@ -339,7 +339,7 @@ def evaluate(
     logits, hidden = forward(width, params, inputs)
     sample = jax.random.permutation(key, inputs.shape[0])[:sample_size]
     losses = optax.softmax_cross_entropy_with_integer_labels(logits[sample], labels[sample])
-    dead = jnp.stack([units.dead_units(layer) for layer in hidden])
+    dead = jnp.stack([units.never_positive(layer) for layer in hidden])
     return {
         "accuracy": jnp.mean(jnp.argmax(logits[sample], axis=1) == labels[sample]),
         "loss": jnp.mean(losses),

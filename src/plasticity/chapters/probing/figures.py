@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from plasticity.chapters.style import COLOURS, GREY, MARKERS, STYLE, Figure, band, finish
-from plasticity.measure.probe import BASELINE, WINDOW, Result
+from plasticity.measure.probe import WINDOW, Result
+from plasticity.measure.random_functions import BASELINE
 from plasticity.runs.results import Run
 
 

@@ -138,7 +138,9 @@ def sharpness(
 ) -> Float[Array, ""]:
     """Return λ₁ of the proxy loss's Hessian (§4.2)."""
     loss = curvature.proxy_loss(lambda params, x: mdp_agent.forward(design, params, x).output)
-    return curvature.largest_eigenvalue(loss, params, batch, key, order)
+    # Variables beside the parameters count with a curvature of zero, as they did when runs were
+    # recorded; ξ makes the eigenvalues near one.
+    return curvature.largest_eigenvalue(loss, params, batch, key, order, trainable=True, scale=1.0)
 
 
 @program(static=("design",), effort="least")

@@ -22,7 +22,7 @@ from plasticity.agents.mdp_agent import Design, ImageKey
 from plasticity.agents.mdp_task import Images, ImageTask
 from plasticity.chapters.probing import parts, tables
 from plasticity.chapters.probing.by_key import ByKey
-from plasticity.measure import probe, snapshot
+from plasticity.measure import probe, random_functions, snapshot
 from plasticity.runs import checkpoints
 from plasticity.runs.experiment import Arms, Experiment
 from plasticity.runs.results import Run
@@ -129,7 +129,7 @@ def load(configs: Iterable[mdp_agent.AgentConfig]) -> tuple[World, dict[str, obj
     """Return the images and probe targets that these arms need, and where the images come from.
 
     Targets are drawn here, once and on the host, for the reason that
-    `plasticity.measure.probe.targets` gives; agents that are not probed need none.
+    `plasticity.measure.random_functions.draw` gives; agents that are not probed need none.
     """
     images: dict[Any, Any] = {}
     labels: dict[Any, Any] = {}
@@ -178,7 +178,7 @@ def shapes(config: mdp_agent.AgentConfig) -> World:
 
 def draw_targets(config: Config, images: np.ndarray) -> np.ndarray:
     """Return the run's probe targets, (targets, images, actions); equal for all seeds and arms."""
-    return probe.targets(
+    return random_functions.draw(
         mdp_agent.agent(config).values,
         lambda key: mdp_agent.initialise(config, images.shape[1:], key),
         images,

@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodF
 
 from plasticity.chapters.report import readable
 from plasticity.chapters.style import COLOURS, GREY, MARKERS, STYLE, Figure, finish, logarithmic
-from plasticity.measure.probe import BASELINE
+from plasticity.measure.random_functions import BASELINE
 from plasticity.runs.results import Run
 from plasticity.statistics import mean_interval
 
