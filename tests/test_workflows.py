@@ -16,6 +16,8 @@ import yaml
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".github" / "workflows"
 NAMES = sorted(path.name for path in FOLDER.iterdir())
+NIGHTLY = "fuzz.yml"  # does what CI has no time for, and is asked for by nobody's push
+AS_CI = [name for name in NAMES if name != NIGHTLY]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
@@ -79,7 +81,7 @@ def test_workflows_call_what_ci_calls() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     ours = made(re.findall(r"^make \w+$", script, re.MULTILINE))
     assert ours == {"book", "lint", "types", "notebooks", "unit"}
-    assert made([line for name in NAMES for line in commands(name)]) == ours
+    assert made([line for name in AS_CI for line in commands(name)]) == ours
     assert made(commands("test.yml")) == ours - {"book"}
     book = commands("book.yml")  # what is deployed was checked
     assert book.index("make book") < book.index("make unit")
@@ -116,7 +118,13 @@ def test_pushes_take_each_others_place_and_deployments_do_not() -> None:
     assert "github.ref == 'refs/heads/main'" in deploy["if"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_what_is_made_up_at_night_is_ten_times_what_ci_makes_up() -> None:
+    assert commands(NIGHTLY) == ["make fuzz"]
+    assert set(workflow(NIGHTLY)[True]) == {"schedule", "workflow_dispatch"}
+    assert "HYPOTHESIS_PROFILE=nightly" in MAKEFILE
+
+
+@pytest.mark.parametrize("name", AS_CI)
 def test_compiled_programs_are_restored_where_make_looks_for_them(name: str) -> None:
     """After a step that sets up .venv, which would remove them; before one that compiles."""
     [folder] = set(re.findall(r"JAX_COMPILATION_CACHE_DIR := \$\(CURDIR\)/(\S+)", MAKEFILE))
