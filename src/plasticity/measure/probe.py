@@ -296,7 +296,7 @@ def fit(
         learner, taken = learning.step(optimizer, NONE, loss, learner, batch)
         return learner, taken.aux
 
-    batches = jax.random.randint(key, (steps, batch_size), 0, inputs.shape[0])
+    batches = jax.random.randint(key, (steps, batch_size), 0, inputs.shape[0], jnp.int32)
     begun = learning.start(optimizer, params, opt_state=opt_state)
     fitted, errors = jax.lax.scan(step, begun, batches)
     windows = errors.reshape(-1, WINDOW)
