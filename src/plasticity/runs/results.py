@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from plasticity import configuration
+from plasticity import configuration, jax_settings
 from plasticity.runs.files import ResultsError, cannot_write, npz_bytes, write_atomically
 
 FIDELITY = ("paper", "gpu", "night", "laptop", "quick")
@@ -92,11 +92,22 @@ class Run:
         """Return one line for a figure's foot: study, seeds, data, device.
 
         ``images`` is how many images the networks shown learned from, if these are not the run's
-        agents.
+        agents. Settings of JAX are named if they make another program of the same code.
         """
         device, seeds = self.provenance["device"], len(self.provenance["seeds"])
         plural = "" if seeds == 1 else "s"
-        return f"{self.study} run · {seeds} seed{plural} · {self._data(images)} · {device['kind']}"
+        of = f"{self.study} run · {seeds} seed{plural} · {self._data(images)} · {device['kind']}"
+        settings = jax_settings.program(self.provenance.get("jax_settings"))
+        return " · ".join([of, *(f"{name}={value}" for name, value in settings.items())])
+
+    def other_settings(self, now: Mapping[str, Any]) -> str:
+        """Return how ``now`` differs in settings of JAX that make another program of the same code.
+
+        ``now`` is what `plasticity.jax_settings.differing` returns. A run from before they were
+        noted has JAX's own.
+        """
+        was, now = map(jax_settings.program, (self.provenance.get("jax_settings"), now))
+        return jax_settings.changes(was, now)
 
     def _data(self, images: int | None) -> str:
         data = self.provenance["data"]
