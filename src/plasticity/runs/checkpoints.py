@@ -85,20 +85,29 @@ def locked(work: Path, *, shared: bool = False, wait: bool = False) -> Iterator[
         yield file.fileno()
 
 
-def in_use(work: Path) -> bool:
-    """Return whether a driver is at work in the folder, or a job on one of its units."""
-    return is_locked(work) or any(is_locked(lock.parent) for lock in work.glob("*/*/lock"))
+def in_use(work: Path) -> bool | None:
+    """Return whether a driver is at work in the folder, or a job on one of its units.
+
+    None if that cannot be told: a lock cannot be read, or the file system has none.
+    """
+    found = [is_locked(work), *(is_locked(lock.parent) for lock in work.glob("*/*/lock"))]
+    return True if True in found else None if None in found else False
 
 
-def is_locked(work: Path) -> bool:
-    """Return whether a folder is locked: by a driver, or a unit's by the process that runs it."""
+def is_locked(work: Path) -> bool | None:
+    """Return whether a folder is locked: by a driver, or a unit's by the process that runs it.
+
+    None if that cannot be told.
+    """
     try:
         with open(work / "lock") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):  # nobody has begun
         return False
+    except OSError:
+        return None
     return False
 
 
@@ -196,8 +205,8 @@ class UnitFolder:
                     path.unlink()  # perhaps with those of other chunks in one file
             yield
 
-    def is_running(self) -> bool:
-        """Return whether a process is at work on this unit."""
+    def is_running(self) -> bool | None:
+        """Return whether a process is at work on this unit; None if that cannot be told."""
         return is_locked(self.path)
 
     def fail(self, reason: str) -> None:

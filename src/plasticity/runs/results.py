@@ -192,13 +192,19 @@ def write(
 
 
 @contextlib.contextmanager
-def _locked(path: Path, how: int) -> Iterator[None]:
-    """Hold a lock on a run's folder, which the kernel frees if the process is killed."""
+def _locked(path: Path, how: int) -> Iterator[bool]:
+    """Hold a lock on a run's folder, which the kernel frees if the process is killed.
+
+    Yield whether it is held: some network file systems lock no folders.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # some network file systems lock no folders
+        try:
             fcntl.flock(descriptor, how)
-        yield
+            held = True
+        except OSError:
+            held = False
+        yield held
     finally:
         os.close(descriptor)
 
@@ -236,8 +242,16 @@ def load(experiment: str, run_label: str) -> Run:
     try:
         return _loaded(experiment, run_label)
     except ResultsError:  # or only some of its files are in place yet
-        with _locked(folder(experiment, run_label), fcntl.LOCK_SH):
-            return _loaded(experiment, run_label)
+        with _locked(folder(experiment, run_label), fcntl.LOCK_SH) as held:
+            try:
+                return _loaded(experiment, run_label)
+            except ResultsError as error:
+                if held:
+                    raise
+                raise ResultsError(
+                    f"{error}; unless it is being written at this moment, which cannot be told on "
+                    "a file system that locks no folders"
+                ) from None
 
 
 def _loaded(experiment: str, run_label: str) -> Run:

@@ -218,8 +218,10 @@ def _unpack(packed: bytes, folder: Path) -> None:
 
 def _merge(came: Path) -> list[str]:
     for run in {path.parent.relative_to(came) for path in came.glob("*/*/*")}:
-        if checkpoints.in_use(here := results.root() / run / "unfinished"):
-            raise checkpoints.CheckpointError(f"{here} is in use by another process")
+        using = checkpoints.in_use(here := results.root() / run / "unfinished")
+        if using is not False:
+            what = "is" if using else "may be (its locks cannot be read)"
+            raise checkpoints.CheckpointError(f"{here} {what} in use by another process")
     works = sorted(header.parent for header in came.glob("*/*/unfinished/header.json"))
     for work in works:
         here = results.root() / work.relative_to(came)
