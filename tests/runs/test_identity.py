@@ -33,12 +33,13 @@ from plasticity.runs import (
 WIDE = r"jax_enable_x64: False → True"
 PLAIN = r"jax_enable_x64: True → False"
 FLAGS = "--xla_cpu_multi_thread_eigen=false"
-"""Flags that make no difference to the toy; no process of these tests reads them."""
+"""Flags that nobody reads: this process has read its own."""
 
 
 @pytest.fixture(autouse=True)
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """No variables are set that a run would note, whatever those of the tests are."""
+    jax.block_until_ready(jnp.zeros(1) + 1)  # by now XLA has read its flags, which it does once
     for name in (*jax_settings.VARIABLES, *jax_settings.THREADS):
         monkeypatch.delenv(name, raising=False)
 
@@ -78,7 +79,7 @@ def interrupt() -> Path:
 def test_a_run_notes_the_settings_that_are_not_jaxs_own(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XLA_FLAGS", f"--xla_dump_to=there {FLAGS}")
+    monkeypatch.setenv("XLA_FLAGS", f" {FLAGS} ")
     with jax.enable_x64(True), jax.threefry_partitionable(False):
         run = run_here()
     noted = {"jax_enable_x64": True, "jax_threefry_partitionable": False, "XLA_FLAGS": FLAGS}
@@ -281,6 +282,7 @@ def test_workers_compute_under_the_settings_of_the_driver(
     """Even if these are no variables of the environment, or if that has others."""
     monkeypatch.syspath_prepend(Path(__file__).parents[1])
     monkeypatch.setenv("JAX_THREEFRY_PARTITIONABLE", "1")
+    monkeypatch.setenv("JAX_DEFAULT_MATMUL_PRECISION", "highest")  # which is not this process's
     with jax.enable_x64(True), jax.threefry_partitionable(False):
         found = driver.run(toy.EXPERIMENT, toy.Config(), "quick", workers=1)
         expected = run_here(reuse=False)
