@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from plasticity import configuration, devices, programs
+from plasticity import configuration, devices, jax_settings, programs
 from plasticity.agents import mdp_agent
 from plasticity.chapters.probing.probed_agent import (
     Config,
@@ -64,6 +64,7 @@ def reprobe_run(
 ) -> Iterator[str]:
     """Probe the networks that a run kept, with ``changes`` of settings; yield a table for each arm.
 
+    Before that it yields a line if settings of JAX make another program now than the run's.
     Raises FileNotFoundError if it kept none, KeyError, naming the kept arms, for any other arm.
     """
     config = configuration.from_dict(experiment.Config, run.config)
@@ -75,6 +76,8 @@ def reprobe_run(
         raise FileNotFoundError(
             f"{run.experiment}/{run.label} kept no parameters: nothing to probe"
         )
+    if other := run.other_settings(jax_settings.differing()):
+        yield f"The run is of other settings of JAX, which make another program: {other}"
     for arm in arms:
         arm_config = configuration.replaced(experiment.arm(config, arm), overrides)
         world, _ = load([arm_config])
