@@ -11,6 +11,7 @@ import pandas as pd
 from comparisons import APART_AT_MOST, NAMES, RISE_AT_MOST, TABLES, Aim, Work
 
 from plasticity.runs.files import ResultsError
+from plasticity.runs.origin import told
 
 HERE = Path(__file__).parent
 
@@ -196,9 +197,7 @@ def where(machine: dict[str, Any]) -> str:
         for name in ("jax", "torch", "rejax", "PyHessian", "matfree", "gymnasium", "ale-py")
         if name in packages
     )
-    commit = (machine["commit"] or "unknown")[:8]
-    changed = ", with uncommitted changes" if machine["uncommitted_source"] else ""
     return (
         f"Measured {machine['finished'][:10]} on {device['kind']}, {device['cores']} cores, "
-        f"{device['system']}, Python {machine['python']}, {versions}; commit {commit}{changed}."
+        f"{device['system']}, Python {machine['python']}, {versions}; {told(machine, mark='')}."
     )

@@ -1008,7 +1008,7 @@ def test_what_a_device_does_is_said_of_its_fastest_layout() -> None:
     }  # fmt: skip
     assert speed.describe_device(machine) == (
         "Measured 2026-11-26 on some GPU, 16 cores, Linux, Python 3, jax 1, ale-py 2; commit "
-        "unknown, with uncommitted changes. 3 turns of at least 2 s, buffers of 100,000 "
+        "unknown with uncommitted changes. 3 turns of at least 2 s, buffers of 100,000 "
         "transitions. 9 agents did not run: no."
     )
 

@@ -28,8 +28,8 @@ CHAPTERS = [REPOSITORY / "book" / f"{name}.ipynb" for name in cli.experiment_nam
 
 ROOMS = (
     (  # the ground floor
-        "shapes", "devices", "programs", "lanes", "jaxprs", "statistics", "power", "errors",
-        "configuration", "cure", "learner",
+        "shapes", "devices", "jax_settings", "programs", "lanes", "jaxprs", "statistics", "power",
+        "errors", "configuration", "cure", "learner",
     ),
     ("worlds",), ("networks",), ("runs",), ("measure",), ("cures",), ("agents",), ("chapters",),
     ("commands",), ("cli", "__main__"),

@@ -93,6 +93,8 @@ def _run(options: argparse.Namespace) -> None:
         fresh=options.fresh, workers=options.workers, minutes=_minutes(options),
     )  # fmt: skip
     print(f"{results.folder(options.name, finished.label)}: {finished.describe()}")
+    if changed := driver.rounded_otherwise(finished):
+        print(f"It was recorded under settings that may round otherwise: {changed}")
     for verdict in claims.judge(finished, chosen.claims):
         print(verdict)
 

@@ -19,6 +19,7 @@ import contextvars
 import inspect
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cache, lru_cache
 from typing import Any, NamedTuple, TypeVar
 
@@ -26,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from plasticity import programs
+from plasticity import jax_settings, programs
 from plasticity.programs import Program
 from plasticity.shapes import Array
 
@@ -190,9 +191,11 @@ class _Meeting:
         self.changed = threading.Condition()
 
     def results(self) -> list[Any]:
+        settings = jax_settings.inherited()
         for k in range(len(self.calls)):
             inherited = contextvars.copy_context()
-            threading.Thread(target=inherited.run, args=(self._run, k), daemon=True).start()
+            arguments = (self._run, k, settings)
+            threading.Thread(target=inherited.run, args=arguments, daemon=True).start()
         try:
             while self._all_wait():
                 self._answer(self._next())
@@ -205,7 +208,7 @@ class _Meeting:
             raise self.error
         return self.found
 
-    def _run(self, lane: int) -> None:
+    def _run(self, lane: int, settings: Callable[[], AbstractContextManager[None]]) -> None:
         def caller(program: Program, args: Any, kwargs: Mapping[str, Any]) -> Any:
             call = _Call(program, args, kwargs)
             with self.changed:
@@ -218,7 +221,7 @@ class _Meeting:
             return call.answer
 
         try:
-            with programs.called_by(caller):
+            with settings(), programs.called_by(caller):
                 self.found[lane] = self.calls[lane]()
         except BaseException as error:
             self.error = self.error or error
@@ -278,7 +281,7 @@ def _run(calls: Sequence[_Call]) -> list[Any]:
         )
         return [answer for _ in calls]
     shapes = tuple(map(_shape, values))
-    compiled, needed = _compiled(kind, tuple(axes), shapes)
+    compiled, needed = _compiled(kind, tuple(axes), shapes, jax_settings.key())
     limit, used = _memory()
     if used + needed > limit:
         raise NoRoom(len(calls), max(1, int(len(calls) * limit / (used + needed))))
@@ -293,7 +296,7 @@ def _shape(x: Any) -> Any:
 
 @lru_cache(maxsize=64)
 def _compiled(
-    kind: _Kind, axes: tuple[int | None, ...], shapes: tuple[Any, ...]
+    kind: _Kind, axes: tuple[int | None, ...], shapes: tuple[Any, ...], settings: object
 ) -> tuple[Callable[..., Any], int]:
     """Return a program mapped over lanes, and the bytes that it needs besides its arguments."""
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from plasticity import cli, configuration
+from plasticity import cli, configuration, jax_settings
 from plasticity.agents.settings import DQN, Problem
 from plasticity.chapters.falsification import EXPERIMENT, judge, words
 from plasticity.chapters.falsification.run import SENSITIVITY, Config
@@ -186,7 +186,7 @@ def test_the_judge_of_curves_follows_the_ledger(
 
 @pytest.mark.slow
 def test_the_whole_of_it_through_driver_bank_and_command_line(
-    runs: Path, capsys: pytest.CaptureFixture[str]
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = [
         "variants=true_label", "networks=mlp(width=8)", "settings=adam:1e-3",
@@ -215,6 +215,10 @@ def test_the_whole_of_it_through_driver_bank_and_command_line(
     assert capsys.readouterr().err == said
     assert cli.main(["probe", "falsification/paper"]) == 1
     assert "plasticity run falsification --study paper" in capsys.readouterr().err
+    monkeypatch.setattr(jax_settings, "differing", lambda: {"jax_random_seed_offset": 1})
+    assert cli.main(["probe", f"falsification/{label}"]) == 0
+    said = "of other settings of JAX, which make another program: jax_random_seed_offset: 0 → 1"
+    assert said in capsys.readouterr().out.splitlines()[0]
 
 
 def test_it_is_said_how_strong_a_correlation_would_have_been_seen() -> None:

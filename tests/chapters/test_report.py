@@ -21,7 +21,7 @@ from plasticity.chapters.interventions.contrasts import pareto
 from plasticity.chapters.measuring_plasticity import words as measuring_plasticity_words
 from plasticity.chapters.scaling import words as scaling_words
 from plasticity.networks.settings import CNN, MLP, Network, ResNet18, ViT
-from plasticity.runs import results
+from plasticity.runs import origin, results
 from plasticity.statistics import UNKNOWN, Interval
 
 
@@ -179,7 +179,11 @@ def test_a_run_and_the_table_of_runs_say_that_it_was_reproduced(
         "equal to the bit.\n:::"
     ) in report.provenance(run)
     results.write("toy", "laptop", frame, {}, provenance | {"code": "now"})
-    assert report.run_table({"toy": toy.EXPERIMENT}).code.tolist() == ["as it ran"]
+    table = report.run_table({"toy": toy.EXPERIMENT})
+    assert (table.code.tolist(), table.commit.tolist()) == (["as it ran"], ["cccccccccc"])
+    unknown = {"commit": None, "uncommitted_source": None, "why_unknown": "git: no"}
+    results.write("toy", "laptop", frame, {}, provenance | unknown)
+    assert report.run_table({"toy": toy.EXPERIMENT}).commit.tolist() == ["unknown (git: no)"]
 
 
 def accelerated(**provenance: Any) -> results.Run:
@@ -203,6 +207,33 @@ def test_provenance_says_that_it_was_amended() -> None:
     assert "Amended" not in report.provenance(accelerated())
     note = report.provenance(accelerated(amended="The commit was misread."))
     assert note.endswith("jax 0.11. Amended since: see `run.json`.\n:::")
+
+
+def test_what_is_unknown_is_told_as_unknown_and_settings_are_told() -> None:
+    known = report.provenance(accelerated())
+    assert "commit `cccccccccc`. Python" in known and "Set:" not in known
+    run = accelerated(
+        commit=None, uncommitted_source=None, why_unknown="git: fatal: no", packages={"jax": None},
+        jax_settings={"NPROC": "2", "jax_enable_x64": True},
+    )  # fmt: skip
+    assert (
+        "commit unknown (git: fatal: no). Python 3.12, jax unknown. "
+        "Set: `NPROC=2`, `jax_enable_x64=True`."
+    ) in report.provenance(run)
+    device = {"kind": "Abacus", "platform": "cpu", "cores": None}
+    assert "Abacus (unknown cores)" in report.provenance(accelerated(device=device))
+
+
+def test_this_machine_is_not_told_as_if_all_was_committed(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = origin.environment()
+    found |= {"commit": "d" * 40, "uncommitted_source": True, "jax_settings": {"NPROC": "2"}}
+    monkeypatch.setattr(origin, "environment", lambda: found)
+    told = report.machine().set_index("what").which
+    assert told["commit"] == "dddddddddd with uncommitted changes"
+    assert told["settings of JAX"] == "NPROC = 2"
+    del found["commit"], found["uncommitted_source"]
+    found |= {"commit": None, "uncommitted_source": None, "why_unknown": "git: no"}
+    assert report.machine().set_index("what").which["commit"] == "unknown (git: no)"
 
 
 def exactly(value: float) -> Interval:

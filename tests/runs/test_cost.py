@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
 import toy
 
 from plasticity import configuration
-from plasticity.runs import checkpoints, cost
+from plasticity.runs import checkpoints, child, cost
 from plasticity.runs.results import Run
 
 RATE = cost.Rate(operations=64.0, seconds=1.0, chunks=3, arm="narrow", study="quick")
@@ -99,6 +101,17 @@ def test_a_process_of_its_own_answers_the_same() -> None:
     found = cost.measure_on_a_core(toy.EXPERIMENT, toy.Config(size=16), seconds=1e-9)
     assert found.operations > 0
     assert (found.study, found.arm, found.chunks) == ("quick", "narrow", 1)
+
+
+def test_what_is_timed_has_the_settings_of_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers of 64 bits take longer."""
+
+    def start(function: str, job: Any, **options: Any) -> Any:
+        raise LookupError(options["environment"]["JAX_ENABLE_X64"])
+
+    monkeypatch.setattr(child, "start", start)
+    with jax.enable_x64(True), pytest.raises(LookupError, match="True"):
+        cost.measure_on_a_core(toy.EXPERIMENT, toy.Config(), seconds=1e-9)
 
 
 def test_a_process_that_fails_says_so(capfd: pytest.CaptureFixture[str]) -> None:

@@ -142,6 +142,7 @@ def test_a_unit_that_does_not_fit_is_split_and_stays_so(
     for arm, array in single.arrays.items():
         np.testing.assert_allclose(run.arrays[arm], array, rtol=1e-5, atol=1e-4)
     assert run.provenance["execution"] == {"processes": "one", "batched": True}
+    assert run.provenance["split"] == ["narrow, seeds 0, 1", "wide, seeds 0, 1"]
 
 
 def test_a_damaged_list_of_parts_is_told(runs: Path) -> None:
@@ -155,6 +156,7 @@ def test_reuses_a_recorded_run_only_if_configuration_and_code_are_the_same(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = run_here(toy.Config())
+    assert "split" not in first.provenance
     assert run_here(toy.Config()).provenance == first.provenance
     assert run_here(toy.Config(), reuse=False).provenance["began"] >= first.provenance["began"]
     monkeypatch.setattr("plasticity.runs.fingerprint.code_digest", lambda experiment: "edited")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -110,6 +111,21 @@ def test_a_job_at_work_is_seen_from_outside(runs: Path) -> None:
         with checkpoints.UnitFolder(runs, "wide", (0,)).begun():
             assert checkpoints.in_use(runs)
     assert not checkpoints.in_use(runs)
+
+
+def test_where_locks_cannot_be_read_it_is_not_said_that_nobody_is_at_work(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unit = checkpoints.UnitFolder(runs, "wide", (0,))
+    with unit.begun():
+        assert checkpoints.in_use(runs) is True
+
+        def none(descriptor: int, how: int) -> None:
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr("fcntl.flock", none)
+        assert checkpoints.in_use(runs) is None and unit.is_running() is None
+        assert checkpoints.in_use(runs / "nothing") is False
 
 
 def test_of_two_headers_at_once_one_is_refused(runs: Path) -> None:

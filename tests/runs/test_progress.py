@@ -185,6 +185,21 @@ def test_status_of_one_experiment_has_a_table(
     assert "nothing of toy laptop in" in capsys.readouterr().out
 
 
+def test_a_run_whose_locks_cannot_be_read_is_not_called_stopped(
+    runs: Path, only_toy: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header = driver.make_header(
+        toy.EXPERIMENT, toy.Config(), driver.origin.environment(), False, False
+    )
+    checkpoints.open_header(runs / "toy" / "quick" / "unfinished", header)
+    (runs / "toy" / "quick" / "unfinished" / "lock").touch()
+    monkeypatch.setattr(checkpoints, "is_locked", lambda folder: None)
+    assert cli.main(["status", "toy"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("; running or stopped: its locks cannot be read")
+    assert [line.split()[-1] for line in lines[2:]] == ["unknown", "unknown"]
+
+
 def test_a_reproduction_has_its_table_too(
     runs: Path,
     only_toy: None,

@@ -49,8 +49,8 @@ def test_other_code_with_the_same_bits_makes_the_run_fresh(
     assert found.numbers == 2 * 6 + 2 * 6 * 64
     (entry,) = found.run.provenance["proofs"]
     assert set(entry) == {
-        "by", "code", "commit", "uncommitted_source", "packages", "device", "seeds", "numbers",
-        "date",
+        "by", "code", "commit", "uncommitted_source", "packages", "device", "jax_settings", "seeds",
+        "numbers", "date",
     }  # fmt: skip
     assert (entry["code"], entry["seeds"], entry["numbers"]) == ("generalised", [0], found.numbers)
     assert freshness.is_fresh(found.run.provenance, toy.EXPERIMENT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import toy
 
 from plasticity import configuration
-from plasticity.runs import files, folders, origin, results
+from plasticity.runs import files, folders, results
 
 TABLE = pd.DataFrame(
     {"arm": ["a", "b"], "seed": [0, 0], "step": [1, 1], "metric": "x", "value": [0.1, 1 / 3]}
@@ -210,12 +211,22 @@ def test_a_failed_write_leaves_the_old_file(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_provenance_says_what_computed(repository: Path) -> None:
-    found = origin.environment()
-    assert set(origin.PACKAGES) <= set(found["packages"])
-    assert found["device"]["kind"]
-    if (repository / ".git").exists():
-        assert len(found["commit"]) == 40
+def test_on_a_file_system_without_locks_a_half_written_run_is_not_called_edited(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write()
+    path = runs / "toy" / "laptop" / "results.csv"
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(files.ResultsError, match=r"run again$"):
+        results.load("toy", "laptop")
+
+    def none(descriptor: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    with pytest.raises(files.ResultsError, match="unless it is being written at this moment"):
+        results.load("toy", "laptop")
+    write("gpu")  # it goes without
 
 
 def test_a_bank_is_a_file_for_each_arm_read_on_demand(runs: Path) -> None:
@@ -229,25 +240,3 @@ def test_a_bank_is_a_file_for_each_arm_read_on_demand(runs: Path) -> None:
     (runs / "toy" / "laptop" / "bank" / "b.npz").write_bytes(b"damaged")
     with pytest.raises(files.ResultsError, match=r"b\.npz is not what the run wrote"):
         results.load("toy", "laptop")
-
-
-@pytest.mark.parametrize(
-    ("cpuinfo", "told"),
-    [
-        (
-            {
-                "cpu family": "25", "model": "1", "stepping": "1",
-                "flags": "fpu fma sse4_2 avx512f avx2",
-            },
-            "cpu family 25, model 1, stepping 1; avx2 avx512f fma sse4_2",
-        ),
-        ({"Features": "fp asimd sve"}, "asimd sve"),
-        ({}, ""),
-    ],
-)  # fmt: skip
-def test_a_processor_is_told_by_model_and_instruction_sets(
-    monkeypatch: pytest.MonkeyPatch, cpuinfo: dict[str, str], told: str
-) -> None:
-    """Two of one name may compute other last bits: "AMD EPYC" is the name of many."""
-    monkeypatch.setattr(origin, "_cpuinfo", lambda: cpuinfo)
-    assert origin.environment()["device"]["processor"] == told

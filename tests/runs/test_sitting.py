@@ -191,6 +191,18 @@ def test_a_folder_in_use_is_not_touched(
     assert checkpoints.UnitFolder(work, "narrow", (0,)).chunks_done() == 1
 
 
+def test_a_folder_that_may_be_in_use_is_not_touched(
+    away: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(2)
+    sitting.pack(tmp_path / "out")
+    home(monkeypatch, tmp_path)
+    begin(1)
+    monkeypatch.setattr(checkpoints, "in_use", lambda work: None)
+    with pytest.raises(checkpoints.CheckpointError, match=r"may be \(its locks cannot be read\)"):
+        sitting.merge(tmp_path / "out")
+
+
 TINY = (
     "optimizer_instability --study quick --seeds 1 --set n_images=60 --set width=16 "
     "--set batch_size=8 --set window=4 --set accuracy_sample=40"

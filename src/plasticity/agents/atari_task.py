@@ -65,7 +65,9 @@ class GameTask:
         self, agent: Agent, reset_key: Key[Array, ""], walk_key: Key[Array, ""]
     ) -> Experience:
         """Return what is known after ``agent.warmup`` random actions."""
-        ticket, seen = self.games.reset(jax.random.randint(reset_key, (1,), 0, 2**31 - 1))
+        ticket, seen = self.games.reset(
+            jax.random.randint(reset_key, (1,), 0, 2**31 - 1, jnp.int32)
+        )
         size, stack = self.games.preprocessing.size, self.games.preprocessing.stack
         buffer = frame_replay.create(agent.capacity, 1, size, size, stack)
         none = jnp.zeros((), jnp.int32)
@@ -174,7 +176,7 @@ def evaluate(
     [20, 20]
     """
     seed_key, key = jax.random.split(key)
-    ticket, seen = games.reset(jax.random.randint(seed_key, (games.n,), 0, 2**31 - 1))
+    ticket, seen = games.reset(jax.random.randint(seed_key, (games.n,), 0, 2**31 - 1, jnp.int32))
     # Frames from before the episode are zero, as in the replay buffer.
     shape = (games.n, games.preprocessing.stack, *seen.frame.shape[1:])
     frames = jnp.zeros(shape, jnp.uint8)

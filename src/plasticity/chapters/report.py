@@ -30,17 +30,26 @@ def readable(*names: str) -> str:
 def provenance(run: Run) -> str:
     """Return a note that says from which run the numbers near it come."""
     p = run.provenance
-    commit = f"commit `{p['commit'][:10]}`" if p["commit"] else "no commit"
-    changed = " with uncommitted changes" if p["uncommitted_source"] else ""
-    packages = ", ".join(f"{name} {version}" for name, version in p["packages"].items())
     return (
         f":::{{admonition}} Where these numbers come from\n:class: provenance\n"
         f"`{run.experiment}`, study `{run.study}`, seeds {_seeds(p['seeds'])}, "
         f"{_data(run)} (from {p['data']['origin']}). "
         f"{_took(run)} on {_device(run)}{_sittings(p)}, "
-        f"finished {p['finished'][:16].replace('T', ' ')} UTC, {commit}{changed}. "
-        f"Python {p['python']}, {packages}.{_amended(run)}{_proved(run)}\n:::"
+        f"finished {p['finished'][:16].replace('T', ' ')} UTC, {origin.told(p)}. "
+        f"Python {p['python']}, {_packages(p)}.{_settings(p)}{_amended(run)}{_proved(run)}\n:::"
     )
+
+
+def _packages(provenance: Mapping[str, Any]) -> str:
+    found = provenance["packages"]
+    return ", ".join(f"{name} {version or 'unknown'}" for name, version in found.items())
+
+
+def _settings(provenance: Mapping[str, Any]) -> str:
+    """Return a sentence on the settings of JAX that were not its own, if any were noted."""
+    found = provenance.get("jax_settings", {}).items()
+    listed = ", ".join(f"`{name}={value}`" for name, value in found)
+    return f" Set: {listed}." if listed else ""
 
 
 def _data(run: Run) -> str:
@@ -75,9 +84,7 @@ def _proved(run: Run) -> str:
     if not run.provenance.get("proofs"):
         return ""
     newest = run.provenance["proofs"][-1]
-    commit = f"commit `{newest['commit'][:10]}`" if newest["commit"] else "no commit"
-    changed = " with uncommitted changes" if newest["uncommitted_source"] else ""
-    by = f"{commit}{changed} on {newest['date'][:10]}"
+    by = f"{origin.told(newest)} on {newest['date'][:10]}"
     if newest["by"] == "programs":
         return f" Its programs, those of all {newest['arms']} arms, are the same at {by}."
     return (
@@ -186,7 +193,7 @@ def run_table(experiments: Mapping[str, Experiment]) -> pd.DataFrame:
                     "time": _took(run),
                     "device": _device(run),
                     "finished": p["finished"][:10],
-                    "commit": (p["commit"] or "none")[:10]
+                    "commit": origin.told(p, mark="").removeprefix("commit ")
                     + (" (amended)" if p.get("amended") else ""),
                     "code": _freshness(run, module),
                 }
@@ -210,10 +217,12 @@ def machine() -> pd.DataFrame:
     found = origin.environment()
     device = found["device"]
     rows = {
-        "device": f"{device['kind']}, {device['cores']} cores, {device['system']}",
+        "device": f"{device['kind']}, {_cores(device)}, {device['system']}",
         "Python": found["python"],
-        "packages": ", ".join(f"{k} {v}" for k, v in found["packages"].items()),
-        "commit": found["commit"] or "none",
+        "packages": _packages(found),
+        "commit": origin.told(found, mark="").removeprefix("commit "),
+        "settings of JAX": ", ".join(f"{k} = {v}" for k, v in found["jax_settings"].items())
+        or "its own",
     }
     return pd.DataFrame(rows.items(), columns=["what", "which"])
 
@@ -236,11 +245,11 @@ def _seeds(seeds: Sequence[int]) -> str:
 
 def _device(run: Run) -> str:
     device = run.provenance["device"]
-    return (
-        f"{device['kind']} ({device['cores']} cores)"
-        if device["platform"] == "cpu"
-        else device["kind"]
-    )
+    return f"{device['kind']} ({_cores(device)})" if device["platform"] == "cpu" else device["kind"]
+
+
+def _cores(device: Mapping[str, Any]) -> str:
+    return f"{device['cores'] or 'unknown'} cores"
 
 
 def _took(run: Run) -> str:

@@ -25,7 +25,7 @@ class Work(NamedTuple):
 
     folder: Path
     line: str
-    running: bool
+    running: bool | None  # None: its locks cannot be read
     arms: list[progress.Arm] | None = None  # None: it does not go on
     left: progress.Remaining | None = None
 

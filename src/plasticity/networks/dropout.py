@@ -26,7 +26,7 @@ def start_counter(key: Key[Array, ""]) -> Float[Array, ""]:
     >>> 0 <= float(counter) < dropout.OFFSETS
     True
     """
-    return jax.random.randint(key, (), 0, OFFSETS).astype(jnp.float32)
+    return jax.random.randint(key, (), 0, OFFSETS, jnp.int32).astype(jnp.float32)
 
 
 def dropout_key(counter: Float[Array, ""]) -> Key[Array, ""]:

@@ -1,9 +1,9 @@
 """The work folder of an unfinished run: what makes it resume to the same bits.
 
-``papermill_runs/<experiment>/<label>/unfinished/`` has a header (configuration, code, environment)
-and a folder for each unit: one arm on one seed, or several in step, named after the first arm and
-the number of others. Its lock is held by one driver and its workers alone, or shared by jobs that
-each run a single unit::
+``papermill_runs/<experiment>/<label>/unfinished/`` has a header (configuration, code, environment,
+world, execution) and a folder for each unit: one arm on one seed, or several in step, named after
+the first arm and the number of others. Its lock is held by one driver and its workers alone, or
+shared by jobs that each run a single unit::
 
     header.json  lock
     <arm>/<seed>/records_000007.npz   what the chunks since the last checkpoint measured
@@ -36,7 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from plasticity import configuration
+from plasticity import jax_settings
 from plasticity.errors import Told
 from plasticity.runs import files
 
@@ -99,47 +99,72 @@ def _flock(path: Path, file: IO[str], how: int) -> None:
         ) from error
 
 
-def in_use(work: Path) -> bool:
-    """Return whether a driver is at work in the folder, or a job on one of its units."""
-    return is_locked(work) or any(is_locked(lock.parent) for lock in work.glob("*/*/lock"))
+def in_use(work: Path) -> bool | None:
+    """Return whether a driver is at work in the folder, or a job on one of its units.
+
+    None if that cannot be told: a lock cannot be read, or the file system has none.
+    """
+    found = [is_locked(work), *(is_locked(lock.parent) for lock in work.glob("*/*/lock"))]
+    return True if True in found else None if None in found else False
 
 
-def is_locked(work: Path) -> bool:
-    """Return whether a folder is locked: by a driver, or a unit's by the process that runs it."""
+def is_locked(work: Path) -> bool | None:
+    """Return whether a folder is locked: by a driver, or a unit's by the process that runs it.
+
+    None if that cannot be told.
+    """
     try:
         with open(work / "lock") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):  # nobody has begun
         return False
+    except OSError:
+        return None
     return False
 
 
 def open_header(work: Path, header: Mapping[str, Any]) -> None:
     """Write the header of a new run, or check that the unfinished one may be resumed.
 
-    Raises `CheckpointError` if the folder holds a run of another configuration, code or
-    environment: resuming it would mix two runs in one table.
+    Raises `CheckpointError` if the folder holds a run of another configuration, code, environment
+    (settings of JAX included) or world: resuming it would mix two runs in one table.
     """
     path = work / "header.json"
     with locked(work / "opening"):  # jobs on other nodes may open it at this moment
         if not path.exists():
             files.write_atomically(path, json.dumps(header, indent=1).encode())
             return
-    found = read_header(work)
-    for part in header:
-        if found.get(part) != header[part]:
-            was, now = found.get(part), header[part]
-            change = (
-                configuration.differences(was, now)
-                if isinstance(was, dict) and isinstance(now, dict)
-                else f"{was} → {now}"
-            )
-            raise CheckpointError(
-                f"{work} holds an unfinished run with another {part} ({change}): undo the change "
-                "to resume it, or start over with --fresh, which discards it"
-            )
+    if change := difference(read_header(work), header):
+        raise CheckpointError(
+            f"{work} holds an unfinished run with another {change}: undo the change "
+            "to resume it, or start over with --fresh, which discards it"
+        )
+
+
+def difference(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return the first part of a header that is another, and how; nothing if a run may go on.
+
+    Headers from before the world was noted have neither that nor variables: none are compared.
+    """
+    if "world" not in was:
+        now = {part: _as_before(found) for part, found in now.items() if part != "world"}
+    for part in now:
+        old, new = was.get(part), now[part]
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            return f"{part} ({jax_settings.changes(old, new)})"
+        return f"{part} ({old} → {new})"
+    return ""
+
+
+def _as_before(part: Any) -> Any:
+    since = {*jax_settings.VARIABLES, *jax_settings.THREADS, "usable_cores"}
+    if not isinstance(part, dict):
+        return part
+    return {name: value for name, value in part.items() if name not in since}
 
 
 def read_header(work: Path) -> dict[str, Any]:
@@ -194,8 +219,8 @@ class UnitFolder:
                     path.unlink()  # perhaps with those of other chunks in one file
             yield
 
-    def is_running(self) -> bool:
-        """Return whether a process is at work on this unit."""
+    def is_running(self) -> bool | None:
+        """Return whether a process is at work on this unit; None if that cannot be told."""
         return is_locked(self.path)
 
     def fail(self, reason: str) -> None:

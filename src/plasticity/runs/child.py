@@ -30,7 +30,7 @@ def start(
     core: int | None = None,
     log: Path | None = None,
     inherit: Sequence[int] = (),
-    environment: Mapping[str, str] | None = None,
+    environment: Mapping[str, str | None] | None = None,
     path: Sequence[Path] = (),
 ) -> subprocess.Popen[str]:
     """Start a child that computes on the CPU.
@@ -41,17 +41,18 @@ def start(
         core: the core to which it is pinned, before any library counts the cores; None for all.
         log: the file for what it prints; by default it prints where the parent does.
         inherit: descriptors that it also holds, such as a lock's.
-        environment: variables in addition to the parent's.
+        environment: variables in addition to the parent's; a None takes one of these away.
         path: folders in which it looks for modules before the parent's.
     """
     folders = os.pathsep.join([*map(str, path), *(p for p in sys.path if p)])
     own = {"PYTHONPATH": folders, "JAX_PLATFORMS": "cpu", **(environment or {})}
+    variables = {name: text for name, text in {**os.environ, **own}.items() if text is not None}
     stderr = None if log is None else open(log, "w")  # noqa: SIM115 - closed below
     try:
         process = subprocess.Popen(
             [sys.executable, "-m", "plasticity.runs.child"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True,
-            pass_fds=tuple(inherit), env={**os.environ, **own},
+            pass_fds=tuple(inherit), env=variables,
         )  # fmt: skip
     finally:
         if stderr is not None:

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from plasticity import configuration
+from plasticity import configuration, jax_settings
 from plasticity.errors import Told
 from plasticity.runs import checkpoints, child, compiling, pool
 from plasticity.runs.experiment import Experiment, find
@@ -106,7 +106,10 @@ def measure_on_a_core(experiment: Experiment, config: Any, seconds: float = SECO
         "seconds": seconds,
     }
     core = pool.usable_cores()[-1]
-    with child.start("plasticity.runs.cost:answer_rate", job, core=core) as process:
+    variables = jax_settings.variables()
+    with child.start(
+        "plasticity.runs.cost:answer_rate", job, core=core, environment=variables
+    ) as process:
         try:
             return Rate(*child.hear(process))
         except EOFError:

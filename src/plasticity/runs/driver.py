@@ -8,6 +8,7 @@ all arms that share programs in step, on all seeds, as many as fit into the devi
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from plasticity import configuration, devices
+from plasticity import configuration, devices, jax_settings
 from plasticity.runs import (
     checkpoints,
     fingerprint,
@@ -29,7 +30,7 @@ from plasticity.runs import (
 )
 from plasticity.runs.budget import Budget, OutOfTime
 from plasticity.runs.experiment import Experiment
-from plasticity.runs.plan import planned, seeds_of
+from plasticity.runs.plan import planned, seeds_of, units_of
 from plasticity.runs.pool import Unit
 from plasticity.runs.results import Run
 from plasticity.runs.units import (
@@ -59,7 +60,8 @@ def run(
         experiment: see `plasticity.runs.experiment.Experiment`.
         config: an instance of its ``Config``.
         study: the study that ``config`` started from; names the run's folder.
-        reuse: return the recorded run if there is one with exactly this configuration and code.
+        reuse: return the recorded run if there is one with exactly this configuration and code, of
+            whichever device and compiler's settings.
         fresh: discard an unfinished run of this folder instead of resuming it.
         workers: processes on a CPU, one pinned to each core; by default one for every core, and
             where this process has but one core it does the work itself, with the same bits.
@@ -72,7 +74,8 @@ def run(
     Raises:
         budget.OutOfTime: the time was up before all was done. Call again to go on.
         configuration.ConfigError: there cannot be so few workers.
-        checkpoints.CheckpointError: the folder is in use, damaged, or holds another unfinished run.
+        checkpoints.CheckpointError: the folder is in use, damaged, or holds another unfinished run,
+            or one recorded under settings of JAX that make another program of the same code.
         results.ResultsError: something cannot be written. Free space and call again: it resumes.
         UnitsFailed: some units failed, with the reason for each, which is also printed at once.
             Call again to retry just those.
@@ -96,13 +99,30 @@ def run(
 
 
 def recorded(experiment: Experiment, label: str, config: Any) -> Run | None:
-    """Return the recorded run if it has this configuration and is fresh against this code."""
+    """Return the recorded run if it has this configuration and is fresh against this code.
+
+    A run that rounds otherwise, on another device or with other settings of the compiler, is the
+    same run. Raises `checkpoints.CheckpointError` for one under settings of JAX that make another
+    program: it is not, and must not be replaced by chance either.
+    """
     try:
         found = results.load(experiment.name, label)
         same = configuration.from_dict(type(config), found.config) == config
     except (FileNotFoundError, configuration.ConfigError):  # no run, or one with removed fields
         return None
+    if same and (other := found.other_settings(jax_settings.differing())):
+        raise checkpoints.CheckpointError(
+            f"{results.folder(experiment.name, label)} holds this run, recorded under other "
+            f"settings of JAX ({other}): undo the change to have that run, replace it with "
+            "--fresh, or set PLASTICITY_RUNS to another folder"
+        )
     return found if same and freshness.is_fresh(found.provenance, experiment) else None
+
+
+def rounded_otherwise(run: Run) -> str:
+    """Return how the settings noted with a run differ from this process's, if they do."""
+    noted = run.provenance.get("jax_settings")
+    return "" if noted is None else jax_settings.changes(noted, jax_settings.differing())
 
 
 class Measured(NamedTuple):
@@ -140,8 +160,7 @@ def measured(
         header = make_header(experiment, config, environment, in_workers, _is_batched(work))
         checkpoints.open_header(work, header)
         with history.sitting(work):
-            # A data error shows here, once, before any worker starts.
-            world, source = load(experiment, config)
+            _, source = load(experiment, config)
             parts = planned(experiment, config, work, header["execution"]["batched"])
             left = [unit for unit in parts if not is_done(experiment, config, unit, work)]
             failed: dict[Unit, str] = {}
@@ -167,9 +186,10 @@ def measured(
                 "config": header["config"],
                 "code": header["code"],
                 "data": source,
-                "world": checkpoints.digest(world),
+                "world": header["world"],
                 "seeds": seeds_of(config),
                 "execution": header["execution"],
+                **_split(experiment, config, parts, header["execution"]["batched"]),
                 "compute_seconds": round(spent.seconds, 1),
                 "compile_seconds": round(spent.compiling, 1),  # of these
                 **history.so_far(work),
@@ -177,6 +197,12 @@ def measured(
             }
             yield Measured(records, provenance)
         _discard(work)
+
+
+def _split(experiment: Experiment, config: Any, parts: list[Unit], batched: bool) -> dict[str, Any]:
+    """Return how lanes were split, if they were: a smaller batch may be rounded otherwise."""
+    whole = parts == units_of(experiment, config, batched)
+    return {} if whole else {"split": [str(unit) for unit in parts]}
 
 
 def _alone(workers: int | None, minutes: float | None) -> bool:
@@ -196,13 +222,33 @@ def make_header(
     in_workers: bool,
     batched: bool,
 ) -> dict[str, Any]:
-    """Return what every process that runs units of one run must have in common."""
+    """Return what every process that runs units of one run must have in common.
+
+    Raises whatever the experiment's ``load`` does: data are part of it.
+    """
     return {
         "config": configuration.to_dict(config),
         "code": fingerprint.code_digest(experiment),
-        "environment": environment["packages"] | environment["device"],
-        "execution": {"processes": "one a core" if in_workers else "one", "batched": batched},
+        "environment": origin.identity(environment),
+        "world": checkpoints.digest(load(experiment, config)[0]),
+        "execution": {
+            "processes": "one a core" if in_workers else "one",
+            "batched": batched,
+            **_threads(in_workers),
+        },
     }
+
+
+def _threads(in_workers: bool) -> dict[str, Any]:
+    """Return what threads depend on that are not pinned to a core of their own, if it is not usual.
+
+    Sums are cut into as many parts as there are threads.
+    """
+    cores = pool.usable_cores()
+    if jax.default_backend() != "cpu" or (in_workers and None not in cores):
+        return {}
+    found = {name: os.environ[name] for name in jax_settings.THREADS if name in os.environ}
+    return found | ({} if len(cores) == os.cpu_count() else {"usable_cores": len(cores)})
 
 
 def _is_batched(work: Path) -> bool:

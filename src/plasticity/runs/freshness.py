@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from plasticity import configuration, devices
+from plasticity import configuration, devices, jax_settings
 from plasticity.runs import dataflow, files, fingerprint, origin, results
 from plasticity.runs.experiment import Experiment
 from plasticity.runs.results import Run
@@ -59,10 +59,16 @@ def prove(experiment: Experiment, label: str) -> Run:
 
     Returns the run with a new entry in its provenance's ``proofs``; if no programs were stored yet
     and the code is still the run's, with programs and without that entry. Raises FileNotFoundError
-    if there is no such run, `NotProved`, naming the arms, if stored programs are missing or differ.
+    if there is no such run, `NotProved`, naming the arms, if stored programs are missing or differ,
+    and if settings of JAX make others now.
     """
     name = experiment.name
     run = results.load(name, label)
+    if other := run.other_settings(jax_settings.differing()):
+        raise NotProved(
+            f"{name}/{label} is of other settings of JAX, which make other programs ({other}): "
+            "nothing was traced; undo the change"
+        )
     stored = run.provenance.get("programs")
     if stored is None:
         if proof(run.provenance, fingerprint.code_digest(experiment)) == "digest":
@@ -76,18 +82,18 @@ def prove(experiment: Experiment, label: str) -> Run:
         what = f"{len(changed)} of {len(arms)} arms have other programs" if changed else (
             "the arms' programs are the same, but summarize makes another table of their records"
         )  # fmt: skip
-        elsewhere = configuration.differences(stored["traced_by"], today["traced_by"])
+        elsewhere = jax_settings.changes(stored["traced_by"], today["traced_by"])
         raise NotProved(
             f"{name}/{label}: {what}{': ' if changed else ''}{', '.join(changed[:8])}"
             f"{' ...' if len(changed) > 8 else ''}"
             f"{f' (traced elsewhere: {elsewhere})' if elsewhere else ''}. {_reproduce(run)}"
         )
     environment = origin.environment()
-    names = ("commit", "uncommitted_source", "packages")
+    names = ("commit", "uncommitted_source", "why_unknown", "packages")
     return results.add_proof(
         run,
         {"by": "programs", "code": fingerprint.code_digest(experiment)}
-        | {name: environment[name] for name in names}
+        | {name: environment[name] for name in names if name in environment}
         | {"arms": len(arms), "date": origin.now()},
     )
 
@@ -125,7 +131,11 @@ def programs(experiment: Experiment, config: Any, platform: str | None = None) -
     return {
         "arms": digests,
         "table": _table_digest(experiment, config, records),
-        "traced_by": {"platform": platform or jax.default_backend(), **traced_by},
+        "traced_by": {
+            "platform": platform or jax.default_backend(),
+            **traced_by,
+            **jax_settings.traced(),
+        },
     }
 
 

@@ -53,7 +53,8 @@ def run_unit(
         budget.OutOfTime: the time was up before the unit was done. Call again to go on.
         configuration.ConfigError: the run has no such unit.
         checkpoints.CheckpointError: the folder is damaged, `plasticity.runs.driver.run` holds it
-            alone, or it has a run with another configuration, code, environment or kind of node.
+            alone, or it has a run with another configuration, code, environment (settings of JAX
+            included), data or kind of node.
         results.ResultsError: something cannot be written.
         driver.UnitsFailed: the unit failed. Call again to retry it from its last checkpoint.
     """
@@ -77,7 +78,6 @@ def run_unit(
     )
     with checkpoints.locked(work, shared=True) as lock:
         checkpoints.open_header(work, header)
-        units.load(experiment, config)  # a data error shows here, before any worker starts
         own = checkpoints.UnitFolder(work, *unit).path
         with checkpoints.locked(own, wait=True):
             pass

@@ -49,7 +49,7 @@ def run(
     logs: Path,
     *,
     budget: Budget,
-    environment: Mapping[str, str],
+    environment: Mapping[str, str | None],
     shared: Mapping[str, Hashable],
     advanced: Callable[[int], object],
     failed: Callable[[Unit, str], None],
@@ -63,7 +63,7 @@ def run(
         cores: one worker for each; a None is a worker that is not pinned.
         logs: the folder for what the workers print, a file for each core.
         budget: when it is spent, workers are killed in the middle of what they do.
-        environment: variables of the workers in addition to this process's.
+        environment: variables of the workers in addition to this process's; a None takes one away.
         shared: name of an arm → the same value for arms that share compiled programs.
         advanced: called with the number of chunks whenever some are done.
         failed: called with each unit that failed and the reason.
@@ -104,7 +104,7 @@ def run(
 
 
 def _started(
-    job: Mapping[str, Any], core: int | None, log: Path, lock: int, environment: Mapping[str, str]
+    job: Mapping[str, Any], core: int | None, log: Path, lock: int, environment: Mapping[str, str | None]
 ) -> subprocess.Popen[str]:
     """Start a worker. Raises `files.ResultsError` if that fails, or its log cannot be written."""
     try:

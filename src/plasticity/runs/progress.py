@@ -22,7 +22,8 @@ from plasticity.runs.folders import duration
 from plasticity.runs.folders import unfinished as unfinished
 from plasticity.runs.plan import planned
 
-ArmState = Literal["done", "running", "failed", "waiting"]
+ArmState = Literal["done", "running", "failed", "waiting", "unknown"]
+"""What an arm is at; "unknown" if its locks cannot be read, and it may be running."""
 
 WATCH_SECONDS = 5.0
 """How long `watch` waits before it looks again."""
@@ -78,10 +79,13 @@ def _arm(name: str, work: Path, units: Sequence[pool.Unit], chunks: int) -> Arm:
         f"seed {', '.join(map(str, unit.seeds))}: {why}" for unit, why in reasons.items() if why
     )
     state: ArmState = "waiting"
+    running = {folders[unit].is_running() for unit in reasons}
     if not reasons:
         state = "done"
-    elif any(folders[unit].is_running() for unit in reasons):
+    elif True in running:
         state = "running"
+    elif None in running:
+        state = "unknown"
     elif failures:
         state = "failed"
     return Arm(
@@ -103,8 +107,11 @@ def line(experiment: Experiment, work: Path, found: Sequence[Arm]) -> str:
     rest = left(experiment, work, found)
     name, label = work.parent.parent.name, work.parent.name
     what = "being reproduced, " if work.name == "reproducing" else ""
-    running = checkpoints.in_use(work)
-    state = "running" if running else "stopped; the same command resumes it"
+    state = {
+        True: "running",
+        False: "stopped; the same command resumes it",
+        None: "running or stopped: its locks cannot be read",
+    }[checkpoints.in_use(work)]
     return f"{name} {label}: {what}{_done(found)}{rest and f', {rest}'}; {state}"
 
 

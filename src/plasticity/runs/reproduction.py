@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from plasticity import configuration
+from plasticity import configuration, jax_settings
 from plasticity.runs import driver, files, origin, results, units
 from plasticity.runs.experiment import Experiment
 from plasticity.runs.results import Run
@@ -68,9 +68,9 @@ def reproduce(
     """Run the first seed of every arm of a recorded run again and compare every number of it.
 
     It resumes after a kill, from the folder ``reproducing/`` inside the run's. If all is equal, an
-    entry (code, commit, packages, device, seeds, numbers, date) goes to the list ``proofs`` in
-    ``run.json``, and the run is fresh for this code. If a run's seeds were batched, all are run and
-    compared: the bits depend on the whole batch.
+    entry (code, commit, packages, device, settings, seeds, numbers, date) goes to the list
+    ``proofs`` in ``run.json``, and the run is fresh for this code. If a run's seeds were batched,
+    all are run and compared: the bits depend on the whole batch.
 
     Args:
         experiment: see `plasticity.runs.experiment.Experiment`.
@@ -83,10 +83,16 @@ def reproduce(
     Raises:
         FileNotFoundError: there is no such run.
         configuration.ConfigError: its configuration has fields that no longer exist.
-        NotReproduced: the data or some numbers differ. Nothing is written.
+        NotReproduced: the data or some numbers differ, or settings of JAX that make another
+            program. Nothing is written.
         checkpoints.CheckpointError, results.ResultsError, driver.UnitsFailed: as for a run.
     """
     run = results.load(experiment.name, label)
+    if other := run.other_settings(jax_settings.differing()):
+        raise NotReproduced(
+            f"{_name(run)} was recorded under other settings of JAX ({other}), which make another "
+            "program: undo the change to reproduce it. Nothing was run"
+        )
     recorded: Any = configuration.from_dict(experiment.Config, run.config)
     seeds = recorded.seeds if run.provenance["execution"]["batched"] else 1
     config = dataclasses.replace(recorded, seeds=seeds)
@@ -109,8 +115,12 @@ def reproduce(
         found = list(differences(was, _arrays(run), now, arrays, seeds))
         numbers = len(now) + sum(array.size for array in arrays.values())
         if not found:
-            names = ("code", "commit", "uncommitted_source", "packages", "device", "seeds")
-            entry = {"by": "reproduction", **{name: provenance[name] for name in names}}
+            names = (
+                "code", "commit", "uncommitted_source", "why_unknown", "packages", "device",
+                "jax_settings", "seeds",
+            )  # fmt: skip
+            noted = {name: provenance[name] for name in names if name in provenance}
+            entry = {"by": "reproduction", **noted}
             entry |= {"numbers": numbers, "date": origin.now()}
             run = results.add_proof(run, entry)
     if found:  # outside the block, so that the folder is emptied: changed code could not resume it
@@ -221,14 +231,20 @@ def _name(run: Run) -> str:
 
 
 def _elsewhere(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return how today's machine and packages differ from the recorded ones, if they do."""
+    """Return how today's machine, packages and settings differ from the recorded ones, if they do.
+
+    Settings of runs from before they were noted are not known.
+    """
     then, today = (
         {**p["packages"], **p["device"], **p.get("execution", {}), "python": p["python"]}
         for p in (was, now)
     )
     shared = then.keys() & today.keys()
-    changed = configuration.differences(
-        {name: then[name] for name in shared}, {name: today[name] for name in shared}
+    settings = now["jax_settings"]
+    noted = was.get("jax_settings", dict.fromkeys(settings, "not noted"))
+    changed = jax_settings.changes(
+        {name: then[name] for name in shared} | noted,
+        {name: today[name] for name in shared} | settings,
     )
     return f" (this may be no fault of the code: it ran elsewhere, {changed})" if changed else ""
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from plasticity import configuration
+from plasticity import configuration, jax_settings
 from plasticity.errors import Told
 from plasticity.runs import folders
 from plasticity.runs.files import ResultsError, cannot_write, npz_bytes, write_atomically
@@ -97,11 +97,22 @@ class Run:
         """Return one line for a figure's foot: study, seeds, data, device.
 
         ``images`` is how many images the networks shown learned from, if these are not the run's
-        agents.
+        agents. Settings of JAX are named if they make another program of the same code.
         """
         device, seeds = self.provenance["device"], len(self.provenance["seeds"])
         plural = "" if seeds == 1 else "s"
-        return f"{self.study} run · {seeds} seed{plural} · {self._data(images)} · {device['kind']}"
+        of = f"{self.study} run · {seeds} seed{plural} · {self._data(images)} · {device['kind']}"
+        settings = jax_settings.program(self.provenance.get("jax_settings"))
+        return " · ".join([of, *(f"{name}={value}" for name, value in settings.items())])
+
+    def other_settings(self, now: Mapping[str, Any]) -> str:
+        """Return how ``now`` differs in settings of JAX that make another program of the same code.
+
+        ``now`` is what `plasticity.jax_settings.differing` returns. A run from before they were
+        noted has JAX's own.
+        """
+        was, now = map(jax_settings.program, (self.provenance.get("jax_settings"), now))
+        return jax_settings.changes(was, now)
 
     def _data(self, images: int | None) -> str:
         data = self.provenance["data"]
@@ -166,16 +177,22 @@ def write(
 
 
 @contextlib.contextmanager
-def _locked(path: Path, how: int) -> Iterator[None]:
-    """Hold a lock on a run's folder, which the kernel frees if the process is killed."""
+def _locked(path: Path, how: int) -> Iterator[bool]:
+    """Hold a lock on a run's folder, which the kernel frees if the process is killed.
+
+    Yield whether it is held: some network file systems lock no folders.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError as error:
         raise folders.cannot_read(path, error) from None
     try:
-        with contextlib.suppress(OSError):  # some network file systems lock no folders
+        try:
             fcntl.flock(descriptor, how)
-        yield
+            held = True
+        except OSError:
+            held = False
+        yield held
     finally:
         os.close(descriptor)
 
@@ -213,8 +230,16 @@ def load(experiment: str, run_label: str) -> Run:
     try:
         return _loaded(experiment, run_label)
     except ResultsError:  # or only some of its files are in place yet
-        with _locked(folder(experiment, run_label), fcntl.LOCK_SH):
-            return _loaded(experiment, run_label)
+        with _locked(folder(experiment, run_label), fcntl.LOCK_SH) as held:
+            try:
+                return _loaded(experiment, run_label)
+            except ResultsError as error:
+                if held:
+                    raise
+                raise ResultsError(
+                    f"{error}; unless it is being written at this moment, which cannot be told on "
+                    "a file system that locks no folders"
+                ) from None
 
 
 def _loaded(experiment: str, run_label: str) -> Run:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import re
 import shlex
 import shutil
@@ -28,7 +29,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from plasticity import configuration
+from plasticity import configuration, jax_settings
 from plasticity.errors import Told
 from plasticity.runs import checkpoints, files, results
 from plasticity.runs.budget import OutOfTime
@@ -187,9 +188,10 @@ def merge(out: Path) -> list[str]:
     """Put what a sitting left in ``out`` among the runs; return what was merged, in words.
 
     A recorded run takes the place of the unfinished one. An unfinished unit takes the place of this
-    unit here if it has come further. Raises `NotMerged` if a file is missing or damaged, or if
-    another run of another configuration or code is under way here, and
-    `checkpoints.CheckpointError` if that is in use; then nothing is changed.
+    unit here if it has come further. Raises `NotMerged` if a file is missing or damaged, if a run
+    of another configuration, code or environment is under way here, or if one was recorded here
+    under settings of JAX that make another program, and `checkpoints.CheckpointError` if that is in
+    use; then nothing is changed.
     """
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -227,21 +229,30 @@ def _unpack(packed: bytes, folder: Path) -> None:
 
 def _merge(came: Path) -> list[str]:
     for run in {path.parent.relative_to(came) for path in came.glob("*/*/*")}:
-        if checkpoints.in_use(here := results.root() / run / "unfinished"):
-            raise checkpoints.CheckpointError(f"{here} is in use by another process")
+        using = checkpoints.in_use(here := results.root() / run / "unfinished")
+        if using is not False:
+            what = "is" if using else "may be (its locks cannot be read)"
+            raise checkpoints.CheckpointError(f"{here} {what} in use by another process")
     works = sorted(header.parent for header in came.glob("*/*/unfinished/header.json"))
     for work in works:
         here = results.root() / work.relative_to(came)
         if (here / "header.json").exists():
             was, now = checkpoints.read_header(here), checkpoints.read_header(work)
-            if was != now:
-                parts = ", ".join(name for name in now if was.get(name) != now[name])
+            if change := checkpoints.difference(was, now):
                 raise NotMerged(
-                    f"{here} holds an unfinished run with another {parts} than the sitting's: "
+                    f"{here} holds an unfinished run with another {change} than the sitting's: "
                     "delete that folder if the sitting's is the one to go on with"
                 )
+    recorded = sorted(came.glob("*/*/run.json"))
+    for stored in recorded:
+        here = results.root() / stored.parent.relative_to(came)
+        if (here / "run.json").exists() and (other := _others(here / "run.json", stored)):
+            raise NotMerged(
+                f"{here} was recorded under other settings of JAX than in the sitting ({other}): "
+                "move that folder away if the sitting's is the one to have"
+            )
     told = []
-    for stored in sorted(came.glob("*/*/run.json")):
+    for stored in recorded:
         here = results.root() / stored.parent.relative_to(came)
         # Last what says that the run is whole.
         for path in sorted(_files(stored.parent), key=lambda path: path == stored):
@@ -264,6 +275,15 @@ def _merge(came: Path) -> list[str]:
             coming.rename(place)
         told.append(f"{here}: {len(further)} units have come further")
     return told
+
+
+def _others(was: Path, now: Path) -> str:
+    """Return in which settings of JAX that make other programs two recorded runs differ."""
+    before, after = (
+        jax_settings.program(json.loads(path.read_text(encoding="utf-8")).get("jax_settings"))
+        for path in (was, now)
+    )
+    return jax_settings.changes(before, after)
 
 
 def _units(work: Path) -> list[Path]:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from plasticity import configuration, devices, lanes, programs
+from plasticity import configuration, devices, jax_settings, lanes, programs
 from plasticity.errors import Told
 from plasticity.runs import checkpoints, compiling, files, plan, pool
 from plasticity.runs.budget import Budget
@@ -155,9 +155,17 @@ class _Clock:
         return checkpoints.Spent(seconds, min(self.since.compiling - was.compiling, seconds))
 
 
-@lru_cache(maxsize=4)
 def load(experiment: Experiment, config: Any) -> tuple[Any, dict[str, object]]:
-    """Return what the experiment's ``load`` does; cached per process and configuration."""
+    """Return what the experiment's ``load`` does; cached per process, configuration and settings.
+
+    With other settings of JAX the same data may be of other types.
+    """
+    found: tuple[Any, dict[str, object]] = _loaded(experiment, config, jax_settings.key())
+    return found
+
+
+@lru_cache(maxsize=4)
+def _loaded(experiment: Experiment, config: Any, settings: object) -> Any:
     return experiment.load(config)
 
 
@@ -298,7 +306,7 @@ def run_in_workers(
         shared = {unit.arm: experiment.shares(experiment.arm(config, unit.arm)) for unit in parts}
         pool.run(
             job, parts, lock, cores, logs,
-            budget=budget, environment=compiling.cached(work / "compiled"), shared=shared,
-            advanced=bar.update, failed=note,
+            budget=budget, shared=shared, advanced=bar.update, failed=note,
+            environment={**compiling.cached(work / "compiled"), **jax_settings.variables()},
         )  # fmt: skip
     return failed

@@ -122,7 +122,7 @@ def reset(key: Key[Array, ""], mdp: MDP) -> State:
     True
     """
     state_key, image_key = jax.random.split(key)
-    state = jax.random.randint(state_key, (), 0, STATES)
+    state = jax.random.randint(state_key, (), 0, STATES, jnp.int32)
     return State(state, _draw_image(jax.random.uniform(image_key), state, mdp))
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from plasticity.chapters.report import readable, short
+from plasticity.runs import origin
 from plasticity.runs.results import Run
 
 
@@ -74,11 +75,10 @@ def cross_check_table(compared: pd.DataFrame) -> pd.DataFrame:
 def cross_check_note() -> str:
     """Return where the agents in plain numpy were run, in a sentence."""
     found = json.loads(_recorded("cross_check.json").read_text(encoding="utf-8"))
-    changed = " with uncommitted changes" if found["uncommitted_source"] else ""
     return (
         f"Agents in plain numpy: {plain_numpy().seed.nunique()} seeds, numpy {found['numpy']}, "
         f"{found['core_seconds'] / 60:.0f} minutes of one core of {found['device']['kind']}, "
-        f"finished {found['finished'][:10]}, commit `{found['commit'][:10]}`{changed}."
+        f"finished {found['finished'][:10]}, {origin.told(found)}."
     )
 
 

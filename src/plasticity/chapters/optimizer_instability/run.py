@@ -306,7 +306,7 @@ def take(
     """Take some optimizer steps, as `train` says."""
     adam = optimizers.AdamSettings(how.b1, how.b2, how.eps, cast(float, eps_root))
     optimizer = optimizers.adam(how.learning_rate, adam)
-    batches = jax.random.randint(key, (how.steps, how.batch_size), 0, inputs.shape[0])
+    batches = jax.random.randint(key, (how.steps, how.batch_size), 0, inputs.shape[0], jnp.int32)
 
     def loss(params: Any, batch: Int[Array, " batch"]) -> tuple[Float[Array, ""], None]:
         logits = forward(how.width, params, inputs[batch]).output

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from plasticity import configuration, devices, programs
+from plasticity import configuration, devices, jax_settings, programs
 from plasticity.agents import mdp_agent
 from plasticity.chapters.probing.probed_agent import (
     Config,
@@ -67,6 +67,7 @@ def reprobe_run(
 ) -> Iterator[str]:
     """Probe the networks that a run kept, with ``changes`` of settings; yield a table for each arm.
 
+    Before that it yields a line if settings of JAX make another program now than the run's.
     Raises `files.NotRecorded` if it kept none, `results.UnknownArm`, naming the kept arms, for any
     other arm.
     """
@@ -77,6 +78,8 @@ def reprobe_run(
     arms = [arm for arm in experiment.arms(config) if arm in run.banks() and only in (None, arm)]
     if not arms:
         raise NotRecorded(f"{run.experiment}/{run.label} kept no parameters: nothing to probe")
+    if other := run.other_settings(jax_settings.differing()):
+        yield f"The run is of other settings of JAX, which make another program: {other}"
     for arm in arms:
         arm_config = configuration.replaced(experiment.arm(config, arm), overrides)
         world, _ = load([arm_config])

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from plasticity.chapters.report import readable, short
+from plasticity.runs import origin
 from plasticity.statistics import Interval
 
 
@@ -76,10 +77,9 @@ def width_cost_table(table: pd.DataFrame) -> pd.DataFrame:
 def width_cost_note(machine: dict[str, Any]) -> str:
     """Return where, when and how the cost of widths was measured, in a sentence."""
     device, settings = machine["device"], machine["settings"]
-    changed = " with uncommitted changes" if machine["uncommitted_source"] else ""
     return (
         f"Measured {machine['finished'][:10]} on one core of {device['kind']}, "
-        f"jax {machine['packages']['jax']}, commit `{machine['commit'][:10]}`{changed}: "
+        f"jax {machine['packages']['jax']}, {origin.told(machine)}: "
         f"{settings['turns']} turns of {settings['steps']:,} updates each, compiled before; "
         f"load of the machine when it began: {machine['load_before']:.1f}."
     )
