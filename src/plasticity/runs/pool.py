@@ -104,7 +104,11 @@ def run(
 
 
 def _started(
-    job: Mapping[str, Any], core: int | None, log: Path, lock: int, environment: Mapping[str, str | None]
+    job: Mapping[str, Any],
+    core: int | None,
+    log: Path,
+    lock: int,
+    environment: Mapping[str, str | None],
 ) -> subprocess.Popen[str]:
     """Start a worker. Raises `files.ResultsError` if that fails, or its log cannot be written."""
     try:
