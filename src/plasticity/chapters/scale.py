@@ -60,7 +60,9 @@ def sizes(run: Run, experiment: Experiment) -> list[Size]:
     found = [Size(unit, _length(ours)[unit], total) for unit, total in _length(theirs).items()]
     found += [Size("images", _images(ours), _images(theirs), counted=True)]
     for name, total in _counts(theirs).items():
-        found.append(Size(name, len(_counts(ours)[name] & total), len(total), counted=True))
+        found.append(
+            Size(name, len(_counts(ours).get(name, frozenset()) & total), len(total), counted=True)
+        )
     found += [
         Size(NAMES.get(path, report.named(path)), value, theirs[path], counted=path in NAMES)
         for path, value in ours.items()
