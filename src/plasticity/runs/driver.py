@@ -77,27 +77,66 @@ def run(
             Call again to retry just those.
     """
     label = results.label(experiment.studies, study, config)
-    if reuse and not fresh and (found := recorded(experiment, label, config)):
-        return found
     work = results.folder(experiment.name, label) / "unfinished"
+    if reuse and not fresh and (found := recorded(experiment, label, config)):
+        return _tidied(experiment, found, work)
     with measured(
         experiment, config, work,
         fresh=fresh, workers=workers, checkpoint_seconds=checkpoint_seconds, minutes=minutes,
     ) as (records, provenance):  # fmt: skip
         table, arrays = experiment.summarize(config, records)
         run = results.write(experiment.name, label, table, arrays, {"study": study, **provenance})
-    # A quick run is never committed: nobody will ask whether it is fresh. An accelerator's time is
-    # dear: `plasticity prove` stores the programs elsewhere.
-    return freshness.store(experiment, run) if study != "quick" and devices.is_cpu() else run
+        return _with_programs(experiment, run)  # before what tells that this was left to be done
+
+
+def _with_programs(experiment: Experiment, run: Run) -> Run:
+    """Store a run's programs, for later code to be compared, if that is this process's business.
+
+    A quick run is never committed: nobody will ask whether it is fresh. An accelerator's time is
+    dear: `plasticity prove` stores the programs elsewhere.
+    """
+    if run.study == "quick" or not devices.is_cpu() or "programs" in run.provenance:
+        return run
+    return freshness.store(experiment, run)
+
+
+def _tidied(experiment: Experiment, found: Run, work: Path) -> Run:
+    """Do what a process left to be done that was killed after it had recorded ``found``.
+
+    Its checkpoints are still there. Those of another run, such as one that was begun anew with
+    ``fresh``, stay where they are.
+    """
+    try:
+        header = checkpoints.read_header(work)
+    except (FileNotFoundError, checkpoints.CheckpointError):
+        return found
+    sittings = history.read(work)  # `discard` begins with these
+    of_another = sittings and sittings[0]["began"] != found.provenance["began"]
+    if of_another or any(header[part] != found.provenance[part] for part in ("config", "code")):
+        return found
+    if checkpoints.in_use(work):  # it is just being done
+        return found
+    with checkpoints.locked(work):
+        found = _with_programs(experiment, found)
+        discard(work)
+    return found
 
 
 def recorded(experiment: Experiment, label: str, config: Any) -> Run | None:
-    """Return the recorded run if it has this configuration and is fresh against this code."""
+    """Return the recorded run if it has this configuration and is fresh against this code.
+
+    Raises `results.ResultsError` if it is damaged, but not if a run is unfinished there: then a
+    process was killed while it recorded that one over an older one.
+    """
     try:
         found = results.load(experiment.name, label)
         same = configuration.from_dict(type(config), found.config) == config
     except (FileNotFoundError, configuration.ConfigError):  # no run, or one with removed fields
         return None
+    except results.ResultsError:
+        if (results.folder(experiment.name, label) / "unfinished" / "header.json").exists():
+            return None
+        raise
     return found if same and freshness.is_fresh(found.provenance, experiment) else None
 
 
@@ -132,7 +171,7 @@ def measured(
     environment = origin.environment()
     with checkpoints.locked(work) as lock:
         if fresh:
-            _discard(work)
+            discard(work)
         header = make_header(experiment, config, environment, in_workers, _is_batched(work))
         checkpoints.open_header(work, header)
         with history.sitting(work):
@@ -172,7 +211,7 @@ def measured(
                 **environment,
             }
             yield Measured(records, provenance)
-        _discard(work)
+        discard(work)
 
 
 def _alone(workers: int | None, minutes: float | None) -> bool:
@@ -214,12 +253,14 @@ def _is_batched(work: Path) -> bool:
         return True
 
 
-def _discard(work: Path) -> None:
+def discard(work: Path) -> None:
     """Empty the work folder, except for its lock, which is held.
 
-    The header goes last: without it, units left by a kill could be taken for those of any run.
+    The header goes last: without it, units left by a kill could be taken for those of any run. The
+    sittings go first: without them, it is plain that the others were to go too.
     """
-    for path in sorted(work.iterdir(), key=lambda path: path.name == "header.json"):
+    last = {"header.json": 1, history.NAME: -1}
+    for path in sorted(work.iterdir(), key=lambda path: last.get(path.name, 0)):
         if path.is_dir():
             shutil.rmtree(path)
         elif path.name != "lock":
