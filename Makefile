@@ -115,6 +115,11 @@ product: $(STAMP) ## Once through all of experiment interventions, tiny; records
 	JAX_PLATFORMS=cpu XLA_FLAGS="$(HURRIED)" JAX_COMPILATION_CACHE_DIR="$(CURDIR)/$(VENV)/compiled" \
 	  $(BIN)/plasticity run interventions --study smoke
 
+.PHONY: kills
+kills: export XLA_FLAGS = $(HURRIED)
+kills: $(STAMP) ## A hundred kills of real runs at random moments, each resumed; records them (N=100, SEED=)
+	$(BIN)/python -m tests.kills --kills $(or $(N),100) $(if $(SEED),--seed $(SEED))
+
 .PHONY: format
 format: $(STAMP) ## Format sources and notebooks, strip notebook outputs
 	$(BIN)/ruff check --fix --exit-zero --quiet .

@@ -29,6 +29,7 @@ from plasticity.runs import (
 )
 from plasticity.runs.budget import Budget, OutOfTime
 from plasticity.runs.experiment import Experiment
+from plasticity.runs.files import ResultsError
 from plasticity.runs.plan import planned, seeds_of
 from plasticity.runs.pool import Unit
 from plasticity.runs.results import Run
@@ -133,7 +134,7 @@ def recorded(experiment: Experiment, label: str, config: Any) -> Run | None:
         same = configuration.from_dict(type(config), found.config) == config
     except (FileNotFoundError, configuration.ConfigError):  # no run, or one with removed fields
         return None
-    except results.ResultsError:
+    except ResultsError:
         if (results.folder(experiment.name, label) / "unfinished" / "header.json").exists():
             return None
         raise

@@ -111,9 +111,9 @@ def work_off(
             break
         if done.returncode:
             tell(f"exit status {done.returncode}; on to the next")
-    left = pack(out, since=began)
+    packed = pack(out, since=began)
     mark.unlink(missing_ok=True)
-    return left
+    return packed
 
 
 def _since(mark: Path) -> float:
