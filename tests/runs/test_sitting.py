@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -284,3 +285,146 @@ def test_the_script_is_over_in_time_whatever_it_does(tmp_path: Path) -> None:
     assert "no_such_field" in done.stderr and "exit status 2; on to the next" in done.stdout
     assert "stopped in the middle of a chunk" in done.stdout
     assert "1_of_1" in done.stdout
+
+
+def parts_of(folder: Path) -> list[Path]:
+    """Return the files that sittings left."""
+    return sorted(folder.glob("sitting_*"))
+
+
+def finished() -> dict[str, str]:
+    """Finish the toy's run, and return the hashes of what is recorded."""
+    run = driver.run(toy.EXPERIMENT, toy.Config(), "quick", workers=0)
+    found: dict[str, str] = run.provenance["sha256"]
+    return found
+
+
+@pytest.fixture
+def expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The hashes of an undisturbed run."""
+    with monkeypatch.context() as patch:
+        patch.setenv("PLASTICITY_RUNS", str(tmp_path / "undisturbed"))
+        return finished()
+
+
+def test_what_a_killed_sitting_recorded_is_left_by_the_next(
+    away: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: dict[str, str]
+) -> None:
+    """It was killed when it was about to leave its files."""
+    queue, out = [["toy"]], tmp_path / "out"
+
+    def run(*words: str, timeout: float) -> subprocess.CompletedProcess[bytes]:
+        if words[0] == "run":
+            finished()
+        return subprocess.CompletedProcess(words, 0)
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sitting, "_plasticity", run)
+    with monkeypatch.context() as patch:
+        patch.setattr(sitting, "pack", killed)
+        with pytest.raises(KeyboardInterrupt):
+            sitting.work_off(queue, 5.0, out)
+    old = time.time() - 100.0  # nothing that is newer than the next sitting
+    os.utime(away / "toy" / "quick" / "run.json", (old, old))
+    (out / ".begun").write_text(repr(old - 1.0))
+    sitting.work_off(queue, 5.0, out)
+    home(monkeypatch, tmp_path)
+    sitting.merge(out)
+    assert results.load("toy", "quick").provenance["sha256"] == expected
+    assert not list(out.glob(".*"))
+    sitting.work_off(queue, 5.0, out)  # the next has nothing to make up for
+
+
+def test_half_of_what_a_killed_sitting_left_is_in_nobodys_way(
+    away: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(3)
+    first = sitting.pack(tmp_path / "out", file_bytes=1_000)
+    first.parts[-1].unlink()
+    (tmp_path / "out" / f".{first.parts[-1].name}.{2**22 + 1}.tmp").touch()  # no such process
+    second = sitting.pack(tmp_path / "out")
+    assert parts_of(tmp_path / "out") == second.parts
+    assert not list((tmp_path / "out").glob(".*"))
+    home(monkeypatch, tmp_path)
+    assert "1 units" in sitting.merge(tmp_path / "out")[0]
+
+
+def test_sittings_that_took_checkpoints_at_other_chunks_are_not_mixed(
+    away: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: dict[str, str]
+) -> None:
+    """Two began at the same place, and one file has what in the other is in several."""
+    out = tmp_path / "out"
+    for name, chunks in (("one", 5), ("two", 3)):
+        monkeypatch.setenv("PLASTICITY_RUNS", str(tmp_path / name))
+        work = begin(chunks)
+        if name == "one":
+            unit = work / "narrow" / "0"
+            joined = checkpoints.UnitFolder(work, "narrow", (0,)).records()
+            for path in unit.glob("records_*"):
+                if path.name != "records_000005.npz":
+                    path.unlink()
+            with np.load(unit / "records_000005.npz") as stored:
+                own = {name: stored[name] for name in stored.files if name.startswith("_")}
+            content = checkpoints.files.npz_bytes({**joined, **own})
+            (unit / "records_000005.npz").write_bytes(content)
+        sitting.pack(out)
+    home(monkeypatch, tmp_path)
+    sitting.merge(out)
+    assert finished() == expected
+
+
+def test_a_run_that_a_later_sitting_finished_is_not_merged_as_unfinished(
+    away: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: dict[str, str]
+) -> None:
+    begin(3)
+    sitting.pack(tmp_path / "out")
+    assert finished() == expected
+    sitting.pack(tmp_path / "out")
+    there = home(monkeypatch, tmp_path)
+    for _ in range(2):  # and not if both are merged once more
+        assert sitting.merge(tmp_path / "out") == [f"{there}/toy/quick: recorded"]
+        assert not list(there.glob("toy/quick/unfinished/*"))
+
+
+@pytest.mark.parametrize("at", ["copy", "discard"])
+def test_a_merge_that_was_killed_is_made_good_by_the_next(
+    at: str, away: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: dict[str, str]
+) -> None:
+    """What it had done of a unit must not mix with another state; nor units with another run."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    begin(3)
+    sitting.pack(first)
+    begin(5)
+    if at == "discard":
+        assert finished() == expected
+    sitting.pack(second)
+    there = home(monkeypatch, tmp_path)
+    work = there / "toy" / "quick" / "unfinished"
+    remove = shutil.rmtree
+
+    def copies(source: Path, target: Path, **options: Any) -> None:
+        (target / "state_000006").mkdir(parents=True)  # of another sitting
+        raise KeyboardInterrupt
+
+    def removes(path: Path, **options: Any) -> None:
+        if Path(path).is_relative_to(work / "narrow"):
+            raise KeyboardInterrupt
+        remove(path, **options)
+
+    if at == "discard":
+        sitting.merge(first)
+    with monkeypatch.context() as patch:
+        if at == "copy":
+            patch.setattr(shutil, "copytree", copies)
+        else:
+            patch.setattr(shutil, "rmtree", removes)
+        with pytest.raises(KeyboardInterrupt):
+            sitting.merge(first if at == "copy" else second)
+    if at == "discard":
+        assert (work / "header.json").exists() and not (work / "sittings.json").exists()
+    sitting.merge(second)
+    assert not list(work.glob("narrow/.*"))
+    assert finished() == expected
+    assert not [path for path in work.glob("*") if path.name != "lock"]

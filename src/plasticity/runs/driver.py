@@ -30,6 +30,7 @@ from plasticity.runs import (
 )
 from plasticity.runs.budget import Budget, OutOfTime
 from plasticity.runs.experiment import Experiment
+from plasticity.runs.files import ResultsError
 from plasticity.runs.plan import planned, seeds_of, units_of
 from plasticity.runs.pool import Unit
 from plasticity.runs.results import Run
@@ -84,18 +85,49 @@ def run(
         workers is None or workers >= 0, f"workers = {workers}: must be 0 or more"
     )
     label = results.label(experiment.studies, study, config)
-    if reuse and not fresh and (found := recorded(experiment, label, config)):
-        return found
     work = results.folder(experiment.name, label) / "unfinished"
+    if reuse and not fresh and (found := recorded(experiment, label, config)):
+        return _tidied(experiment, found, work)
     with measured(
         experiment, config, work,
         fresh=fresh, workers=workers, checkpoint_seconds=checkpoint_seconds, minutes=minutes,
     ) as (records, provenance):  # fmt: skip
         table, arrays = experiment.summarize(config, records)
         run = results.write(experiment.name, label, table, arrays, {"study": study, **provenance})
-    # A quick run is never committed: nobody will ask whether it is fresh. An accelerator's time is
-    # dear: `plasticity prove` stores the programs elsewhere.
-    return freshness.store(experiment, run) if study != "quick" and devices.is_cpu() else run
+        return _with_programs(experiment, run)  # before what tells that this was left to be done
+
+
+def _with_programs(experiment: Experiment, run: Run) -> Run:
+    """Store a run's programs, for later code to be compared, if that is this process's business.
+
+    A quick run is never committed: nobody will ask whether it is fresh. An accelerator's time is
+    dear: `plasticity prove` stores the programs elsewhere.
+    """
+    if run.study == "quick" or not devices.is_cpu() or "programs" in run.provenance:
+        return run
+    return freshness.store(experiment, run)
+
+
+def _tidied(experiment: Experiment, found: Run, work: Path) -> Run:
+    """Do what a process left to be done that was killed after it had recorded ``found``.
+
+    Its checkpoints are still there. Those of another run, such as one that was begun anew with
+    ``fresh``, stay where they are.
+    """
+    try:
+        header = checkpoints.read_header(work)
+    except (FileNotFoundError, checkpoints.CheckpointError):
+        return found
+    sittings = history.read(work)  # `discard` begins with these
+    of_another = sittings and sittings[0]["began"] != found.provenance["began"]
+    if of_another or any(header[part] != found.provenance[part] for part in ("config", "code")):
+        return found
+    if checkpoints.in_use(work):  # it is just being done
+        return found
+    with checkpoints.locked(work):
+        found = _with_programs(experiment, found)
+        discard(work)
+    return found
 
 
 def recorded(experiment: Experiment, label: str, config: Any) -> Run | None:
@@ -103,13 +135,19 @@ def recorded(experiment: Experiment, label: str, config: Any) -> Run | None:
 
     A run that rounds otherwise, on another device or with other settings of the compiler, is the
     same run. Raises `checkpoints.CheckpointError` for one under settings of JAX that make another
-    program: it is not, and must not be replaced by chance either.
+    program: it is not, and must not be replaced by chance either. Raises `results.ResultsError` if
+    it is damaged, but not if a run is unfinished there: then a process was killed while it recorded
+    that one over an older one.
     """
     try:
         found = results.load(experiment.name, label)
         same = configuration.from_dict(type(config), found.config) == config
     except (FileNotFoundError, configuration.ConfigError):  # no run, or one with removed fields
         return None
+    except ResultsError:
+        if (results.folder(experiment.name, label) / "unfinished" / "header.json").exists():
+            return None
+        raise
     if same and (other := found.other_settings(jax_settings.differing())):
         raise checkpoints.CheckpointError(
             f"{results.folder(experiment.name, label)} holds this run, recorded under other "
@@ -156,7 +194,7 @@ def measured(
     environment = origin.environment()
     with checkpoints.locked(work) as lock:
         if fresh:
-            _discard(work)
+            discard(work)
         header = make_header(experiment, config, environment, in_workers, _is_batched(work))
         checkpoints.open_header(work, header)
         with history.sitting(work):
@@ -196,7 +234,7 @@ def measured(
                 **environment,
             }
             yield Measured(records, provenance)
-        _discard(work)
+        discard(work)
 
 
 def _split(experiment: Experiment, config: Any, parts: list[Unit], batched: bool) -> dict[str, Any]:
@@ -264,12 +302,14 @@ def _is_batched(work: Path) -> bool:
         return True
 
 
-def _discard(work: Path) -> None:
+def discard(work: Path) -> None:
     """Empty the work folder, except for its lock, which is held.
 
-    The header goes last: without it, units left by a kill could be taken for those of any run.
+    The header goes last: without it, units left by a kill could be taken for those of any run. The
+    sittings go first: without them, it is plain that the others were to go too.
     """
-    for path in sorted(work.iterdir(), key=lambda path: path.name == "header.json"):
+    last = {"header.json": 1, history.NAME: -1}
+    for path in sorted(work.iterdir(), key=lambda path: last.get(path.name, 0)):
         if path.is_dir():
             shutil.rmtree(path)
         elif path.name != "lock":

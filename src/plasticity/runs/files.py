@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import io
 import os
+import re
 import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -27,11 +29,13 @@ class NotRecorded(Told, FileNotFoundError):
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that a reader, or a crash, sees either the old one or the new one whole.
 
+    What writers of this file that were killed had written so far is removed.
     Raises `ResultsError` if the folder cannot be written or the disk is full; the old file stays.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_halves(path.parent, path.name)
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
@@ -41,6 +45,24 @@ def write_atomically(path: Path, content: bytes) -> None:
         with suppress(OSError):  # where the folder is a file, this fails too
             temporary.unlink(missing_ok=True)
         raise cannot_write(path, error) from error
+
+
+def remove_halves(folder: Path, name: str | None = None) -> None:
+    """Remove what writers that were killed have left of a file, or of all files of a folder."""
+    for half in folder.glob(f".{'*' if name is None else glob.escape(name)}.*.tmp"):
+        writer = re.search(r"\.(\d+)\.tmp$", half.name)
+        if writer and not _is_alive(int(writer[1])):
+            half.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # somebody else's; no number of a process
+        return True
+    return True
 
 
 def cannot_write(path: Path, error: OSError) -> ResultsError:

@@ -24,14 +24,14 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from plasticity import configuration, jax_settings
 from plasticity.errors import Told
-from plasticity.runs import checkpoints, files, results
+from plasticity.runs import checkpoints, driver, files, results
 from plasticity.runs.budget import OutOfTime
 
 FILE_BYTES = 15 * 2**20
@@ -86,11 +86,12 @@ def work_off(
     """Run what is queued until the time is up, then leave results and checkpoints in ``out``.
 
     First the machine is asked whether it computes what a CPU does (``plasticity check``). A run
-    that is recorded already returns at once; one that fails is told of, and the next begins.
+    that is recorded already returns at once; one that fails is told of, and the next begins. What a
+    sitting recorded that was killed before it had left its files is left by the next one in
+    ``out``.
     Raises `configuration.ConfigError` unless there is time for more than packing, `NotRun` if that
     check fails, `results.ResultsError` if ``out`` cannot be written.
     """
-    began = time.time()
     end = time.monotonic() + 60 * minutes - PACKING
     configuration.require(
         60 * minutes > PACKING, f"minutes = {minutes}: packing takes up to {PACKING:g} seconds"
@@ -99,6 +100,8 @@ def work_off(
         out.mkdir(parents=True, exist_ok=True)  # not only at the end, when the time is spent
     except OSError as error:
         raise files.cannot_write(out, error) from error
+    mark = out / ".begun"
+    began = _since(mark)
     with suppress(subprocess.TimeoutExpired):
         if _plasticity("check", timeout=end - time.monotonic()).returncode:
             raise NotRun("`plasticity check` failed, as printed above: nothing was run")
@@ -116,7 +119,21 @@ def work_off(
             break
         if done.returncode:
             tell(f"exit status {done.returncode}; on to the next")
-    return pack(out, since=began)
+    packed = pack(out, since=began)
+    mark.unlink(missing_ok=True)
+    return packed
+
+
+def _since(mark: Path) -> float:
+    """Return the time since which nothing was packed: now, if no sitting was killed.
+
+    Until the end of this one the mark says when that was.
+    """
+    with suppress(FileNotFoundError):
+        return float(mark.read_text())
+    now = time.time()
+    files.write_atomically(mark, repr(now).encode())
+    return now
 
 
 def _plasticity(*words: str, timeout: float) -> subprocess.CompletedProcess[bytes]:
@@ -130,8 +147,14 @@ def pack(
     """Leave what was recorded after ``since``, a time, and all unfinished runs in ``out``.
 
     Of a unit the newest state counts, with the measurements up to it. If the whole is too large,
-    the largest units stay behind. Raises `results.ResultsError` if ``out`` cannot be written.
+    the largest units stay behind. What a sitting left here that was killed meanwhile is removed.
+    Raises `results.ResultsError` if ``out`` cannot be written.
     """
+    files.remove_halves(out)
+    for (_, expected), halves in _parts(out).items():
+        if len(halves) < expected:  # `merge` would ask for the others
+            for path in halves.values():
+                path.unlink()
     recorded = [
         path
         for stored in results.root().glob("*/*/run.json")
@@ -185,7 +208,7 @@ def _tar(paths: Iterable[Path]) -> bytes:
 
 
 def merge(out: Path) -> list[str]:
-    """Put what a sitting left in ``out`` among the runs; return what was merged, in words.
+    """Put what sittings left in ``out`` among the runs; return what was merged, in words.
 
     A recorded run takes the place of the unfinished one. An unfinished unit takes the place of this
     unit here if it has come further. Raises `NotMerged` if a file is missing or damaged, if a run
@@ -195,20 +218,20 @@ def merge(out: Path) -> list[str]:
     """
     try:
         with tempfile.TemporaryDirectory() as folder:
+            came: list[Path] = []
+            # each by itself: of two, states and records do not go together
             for packed in _packed(out):
-                _unpack(packed, Path(folder))
-            return _merge(Path(folder))
+                came.append(Path(folder) / str(len(came)))
+                _unpack(packed, came[-1])
+            came.sort(key=lambda one: max((p.stat().st_mtime for p in one.rglob("*")), default=0.0))
+            return _merge(came)
     except (OSError, tarfile.TarError) as error:
         raise NotMerged(f"{out}: {error}. The same command goes on, once that is mended") from error
 
 
 def _packed(out: Path) -> list[bytes]:
     """Return the archives in a folder, each put together from its parts."""
-    names: dict[tuple[str, int], dict[int, Path]] = {}
-    for path in sorted(out.rglob("sitting_*")):
-        if match := re.fullmatch(r"sitting_([0-9a-f]{16})_(\d+)_of_(\d+)", path.name):
-            digest, k, count = match[1], int(match[2]), int(match[3])
-            names.setdefault((digest, count), {})[k] = path
+    names = _parts(out)
     if not names:
         raise NotMerged(f"{out}: no files of a sitting (sitting_..._1_of_...)")
     found = []
@@ -222,45 +245,88 @@ def _packed(out: Path) -> list[bytes]:
     return found
 
 
+def _parts(out: Path) -> dict[tuple[str, int], dict[int, Path]]:
+    """Return the files of each sitting: its digest and how many there should be → number → file."""
+    names: dict[tuple[str, int], dict[int, Path]] = {}
+    for path in sorted(out.rglob("sitting_*")):
+        if match := re.fullmatch(r"sitting_([0-9a-f]{16})_(\d+)_of_(\d+)", path.name):
+            digest, k, count = match[1], int(match[2]), int(match[3])
+            names.setdefault((digest, count), {})[k] = path
+    return names
+
+
 def _unpack(packed: bytes, folder: Path) -> None:
     with tarfile.open(fileobj=io.BytesIO(packed), mode="r:gz") as tar:
         tar.extractall(folder, filter="data")
 
 
-def _merge(came: Path) -> list[str]:
-    for run in {path.parent.relative_to(came) for path in came.glob("*/*/*")}:
-        using = checkpoints.in_use(here := results.root() / run / "unfinished")
-        if using is not False:
-            what = "is" if using else "may be (its locks cannot be read)"
-            raise checkpoints.CheckpointError(f"{here} {what} in use by another process")
-    works = sorted(header.parent for header in came.glob("*/*/unfinished/header.json"))
-    for work in works:
-        here = results.root() / work.relative_to(came)
-        if (here / "header.json").exists():
-            was, now = checkpoints.read_header(here), checkpoints.read_header(work)
-            if change := checkpoints.difference(was, now):
+def _merge(came: Sequence[Path]) -> list[str]:
+    _require_mergeable(came)
+    recorded = {_of_code(one, run, "run.json") for one in came for run in _recorded(one)}
+    told = [words for one in came for words in _merge_recorded(one)]
+    return told + [words for one in came for words in _merge_unfinished(one, recorded)]
+
+
+def _recorded(came: Path) -> list[Path]:
+    return sorted(stored.parent for stored in came.glob("*/*/run.json"))
+
+
+def _unfinished(came: Path) -> list[Path]:
+    return sorted(header.parent for header in came.glob("*/*/unfinished/header.json"))
+
+
+def _require_mergeable(came: Sequence[Path]) -> None:
+    headers: dict[Path, dict[str, Any]] = {}
+    for one in came:
+        for run in {path.parent.relative_to(one) for path in one.glob("*/*/*")}:
+            using = checkpoints.in_use(here := results.root() / run / "unfinished")
+            if using is not False:
+                what = "is" if using else "may be (its locks cannot be read)"
+                raise checkpoints.CheckpointError(f"{here} {what} in use by another process")
+        for work in _unfinished(one):
+            here, now = results.root() / work.relative_to(one), checkpoints.read_header(work)
+            if (here / "header.json").exists():
+                headers[here] = checkpoints.read_header(here)
+            if change := checkpoints.difference(headers.setdefault(here, now), now):
                 raise NotMerged(
                     f"{here} holds an unfinished run with another {change} than the sitting's: "
                     "delete that folder if the sitting's is the one to go on with"
                 )
-    recorded = sorted(came.glob("*/*/run.json"))
-    for stored in recorded:
-        here = results.root() / stored.parent.relative_to(came)
-        if (here / "run.json").exists() and (other := _others(here / "run.json", stored)):
-            raise NotMerged(
-                f"{here} was recorded under other settings of JAX than in the sitting ({other}): "
-                "move that folder away if the sitting's is the one to have"
-            )
+        for run in _recorded(one):
+            here = results.root() / run.relative_to(one) / "run.json"
+            if here.exists() and (other := _others(here, run / "run.json")):
+                raise NotMerged(
+                    f"{here.parent} was recorded under other settings of JAX than in the sitting "
+                    f"({other}): move that folder away if the sitting's is the one to have"
+                )
+
+
+def _merge_recorded(came: Path) -> list[str]:
     told = []
-    for stored in recorded:
-        here = results.root() / stored.parent.relative_to(came)
+    for run in _recorded(came):
+        here = results.root() / run.relative_to(came)
         # Last what says that the run is whole.
-        for path in sorted(_files(stored.parent), key=lambda path: path == stored):
-            place = here / path.relative_to(stored.parent)
-            files.write_atomically(place, path.read_bytes())
-        shutil.rmtree(here / "unfinished", ignore_errors=True)
+        for path in sorted(_files(run), key=lambda path: path == run / "run.json"):
+            files.write_atomically(here / path.relative_to(run), path.read_bytes())
+        if (here / "unfinished").is_dir():
+            driver.discard(here / "unfinished")
         told.append(f"{here}: recorded")
-    for work in works:
+    return told
+
+
+def _of_code(came: Path, folder: Path, name: str) -> tuple[Path, str]:
+    """Return which run a folder is of, and the digest of the code in a file of it."""
+    found = json.loads((folder / name).read_text(encoding="utf-8"))
+    run = folder.parent if folder.name == "unfinished" else folder
+    return run.relative_to(came), found["code"]
+
+
+def _merge_unfinished(came: Path, recorded: Container[tuple[Path, str]]) -> list[str]:
+    """Merge the runs that are not ``recorded``, as by a later sitting that finished them."""
+    told = []
+    for work in _unfinished(came):
+        if _of_code(came, work, "header.json") in recorded:
+            continue
         here = results.root() / work.relative_to(came)
         for path in work.glob("*.json"):
             files.write_atomically(here / path.name, path.read_bytes())
@@ -270,7 +336,8 @@ def _merge(came: Path) -> list[str]:
         for unit in further:
             place = here / unit.relative_to(work)
             coming = place.with_name(f".{place.name}")
-            shutil.copytree(unit, coming, dirs_exist_ok=True)
+            shutil.rmtree(coming, ignore_errors=True)  # half of another state, after a kill
+            shutil.copytree(unit, coming)
             shutil.rmtree(place, ignore_errors=True)  # after a kill here it comes again
             coming.rename(place)
         told.append(f"{here}: {len(further)} units have come further")
@@ -287,8 +354,9 @@ def _others(was: Path, now: Path) -> str:
 
 
 def _units(work: Path) -> list[Path]:
-    """Return the folders of the units that have a state."""
-    return sorted(unit for unit in work.glob("*/*") if checkpoints.states(unit))
+    """Return the folders of the units that have a state, without those that are half merged."""
+    found = (unit for unit in work.glob("*/*") if not unit.name.startswith("."))
+    return sorted(unit for unit in found if checkpoints.states(unit))
 
 
 def _done(unit: Path) -> int:
