@@ -245,7 +245,7 @@ def test_two_outputs_are_not_taken_for_activations(columns: int) -> None:
 def test_a_snapshot_needs_a_hidden_layer() -> None:
     with pytest.raises(ValueError, match="no hidden layer"):
         plasticity.snapshot(lambda p, x: x @ p["w"], PARAMS, X)
-    with pytest.raises(ValueError, match="without hidden layers"):
+    with pytest.raises(ValueError, match="no hidden layer"):
         plasticity.snapshot(MLP((), 3), MLP((), 3).init(KEY, X), X)
 
 

@@ -454,3 +454,80 @@ def test_nothing_that_is_no_number_appears_on_the_way() -> None:
         ends = curvature.extremes(pl.hessian(scaled(1.0), haiku_init(KEY), x), KEY)
         assert ends.converged
         pl.probe(CASES["haiku"].apply, haiku_init, haiku_init(KEY), X, ADAM, KEY, **SIZES)
+
+
+# What a stranger found.
+
+
+def test_numpy_arrays_that_a_network_holds_stay_what_they_were() -> None:
+    """JAX keeps the 64 bits that they have where they are first traced, also for their owner."""
+    mean, columns = np.arange(3.0) / 4, np.array([2, 0, 1])
+
+    def apply(params: Any, x: jax.Array) -> jax.Array:
+        return (x[:, columns] - mean[None]) @ params
+
+    def init(key: jax.Array) -> jax.Array:
+        return jax.random.normal(key, (3, 1))
+
+    found = pl.probe(apply, init, init(KEY), X, ADAM, KEY, **SIZES)
+    assert np.isfinite(found.plasticity)
+    x = jnp.asarray(X)
+    assert jax.jit(lambda x: x - mean[None])(x).dtype == (x - mean[None]).dtype == jnp.float32
+    assert jax.jit(lambda x: x + columns)(jnp.ones(3, jnp.int32)).dtype == jnp.int32
+
+
+def test_a_network_that_cannot_be_computed_in_double_precision_is_probed_in_single() -> None:
+    network = nn.Sequential([nn.RNN(nn.GRUCell(4)), nn.Dense(1)])  # its carry begins in float32
+    x = np.random.default_rng(0).normal(size=(6, 3, 2)).astype(np.float32)
+    params = network.init(KEY, x)
+    with pytest.warns(UserWarning, match=r"cannot be computed in double precision \(scan"):
+        found = pl.probe(
+            network.apply, lambda key: network.init(key, x), params, x, ADAM, KEY, **SIZES
+        )
+    assert np.isfinite(found.plasticity)
+    with pytest.warns(UserWarning, match="layers within scan are not seen"):
+        with pytest.raises(ValueError, match="no hidden layer"):
+            pl.snapshot(network, params, jnp.asarray(x))
+
+
+def test_an_equinox_module_of_booleans_is_a_mask() -> None:
+    """Though it can be called."""
+    model = eqx.nn.MLP(3, 1, width_size=4, depth=1, key=KEY)
+    none = jax.tree.map(lambda _: False, model)
+    last = eqx.tree_at(lambda tree: tree.layers[-1].weight, none, jnp.array(True))
+
+    def loss(model: Any, batch: jax.Array) -> jax.Array:
+        return jnp.mean(jax.vmap(model)(batch) ** 2)
+
+    assert pl.hessian(loss, model, jnp.asarray(X), trainable=last).dimension == 4
+    with pytest.raises(ValueError, match="trainable leaves no parameters"):
+        pl.hessian(loss, model, jnp.asarray(X), trainable=none)
+
+
+def test_a_sum_of_zeros_in_chunks_is_not_read_as_a_mean_either() -> None:
+    def total(params: Any, batch: jax.Array) -> jax.Array:
+        return jnp.sum((batch @ params) ** 2)
+
+    with pytest.raises(ValueError, match="in chunks it must be a mean over the examples"):
+        pl.hessian(total, jnp.zeros(3), jnp.asarray(X), chunk_size=4)
+    mean = pl.hessian(lambda p, b: total(p, b) / len(b), jnp.zeros(3), jnp.asarray(X), chunk_size=5)
+    assert mean.dimension == 3
+
+
+@pytest.mark.parametrize("scale", [-1.0, 0.0, np.inf, np.nan])
+def test_a_scale_is_positive(scale: float) -> None:
+    operator = curvature.Operator(lambda vector: vector, 3, jnp.float32)
+    with pytest.raises(ValueError, match="scale = .*: must be positive and finite"):
+        pl.spectrum(operator, KEY, 2, scale=scale)
+
+
+def test_what_else_is_no_answer_is_refused() -> None:
+    case, params, x = CASES["haiku"], haiku_init(KEY), jnp.asarray(X)
+    with pytest.raises(ValueError, match="the loss is of type int32: it needs a gradient"):
+        pl.hessian(lambda p, b: jnp.sum(case.apply(p, b) > 0), params, x)
+    with pytest.raises(ValueError, match="output= is a str: it must be a function"):
+        contract.predictions(x, "logits")
+    mutable = nn.Sequential([nn.Dense(3), nn.relu, nn.Dense(1)])
+    variables = mutable.init(KEY, x)
+    found = pl.snapshot(lambda p, x: mutable.apply(p, x, mutable=["batch_stats"]), variables, x)
+    assert found["srank"] > 0, "an empty collection is no list of activations"

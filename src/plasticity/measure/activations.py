@@ -1,13 +1,15 @@
-"""What the layers of any JAX network compute, found without the network's help.
+"""What the layers of a JAX network compute, found without the network's help.
 
 A layer is a matrix product or convolution of parameters with something that is not made of
 parameters alone. That something is the activations of the layer before it: after the nonlinearity,
 and after any normalisation, pooling or dropout. So a network needs no hook and may be written in
-any framework: linen, NNX, Equinox, Haiku or plain functions.
+any framework: linen, NNX, Equinox, Haiku or plain functions. Layers within `jax.lax.scan`,
+loops and conditions are not seen; a warning says so.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -64,7 +66,29 @@ def _read(apply: Callable[[Any, Any], Any], params: Any, x: Any) -> list[Array]:
     known = [_Known(value, k < n_params, False) for k, value in enumerate(inputs)]
     reader = _Reader()
     reader.read(closed.jaxpr, closed.consts, known)
+    if reader.hidden:
+        warnings.warn(
+            f"layers within {', '.join(sorted(reader.hidden))} are not seen: let the network "
+            "return its activations with its predictions",
+            stacklevel=4,
+        )
     return reader.kept
+
+
+def _is_program(value: Any) -> bool:
+    return isinstance(value, jaxprs.PROGRAMS)
+
+
+def _has_layers(program: Any) -> bool:
+    """Return whether an operation's parameter is a program in which there are matrix products."""
+    if not _is_program(program):
+        return False
+    eqns = getattr(program, "jaxpr", program).eqns
+    return any(
+        eqn.primitive.name in LAYERS
+        or any(map(_has_layers, jax.tree.leaves(eqn.params, is_leaf=_is_program)))
+        for eqn in eqns
+    )
 
 
 class _Known:
@@ -79,6 +103,7 @@ class _Reader:
 
     def __init__(self) -> None:
         self.kept: list[Array] = []
+        self.hidden: set[str] = set()  # operations with layers of their own
 
     def read(self, program: Any, consts: Sequence[Any], inputs: Sequence[_Known]) -> list[_Known]:
         """Evaluate a program and return its outputs."""
@@ -98,6 +123,8 @@ class _Reader:
         if (inner := jaxprs.called(eqn)) is not None:
             consts = getattr(inner, "consts", ())
             return self.read(getattr(inner, "jaxpr", inner), consts, read)
+        if any(map(_has_layers, jax.tree.leaves(eqn.params, is_leaf=_is_program))):
+            self.hidden.add(eqn.primitive.name)
         is_layer = eqn.primitive.name in LAYERS and read[0].of_params != read[1].of_params
         if is_layer:
             (signal,) = (known for known in read[:2] if not known.of_params)

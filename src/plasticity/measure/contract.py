@@ -122,6 +122,8 @@ def divide(params: Any, trainable: Any = None) -> Divided:
     chosen = [wanted and is_floating(leaf) for wanted, leaf in zip(masked, leaves, strict=True)]
     if any(is_array(leaf) and jnp.iscomplexobj(leaf) for leaf in leaves):
         raise ValueError("there are complex parameters: split them into real and imaginary parts")
+    if not any(chosen) and any(map(is_floating, leaves)) and trainable is not None:
+        raise ValueError("trainable leaves no parameters that are trained")
     if not any(chosen):
         found = ", ".join(map(kind, leaves[:5])) or "nothing"
         raise ValueError(
@@ -146,12 +148,12 @@ def _masked(params: Any, trainable: Any) -> list[bool]:
     if trainable is None:
         variables = jax.tree.map(_of_variable, params, is_leaf=_is_variable)
         return jax.tree.leaves(variables)
-    if callable(trainable):
+    if callable(trainable) and not _is_mask(trainable):
         trainable = trainable(params)
 
     def spread(one: Any, branch: Any) -> Any:
-        if not isinstance(one, bool | np.bool_):
-            raise ValueError(f"trainable: {one!r} is no boolean")
+        if not _is_boolean(one):
+            raise ValueError(f"trainable: {' '.join(repr(one).split())} is no boolean")
         return jax.tree.map(lambda leaf: bool(one), branch)
 
     try:
@@ -161,6 +163,18 @@ def _masked(params: Any, trainable: Any) -> list[bool]:
             f"trainable does not fit the parameters, of which it must be a prefix: "
             f"{str(error).splitlines()[0]}"
         ) from error
+
+
+def _is_boolean(one: Any) -> bool:
+    if is_array(one):
+        return bool(one.dtype == bool) and one.ndim == 0
+    return isinstance(one, bool)
+
+
+def _is_mask(trainable: Any) -> bool:
+    """Return whether it is a pytree of booleans, as an Equinox module may be, which is callable."""
+    leaves = jax.tree.leaves(trainable)
+    return bool(leaves) and all(map(_is_boolean, leaves))
 
 
 def _is_variable(node: Any) -> bool:
@@ -189,8 +203,8 @@ def together(trained: Any, others: tuple[Any, ...], frame: Frame) -> Any:
     return jax.tree.unflatten(frame.structure, leaves)
 
 
-def predictions(made: Any, output: Output | None = None) -> Array:
-    """Return a network's predictions from what it returned.
+def predictions(made: Any, output: Any = None) -> Array:
+    """Return a network's predictions from what it returned; ``output`` is an `Output` or None.
 
     Raises ValueError if that is not one array of floating-point numbers.
 
@@ -199,6 +213,8 @@ def predictions(made: Any, output: Output | None = None) -> Array:
     >>> contract.predictions((jnp.ones(2), "more"), output=lambda made: made[0]).tolist()
     [1.0, 1.0]
     """
+    if output is not None and not callable(output):
+        raise ValueError(f"output= is {kind(output)}: it must be a function that picks an array")
     found = made if output is None else output(made)
     if not is_array(found):
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -58,14 +59,23 @@ def _check_loss(
     if not np.isfinite(whole):
         raise ValueError(f"the loss is {whole}: it has no curvature there")
     if chunk_size is not None:
-        # exact but for rounding, of which half precision has three digits
-        mean = float(_in_chunks(lambda _, part: value(flat, part), batch, chunk_size)(flat[0]))
-        if abs(mean - whole) > 0.01 * max(abs(mean), abs(whole)):
-            raise ValueError(
-                f"the loss of the batch is {whole:.6g}, and the mean of the losses of its chunks "
-                f"is {mean:.6g}: in chunks it must be a mean over the examples, not a sum, and "
-                "examples must not see each other"
-            )
+        # and elsewhere: a sum of zeros is their mean
+        step = jax.random.normal(jax.random.key(0), flat.shape, flat.dtype)
+        for theta in (flat, flat + 0.01 * (1 + jnp.abs(flat)) * step):
+            _check_mean(partial(value, theta), flat[0], batch, chunk_size)
+
+
+def _check_mean(value: Callable[[Any], Array], zero: Array, batch: Any, chunk_size: int) -> None:
+    """Raise ValueError if a loss of the batch is not the mean of the losses of its chunks."""
+    whole = float(value(batch))
+    mean = float(_in_chunks(lambda _, part: value(part), batch, chunk_size)(zero))
+    # exact but for rounding, of which half precision has three digits
+    if abs(mean - whole) > 0.01 * max(abs(mean), abs(whole)):
+        raise ValueError(
+            f"the loss of the batch is {whole:.6g}, and the mean of the losses of its chunks is "
+            f"{mean:.6g}: in chunks it must be a mean over the examples, not a sum, and examples "
+            "must not see each other"
+        )
 
 
 def _check_scalar(
@@ -79,6 +89,8 @@ def _check_scalar(
         raise ValueError(f"the loss is {contract.kind(found)}: it must be a number, without more")
     if found.shape != ():
         raise ValueError(f"the loss has shape {found.shape}: {rule}")
+    if not jnp.issubdtype(found.dtype, jnp.floating):
+        raise ValueError(f"the loss is of type {found.dtype}: it needs a gradient")
 
 
 def _in_chunks(

@@ -47,6 +47,8 @@ def _scaled(
     The unit is a power of two, by which nothing is rounded. Norms of vectors would otherwise
     overflow or vanish in float32 from eigenvalues of 1e19 or 1e-19 on.
     """
+    if scale is not None and not 0 < scale < np.inf:
+        raise ValueError(f"scale = {scale}: must be positive and finite")
     if scale == 1:
         return operator, None
     if scale is None:

@@ -8,7 +8,7 @@ for a network with fresh parameters ω₀. The offset a is left to `plasticity.m
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -56,7 +56,7 @@ def draw(
     Raises ValueError for inputs or predictions outside of `plasticity.measure.contract`, and for
     targets that say nothing: fresh networks that give all inputs one prediction, or are all the
     same. Warns if targets vary too little to be random functions, and if the network insists on a
-    narrower type.
+    narrower type or cannot be computed in double precision.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -80,11 +80,17 @@ def draw(
             omegas = [fresh.draw(one) for one in jax.random.split(key, n)]
             _require_another(omegas[0], fresh.draw(jax.random.fold_in(key, 1)))
         assert fresh.frame is not None, "drawing has traced init"
-        with jax.enable_x64(True):
-            drawn = [
-                _outputs(Held(apply), Held(output), fresh.frame, omega, values, count)
-                for omega in omegas
-            ]
+        evaluate = partial(_outputs, Held(apply), Held(output), fresh.frame, values, count)
+        try:
+            with jax.enable_x64(True):
+                drawn = [evaluate(jax.tree.map(_in_double, omega)) for omega in omegas]
+        except (TypeError, jax.errors.JaxRuntimeError) as error:  # such as a carry in float32
+            drawn = _in_single(evaluate, omegas, error)
+        finally:
+            with jax.enable_x64(True):
+                remembered = _remembers(evaluate, omegas[0], values)
+            if remembered:
+                jax.clear_caches()  # type: ignore[no-untyped-call]
     if drawn[0].dtype != np.float64:
         warnings.warn(
             f"the network computes in {drawn[0].dtype} whatever its inputs are: its targets are "
@@ -118,10 +124,9 @@ def _fresh(init: Held) -> _Fresh:
 
 
 def _outputs(
-    apply: Held, output: Held, frame: Frame, omega: list[Array], values: Any, count: int
+    apply: Held, output: Held, frame: Frame, values: Any, count: int, omega: list[Array]
 ) -> np.ndarray:
-    """Return what a network fresh from ``init`` predicts for all inputs, in double precision."""
-    omega = jax.tree.map(_in_double, omega)
+    """Return what a network fresh from ``init`` predicts for all inputs."""
     # In parts: otherwise a convolution's patches in float64 fill the memory.
     parts = [
         np.asarray(_predict(apply, output, frame, omega, part)) for part in _parts(values, count)
@@ -136,6 +141,36 @@ def _outputs(
     return found
 
 
+def _in_single(
+    evaluate: Callable[[list[Array]], np.ndarray], omegas: Sequence[list[Array]], why: Exception
+) -> list[np.ndarray]:
+    """Return what networks predict that cannot be computed in double precision, with a warning."""
+    with jax.enable_x64(False):
+        drawn = [evaluate(omega) for omega in omegas]  # raises if it is not the precision
+    warnings.warn(
+        f"the network cannot be computed in double precision ({str(why).splitlines()[0]}): its "
+        "targets are of single precision, valid, but another device would draw others",
+        stacklevel=4,
+    )
+    return [found.astype(np.float64) for found in drawn]
+
+
+def _remembers(evaluate: partial[np.ndarray], omega: list[Array], values: Any) -> bool:
+    """Return whether JAX now remembers an array of ``apply``'s as one of 64 bits.
+
+    It keeps, for a numpy array that a traced function holds, the precision of the first trace. The
+    caller's own programs would then fail on that array.
+    """
+    apply, output, frame, _, count = evaluate.args
+    try:
+        omega = jax.tree.map(_in_double, omega)
+        traced = _predict.trace(apply, output, frame, omega, next(_parts(values, count)))
+    except (TypeError, ValueError):
+        return True
+    held = [const for const in traced.jaxpr.consts if not isinstance(const, jax.Array)]
+    return any(getattr(const, "dtype", np.dtype(bool)).itemsize > 4 for const in held)
+
+
 @partial(jax.jit, static_argnames=("apply", "output", "frame"))
 def _predict(apply: Held, output: Held, frame: Frame, omega: list[Array], x: Any) -> Array:
     made = apply.value(contract.together((), tuple(omega), frame), x)
@@ -143,8 +178,14 @@ def _predict(apply: Held, output: Held, frame: Frame, omega: list[Array], x: Any
 
 
 def _parts(values: Any, count: int) -> Iterator[Any]:
+    """Yield the inputs in parts, in double precision where that is allowed."""
     for k in range(0, count, PART):
-        yield jax.tree.map(lambda leaf, k=k: _in_double(jnp.asarray(leaf[k : k + PART])), values)
+        part = jax.tree.map(lambda leaf, k=k: jnp.asarray(leaf[k : k + PART].copy()), values)
+        yield (
+            jax.tree.map(_in_double, part)
+            if jax.dtypes.canonicalize_dtype(float) == float
+            else part
+        )
 
 
 def _require_another(omega: list[Array], other: list[Array]) -> None:

@@ -91,7 +91,7 @@ def _returned(made: Any, examples: int) -> list[Array] | None:
     named = made[1]
     layers = list(named.values()) if isinstance(named, Mapping) else list(named)
     rows = [contract.is_array(x) and jnp.ndim(x) > 1 and len(x) == examples for x in layers]
-    return [jnp.reshape(layer, (examples, -1)) for layer in layers] if all(rows) else None
+    return [jnp.reshape(layer, (examples, -1)) for layer in layers] if rows and all(rows) else None
 
 
 def kernels(params: Any) -> list[Float[Array, ...]]:
