@@ -485,9 +485,9 @@ def test_a_network_that_cannot_be_computed_in_double_precision_is_probed_in_sing
             network.apply, lambda key: network.init(key, x), params, x, ADAM, KEY, **SIZES
         )
     assert np.isfinite(found.plasticity)
-    with pytest.warns(UserWarning, match="layers within scan are not seen"):
-        with pytest.raises(ValueError, match="no hidden layer"):
-            pl.snapshot(network, params, jnp.asarray(x))
+    seen = pytest.warns(UserWarning, match="layers within scan are not seen")
+    with seen, pytest.raises(ValueError, match="no hidden layer"):
+        pl.snapshot(network, params, jnp.asarray(x))
 
 
 def test_an_equinox_module_of_booleans_is_a_mask() -> None:
@@ -517,7 +517,7 @@ def test_a_sum_of_zeros_in_chunks_is_not_read_as_a_mean_either() -> None:
 @pytest.mark.parametrize("scale", [-1.0, 0.0, np.inf, np.nan])
 def test_a_scale_is_positive(scale: float) -> None:
     operator = curvature.Operator(lambda vector: vector, 3, jnp.float32)
-    with pytest.raises(ValueError, match="scale = .*: must be positive and finite"):
+    with pytest.raises(ValueError, match=r"scale = .*: must be positive and finite"):
         pl.spectrum(operator, KEY, 2, scale=scale)
 
 

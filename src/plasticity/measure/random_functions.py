@@ -181,11 +181,7 @@ def _parts(values: Any, count: int) -> Iterator[Any]:
     """Yield the inputs in parts, in double precision where that is allowed."""
     for k in range(0, count, PART):
         part = jax.tree.map(lambda leaf, k=k: jnp.asarray(leaf[k : k + PART].copy()), values)
-        yield (
-            jax.tree.map(_in_double, part)
-            if jax.dtypes.canonicalize_dtype(float) == float
-            else part
-        )
+        yield jax.tree.map(_in_double, part) if jnp.zeros(()).dtype == jnp.float64 else part
 
 
 def _require_another(omega: list[Array], other: list[Array]) -> None:
