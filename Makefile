@@ -120,11 +120,6 @@ fuzz: export XLA_FLAGS = $(HURRIED)
 fuzz: $(STAMP) ## Ten times as many made-up inputs as CI draws (SEED=1234: those of that seed again)
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -n 2 tests/fuzz $(if $(SEED),--hypothesis-seed=$(SEED))
 
-.PHONY: kills
-kills: export XLA_FLAGS = $(HURRIED)
-kills: $(STAMP) ## A hundred kills of real runs at random moments, each resumed; records them (N=100, SEED=)
-	$(BIN)/python -m tests.kills --kills $(or $(N),100) $(if $(SEED),--seed $(SEED))
-
 .PHONY: format
 format: $(STAMP) ## Format sources and notebooks, strip notebook outputs
 	$(BIN)/ruff check --fix --exit-zero --quiet .

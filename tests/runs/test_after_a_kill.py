@@ -1,6 +1,6 @@
 """What a process leaves that is killed where it hurts most, and that the same command mends it.
 
-`tests/kills` found these moments; here an exception stands for the kill.
+Kills of real processes at random moments found these; here an exception stands for the kill.
 """
 
 from __future__ import annotations
